@@ -3,3 +3,5 @@
 //! the request ended, is recorded off the critical path and resolves from that ID at once.
 
 // The order of the map, not of the alphabet: one block each.
+
+pub mod snapshot;

@@ -1,0 +1,217 @@
+//! How a record becomes the parts of its document: borrowed where it can be, and no text on the heap.
+
+use std::borrow::Cow;
+
+use super::parts::{
+    AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart, RequestPart,
+    TimingsPart, TracePart,
+};
+use super::score_parts::ScoreParts;
+use super::state::ChosenState;
+use super::text::Text;
+use crate::snapshot::decision::{Candidate, Decision, Excluded};
+use crate::snapshot::outcome::Outcome;
+use crate::snapshot::record::{Issued, Record, Run};
+use crate::snapshot::trace::SpanId;
+
+impl<'a> GatewayPart<'a> {
+    pub(super) fn of(run: &'a Run) -> Self {
+        Self {
+            instance: (&*run.instance).into(),
+            instance_tag: Text::hex(run.tag.0.into(), 4),
+            version: (&*run.version).into(),
+            config: (&*run.config).into(),
+        }
+    }
+}
+
+impl<'a> TracePart<'a> {
+    pub(super) fn of(issued: &Issued) -> Self {
+        let trace = &issued.trace;
+        let span = |span: SpanId| Text::hex(span.as_u64().into(), 16);
+        Self {
+            trace_id: Text::hex(trace.trace_id.as_u128(), 32),
+            span_id: span(SpanId::of_server(issued.id)),
+            parent_span_id: trace.parent_span_id.map(span),
+            sampled: trace.sampled,
+        }
+    }
+}
+
+impl<'a> RequestPart<'a> {
+    pub(super) fn of(issued: &'a Issued) -> Self {
+        let request = &issued.request;
+        Self {
+            method: (&*request.method).into(),
+            path: (&*request.path).into(),
+            operation: request.operation.name().into(),
+            model: text(&request.model),
+            stream: request.stream,
+            body_bytes: request.body_bytes,
+            max_tokens: request.max_tokens,
+            client_request_id: text(&request.client_request_id),
+            tenant: request.tenant.map(Text::short),
+            user_agent: text(&request.user_agent),
+            labels: request.labels.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect(),
+        }
+    }
+}
+
+impl<'a> DecisionPart<'a> {
+    pub(super) fn none() -> Self {
+        Self {
+            policy: None,
+            reason: None,
+            target: None,
+            forced: None,
+            fallback: None,
+            decided_offset_ns: None,
+            state: ChosenState::default(),
+            score_order: None,
+            view_age_ms: None,
+            eligible: None,
+            excluded: ExcludedPart::default(),
+            candidates: Vec::new(),
+            inputs: InputsPart { prefix_hash: None, session_hash: None, ticket: None, draw: None },
+        }
+    }
+
+    pub(super) fn of(decision: &'a Decision) -> Self {
+        let Excluded { unhealthy, model, no_fresh_state } = decision.excluded;
+        let hash = |hash: Option<u64>| hash.map(|hash| Text::hex(hash.into(), 16));
+        Self {
+            policy: Some(decision.policy),
+            reason: Some(decision.reason),
+            target: Some((&*decision.target().name).into()),
+            forced: Some(decision.forced),
+            fallback: None,
+            decided_offset_ns: Some(decision.decided_offset_ns),
+            state: ChosenState::of(decision),
+            score_order: Some("lowest_first".into()),
+            view_age_ms: Some(decision.decided.ms_since(decision.view_published)),
+            eligible: Some(decision.eligible),
+            excluded: ExcludedPart {
+                unhealthy: Some(unhealthy),
+                model: Some(model),
+                no_fresh_state: Some(no_fresh_state),
+            },
+            candidates: decision
+                .candidates
+                .iter()
+                .enumerate()
+                .map(|(index, candidate)| CandidatePart::of(decision, index, candidate))
+                .collect(),
+            inputs: InputsPart {
+                prefix_hash: hash(decision.inputs.prefix_hash),
+                session_hash: hash(decision.inputs.session_hash),
+                ticket: decision.inputs.ticket,
+                draw: hash(Some(decision.inputs.draw)),
+            },
+        }
+    }
+}
+
+impl<'a> CandidatePart<'a> {
+    fn of(decision: &Decision, index: usize, candidate: &'a Candidate) -> Self {
+        Self {
+            target: (&*candidate.sample.target.name).into(),
+            rank: index as u32 + 1,
+            chosen: index == 0,
+            score: candidate.score,
+            score_parts: ScoreParts::one(decision.policy.score_part(), candidate.score),
+            excluded: None,
+            gateway_in_flight: candidate.in_flight,
+            gateway_requests_per_second: candidate.requests_per_second,
+            gateway_tokens_per_second: candidate.tokens_per_second,
+            sample_age_ms: decision.decided.ms_since(candidate.sample.published),
+            state: Cow::Borrowed(candidate.sample.json()),
+        }
+    }
+}
+
+impl<'a> AttemptPart<'a> {
+    pub(super) fn all_of(outcome: &'a Outcome) -> Vec<Self> {
+        let attempts = outcome.attempts.iter();
+        attempts
+            .map(|attempt| Self {
+                target: (&*attempt.target.name).into(),
+                address: (&*attempt.target.address).into(),
+                started_offset_us: attempt.started_offset_us,
+                connect_us: attempt.connect_us,
+                first_byte_offset_us: attempt.first_byte_offset_us,
+                status: attempt.status,
+                error: text(&attempt.error),
+            })
+            .collect()
+    }
+}
+
+impl<'a> OutcomePart<'a> {
+    pub(super) fn of(outcome: &'a Outcome) -> Self {
+        let answer = &outcome.answer;
+        Self {
+            target: outcome.target().map(|target| (&*target.name).into()),
+            attempt_count: Some(outcome.attempts.len() as u64),
+            status: outcome.status,
+            ending: Some(outcome.ending),
+            fault: outcome.fault(),
+            error: text(&outcome.error),
+            finish_reason: text(&answer.finish_reason),
+            response_id: text(&answer.response_id),
+            response_model: text(&answer.response_model),
+            prompt_tokens: answer.prompt_tokens,
+            completion_tokens: answer.completion_tokens,
+            cached_tokens: answer.cached_tokens,
+            tokens_estimated: Some(answer.tokens_estimated),
+            response_bytes: outcome.response_bytes,
+            events: outcome.events,
+        }
+    }
+
+    pub(super) fn in_flight(record: &Record) -> Self {
+        let (response_bytes, events) = record.progress.seen_body();
+        Self {
+            target: None,
+            attempt_count: None,
+            status: record.progress.seen_head().map(|(status, _)| status),
+            ending: None,
+            fault: None,
+            error: None,
+            finish_reason: None,
+            response_id: None,
+            response_model: None,
+            prompt_tokens: None,
+            completion_tokens: None,
+            cached_tokens: None,
+            tokens_estimated: None,
+            response_bytes,
+            events,
+        }
+    }
+}
+
+impl TimingsPart {
+    pub(super) fn of(record: &Record, outcome: Option<&Outcome>) -> Self {
+        let choose_ns = record.issued.decision.as_ref().map(|decision| decision.choose_ns);
+        let Some(outcome) = outcome else {
+            let first_byte_offset_us = record.progress.seen_head().map(|(_, offset)| offset);
+            return Self { choose_ns, first_byte_offset_us, ..Self::default() };
+        };
+        let timings = outcome.timings;
+        Self {
+            choose_ns,
+            first_byte_offset_us: timings.first_byte_offset_us,
+            first_event_offset_us: timings.first_event_offset_us,
+            first_content_offset_us: timings.first_content_offset_us,
+            end_offset_us: Some(timings.end_offset_us),
+            inter_token_p50_us: timings.inter_token_p50_us,
+            inter_token_p99_us: timings.inter_token_p99_us,
+            inter_token_max_us: timings.inter_token_max_us,
+            engine_queue_us: None,
+        }
+    }
+}
+
+fn text<'a>(text: &'a Option<Box<str>>) -> Option<Text<'a>> {
+    text.as_deref().map(Text::from)
+}

@@ -1,0 +1,82 @@
+//! The fleet at one moment: immutable, swapped whole, captured by one pointer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::decision::Excluded;
+use super::moment::Moment;
+use super::sample::Sample;
+
+/// Everything a choice may look at that does not move with each request.
+#[derive(Debug)]
+pub struct FleetView {
+    /// When it was published.
+    pub published: Moment,
+    /// Every target of the fleet.
+    pub members: Box<[Member]>,
+    /// Which of them may be chosen, as indices into `members`, in a fixed order.
+    pub eligible: Box<[u32]>,
+    /// How many may not, and why.
+    pub excluded: Excluded,
+}
+
+/// One target in a view.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its published state.
+    pub sample: Arc<Sample>,
+    /// Its counters, shared by all views.
+    pub live: Arc<Live>,
+}
+
+/// What moves with every request to a target. Relaxed throughout: each number stands for itself.
+#[derive(Debug, Default)]
+// A line of its own: two targets' counters must not slow each other.
+#[repr(align(64))]
+pub struct Live {
+    in_flight: AtomicU32,
+    requests: AtomicU64,
+    tokens: AtomicU64,
+    requests_per_second: AtomicU64,
+    tokens_per_second: AtomicU64,
+}
+
+impl Live {
+    /// A request was sent to the target.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// The request has ended, however it did.
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// The target generated `count` tokens.
+    pub fn add_tokens(&self, count: u64) {
+        self.tokens.fetch_add(count, Relaxed);
+    }
+
+    /// Requests of this gateway at the target now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Requests sent and tokens seen since the start; the fleet makes rates of them.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.requests.load(Relaxed), self.tokens.load(Relaxed))
+    }
+
+    /// Written by the fleet's tick only.
+    pub fn set_rates(&self, requests_per_second: f64, tokens_per_second: f64) {
+        self.requests_per_second.store(requests_per_second.to_bits(), Relaxed);
+        self.tokens_per_second.store(tokens_per_second.to_bits(), Relaxed);
+    }
+
+    /// Requests and tokens per second over the fleet's window, as of the last tick.
+    pub fn rates(&self) -> (f64, f64) {
+        let read = |bits: &AtomicU64| f64::from_bits(bits.load(Relaxed));
+        (read(&self.requests_per_second), read(&self.tokens_per_second))
+    }
+}
