@@ -5,3 +5,7 @@
 // The order of the map, not of the alphabet: one block each.
 
 pub mod snapshot;
+
+pub mod clock;
+
+pub mod telemetry;
