@@ -9,3 +9,5 @@ pub mod snapshot;
 pub mod clock;
 
 pub mod telemetry;
+
+pub mod ledger;
