@@ -10,4 +10,6 @@ pub mod clock;
 
 pub mod telemetry;
 
+pub mod fleet;
+
 pub mod ledger;

@@ -1,0 +1,265 @@
+//! Keeps the latest [`FleetView`]: what the gateway knows of every target, always one pointer away.
+//!
+//! ```text
+//! target ◀─ probe ─┐                                            ┌▶ choose (one pointer)
+//! target ◀─ poll ──┴─▶ slot ── every publish_interval ─▶ view ──┤
+//! Live (atomics) ──────────────────── rates ──────▶ Live        └▶ GET /v1/fleet
+//! ```
+//!
+//! - `poll` reads a target's metrics page (`fetch`, `prometheus`), `engine` makes quantities of it, `rates`
+//!   gives it windows; `probe` decides on health. Both write into the target's `slot`, as often as the `budget`
+//!   allows.
+//! - `publish` makes a new sample of a slot that changed, shares all others, and swaps the view.
+
+mod budget;
+mod engine;
+mod fetch;
+mod poll;
+mod probe;
+mod prometheus;
+mod publish;
+mod rates;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use http::Uri;
+use tokio::task::{Id, JoinSet};
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::Clock;
+use crate::snapshot::{FleetView, Health, Live, Target};
+use crate::telemetry::Metrics;
+use budget::Budget;
+use fetch::Fetcher;
+use publish::Publisher;
+pub use slot::Problems;
+use slot::Slot;
+
+/// How often costs are carried on: see [`Budget::settle`].
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a target is left alone when the task that watches it panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
+/// Which targets there are, and how they are watched. No duration is zero and every share is above 0.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// In a fixed order: a target's place is its slot.
+    pub targets: Vec<TargetSettings>,
+    /// From the start of one scrape of a target to the next, give or take a tenth, unless it is stretched.
+    pub poll_interval: Duration,
+    /// A scrape that takes longer has failed.
+    pub poll_timeout: Duration,
+    /// A metrics page that is longer is not read.
+    pub poll_bytes_max: usize,
+    /// The part of its time that a target may spend answering scrapes, 0..1: a slow page is asked for less often.
+    pub poll_target_share: f64,
+    /// The part of one processor that scraping, probing and publishing may take here: a large fleet is asked less often.
+    pub poll_cpu_share: f64,
+    /// A value that was observed longer ago is stale.
+    pub fresh_within: Duration,
+    /// Over which time rates and ratios are taken.
+    pub window: Duration,
+    /// From one view to the next.
+    pub publish_interval: Duration,
+    /// What is asked to see whether a target is alive; any 2xx will do.
+    pub probe_path: String,
+    /// From the start of one probe of a target to the next, give or take a tenth, unless the fleet is large.
+    pub probe_interval: Duration,
+    /// A probe that takes longer has failed.
+    pub probe_timeout: Duration,
+    /// How many probes in a row must fail before a target gets no more requests.
+    pub unhealthy_after: u32,
+    /// How many probes in a row must succeed before it gets requests again.
+    pub healthy_after: u32,
+    /// Where the metrics page is.
+    pub metrics_path: String,
+}
+
+/// One target as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetSettings {
+    /// Unique in the fleet.
+    pub name: String,
+    /// `host:port`, spoken to in plain HTTP/1.1.
+    pub address: String,
+    /// How many GPUs it has, if anybody said.
+    pub gpus: Option<u32>,
+}
+
+impl Settings {
+    /// These targets, and the default for everything else.
+    pub fn new(targets: Vec<TargetSettings>) -> Self {
+        Self {
+            targets,
+            poll_interval: Duration::from_millis(500),
+            poll_timeout: Duration::from_secs(2),
+            poll_bytes_max: 4 * 1024 * 1024,
+            poll_target_share: 0.02,
+            poll_cpu_share: 0.1,
+            fresh_within: Duration::from_secs(2),
+            window: Duration::from_secs(10),
+            publish_interval: Duration::from_millis(100),
+            probe_path: "/health".into(),
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 1,
+            metrics_path: "/metrics".into(),
+        }
+    }
+}
+
+/// The fleet: targets, what is known of them, and the view that is made of it.
+#[derive(Debug)]
+pub struct Fleet {
+    watch: Arc<Watch>,
+    slots: Box<[Arc<Slot>]>,
+    /// Locked by the tick alone, for the time of the tick.
+    publisher: Mutex<Ticking>,
+    view: ArcSwap<FleetView>,
+}
+
+#[derive(Debug)]
+struct Ticking {
+    publisher: Publisher,
+    settled: Instant,
+}
+
+/// What every task that watches a target needs.
+#[derive(Debug)]
+struct Watch {
+    settings: Settings,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    scraper: Fetcher,
+    prober: Fetcher,
+}
+
+impl Fleet {
+    /// Publishes the first view at once: nothing is known, and every target may be chosen. Nothing is asked before
+    /// [`Fleet::run`].
+    pub fn new(settings: Settings, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let slots: Box<[_]> = (0u32..).zip(&settings.targets).map(|(slot, target)| new_slot(slot, target)).collect();
+        let (start, now) = (Instant::now(), clock.now());
+        let mut publisher = Publisher::new(&slots, settings.fresh_within, settings.window, start, now);
+        let view = publisher.view(&slots, start, now);
+        let budget = Budget::new(&settings);
+        let watch = Watch {
+            scraper: Fetcher::new(settings.poll_timeout, Arc::clone(&budget.scrapes)),
+            prober: Fetcher::new(settings.probe_timeout, Arc::clone(&budget.probes)),
+            settings,
+            clock,
+            metrics,
+            budget,
+        };
+        Arc::new(Self {
+            watch: Arc::new(watch),
+            slots,
+            publisher: Mutex::new(Ticking { publisher, settled: start }),
+            view: ArcSwap::from_pointee(view),
+        })
+    }
+
+    /// The latest view. It does not change in the caller's hands.
+    pub fn view(&self) -> Guard<Arc<FleetView>> {
+        self.view.load()
+    }
+
+    /// The counters of the target in `slot`, if the fleet has one there.
+    pub fn live(&self, slot: u32) -> Option<Arc<Live>> {
+        self.slots.get(slot as usize).map(|slot| Arc::clone(&slot.live))
+    }
+
+    /// What stands in the way of knowing each target, in the order of the view's members.
+    pub fn problems(&self) -> Vec<Problems> {
+        self.slots.iter().map(|slot| slot.problems()).collect()
+    }
+
+    /// Probes, polls and publishes until `stop`. Every task it starts ends with it; the connections they leave behind
+    /// close when the fleet is dropped, or a few seconds later by themselves. To be called once.
+    pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut tasks = JoinSet::new();
+        let mut slot_of = HashMap::new();
+        for slot in &self.slots {
+            self.start(&mut tasks, &mut slot_of, slot, Duration::ZERO);
+        }
+        let mut ticks = tokio::time::interval(self.watch.settings.publish_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                _ = ticks.tick() => self.publish(),
+                Some(ended) = tasks.join_next_with_id() => {
+                    let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    if let Some(slot) = slot_of.remove(&id) {
+                        tracing::error!(pod = &*slot.target.name, "the task that watches the pod panicked; starting it again");
+                        self.start(&mut tasks, &mut slot_of, &slot, PANIC_PAUSE);
+                    }
+                }
+            }
+        }
+        tasks.shutdown().await;
+    }
+
+    /// Publishes the view of now. [`Fleet::run`] does it every `publish_interval`.
+    pub fn publish(&self) {
+        let budget = &self.watch.budget;
+        // A tick that panicked left samples that are each whole; the next tick goes on from them.
+        let mut ticking = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.publishing.once_now(|| {
+            let instant = Instant::now();
+            let view = ticking.publisher.view(&self.slots, instant, self.watch.clock.at(instant));
+            self.view.store(Arc::new(view));
+        });
+        if ticking.settled.elapsed() >= SETTLE_INTERVAL {
+            ticking.settled = Instant::now();
+            budget.settle();
+        }
+    }
+
+    /// Starts the task that watches one target, after a pause.
+    fn start(&self, tasks: &mut JoinSet<()>, slot_of: &mut HashMap<Id, Arc<Slot>>, slot: &Arc<Slot>, pause: Duration) {
+        let (watch, watched) = (Arc::clone(&self.watch), Arc::clone(slot));
+        let task = tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            watch.target(watched).await;
+        });
+        slot_of.insert(task.id(), Arc::clone(slot));
+    }
+}
+
+impl Watch {
+    /// Polls and probes one target for ever, side by side: a page that hangs does not delay a probe.
+    async fn target(self: Arc<Self>, slot: Arc<Slot>) {
+        let uri = |path: &str| format!("http://{}{path}", slot.target.address).parse::<Uri>();
+        match (uri(&self.settings.metrics_path), uri(&self.settings.probe_path)) {
+            (Ok(metrics), Ok(health)) => {
+                let poll = poll::run(Arc::clone(&self), Arc::clone(&slot), metrics);
+                tokio::join!(poll, probe::run(self, slot, health));
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                let text = format!("address or path is no part of a URL: {error}");
+                tracing::error!(pod = &*slot.target.name, error = text, "pod cannot be watched and gets no requests");
+                slot.scrape_failed(&text);
+                slot.probed(Health::Unhealthy, Some(&text));
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+fn new_slot(slot: u32, settings: &TargetSettings) -> Arc<Slot> {
+    let TargetSettings { name, address, gpus } = settings;
+    let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
+    Arc::new(Slot::new(target))
+}

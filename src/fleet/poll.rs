@@ -1,0 +1,198 @@
+//! Reads one target's metrics page again and again: never often enough to be a burden, and bounded in time and bytes.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{StatusCode, Uri};
+
+use super::budget::stretched;
+use super::engine::Pages;
+use super::fetch::{FetchError, with_causes};
+use super::prometheus;
+use super::slot::Slot;
+use super::{Settings, Watch};
+
+/// How long a target is left alone at most after failures that cost it nothing, such as a refused connection. Failures
+/// that took time count like answers: see [`next_interval`].
+const FAILED_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// How far an interval may be from what it should be, so that targets that started together drift apart.
+const JITTER: f64 = 0.1;
+
+/// Why a page gave nothing.
+#[derive(Debug)]
+enum ScrapeError {
+    /// It did not come, or not all of it.
+    Fetch(FetchError),
+    /// It came with another status than 200.
+    Status(StatusCode),
+    /// Nothing on it is a sample: a web page, an error in words, an empty body.
+    NotMetrics,
+    /// It has samples, but none of the engine's.
+    NoEngineSeries,
+}
+
+/// Scrapes for ever. The owner of the task ends it.
+pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
+    let mut pages = Pages::new(watch.settings.window);
+    // The first round is spread as the budget wants it: a small fleet is known at once, a large one is not asked at once.
+    tokio::time::sleep(watch.budget.scrape_interval_min().mul_f64(rand::random())).await;
+    loop {
+        let start = tokio::time::Instant::now();
+        let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages)).await;
+        let duration = start.elapsed();
+        settle(&watch, &slot, result, duration);
+        let interval =
+            next_interval(&watch.settings, slot.scrape_failures(), duration, watch.budget.scrape_interval_min());
+        slot.paced(duration, interval);
+        tokio::time::sleep_until(start + interval).await;
+    }
+}
+
+/// Asks once; answers how many scrapes before had failed in a row. The values count from the moment of asking: an age
+/// may be too high by the time the answer took, never too low.
+async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Result<u32, ScrapeError> {
+    let at = Instant::now();
+    let settings = &watch.settings;
+    let answer = watch.scraper.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
+    if answer.status != StatusCode::OK {
+        return Err(ScrapeError::Status(answer.status));
+    }
+    let text = answer.body?;
+    match pages.read(&text, at) {
+        Some(page) => Ok(slot.scraped(watch.clock.at(at), &page)),
+        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries),
+        None => Err(ScrapeError::NotMetrics),
+    }
+}
+
+/// Counts the scrape, and says so in the log when a target's page goes away or comes back.
+fn settle(watch: &Watch, slot: &Slot, result: Result<u32, ScrapeError>, duration: Duration) {
+    let name = &*slot.target.name;
+    match result {
+        Ok(failures) => {
+            watch.metrics.scraped(name, duration.as_secs_f64());
+            if failures > 0 {
+                tracing::info!(pod = name, failures, "metrics page can be read again");
+            }
+        }
+        Err(error) => {
+            let text = with_causes(&error);
+            watch.metrics.scrape_failed(name, error.reason());
+            if slot.scrape_failed(&text) == 1 {
+                tracing::warn!(pod = name, reason = error.reason(), error = text, "metrics page cannot be read");
+            }
+        }
+    }
+}
+
+/// How long after the start of a scrape the next one starts.
+///
+/// It is the configured interval, more or less, but long enough that answering takes the target no more than its share
+/// of the time, and all targets take us no more than ours (`budget`). Each failure doubles it, up to
+/// [`FAILED_INTERVAL_MAX`] or, if the failure took its time, up to the target's share again: one hiccup is soon
+/// forgotten, a target that hangs is left alone.
+fn next_interval(settings: &Settings, failures: u32, duration: Duration, budget: Duration) -> Duration {
+    let by_target = stretched(duration.as_secs_f64(), settings.poll_target_share);
+    let configured = settings.poll_interval.mul_f64(rand::random_range(1.0 - JITTER..1.0 + JITTER));
+    let least = if failures == 0 {
+        by_target
+    } else {
+        let doubled = settings.poll_interval.saturating_mul(2u32.saturating_pow(failures));
+        doubled.min(by_target.max(FAILED_INTERVAL_MAX))
+    };
+    configured.max(least.max(budget).mul_f64(rand::random_range(1.0..1.0 + JITTER)))
+}
+
+impl ScrapeError {
+    /// For counting.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Fetch(error) => error.reason(),
+            Self::Status(_) => "status",
+            Self::NotMetrics => "not_metrics",
+            Self::NoEngineSeries => "no_engine_series",
+        }
+    }
+}
+
+impl From<FetchError> for ScrapeError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+impl fmt::Display for ScrapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetch(error) => fmt::Display::fmt(error, f),
+            Self::Status(status) => write!(f, "status {status} instead of 200, check the metrics path"),
+            Self::NotMetrics => f.write_str("the page has no metrics, check address and metrics path"),
+            Self::NoEngineSeries => f.write_str("the page has metrics, but none of vLLM's, check what runs there"),
+        }
+    }
+}
+
+impl Error for ScrapeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Fetch(error) => error.source(),
+            Self::Status(_) | Self::NotMetrics | Self::NoEngineSeries => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Checks that the interval is the expected one, give or take the jitter.
+    fn check(failures: u32, duration: Duration, budget: Duration, expected: Duration, may_be_less: bool) {
+        let settings = Settings::new(Vec::new());
+        for _draw in 0..100 {
+            let interval = next_interval(&settings, failures, duration, budget);
+            let least = if may_be_less { expected.mul_f64(1.0 - JITTER) } else { expected };
+            let most = expected.mul_f64(1.0 + JITTER);
+            assert!(
+                (least..=most).contains(&interval),
+                "{interval:?} is not about {expected:?} ({failures} failures, {duration:?}, {budget:?})"
+            );
+        }
+    }
+
+    #[test]
+    fn a_quick_page_is_read_at_the_configured_interval() {
+        check(0, MS, Duration::ZERO, 500 * MS, true);
+    }
+
+    #[test]
+    fn a_slow_page_takes_at_most_its_share_of_the_targets_time() {
+        check(0, 40 * MS, Duration::ZERO, 2_000 * MS, false);
+        check(0, 1_000 * MS, Duration::ZERO, 50_000 * MS, false);
+    }
+
+    #[test]
+    fn a_large_fleet_is_read_as_the_budget_says() {
+        check(0, MS, 7_000 * MS, 7_000 * MS, false);
+        check(1, MS, 7_000 * MS, 7_000 * MS, false);
+    }
+
+    #[test]
+    fn failures_double_the_interval_up_to_a_bound() {
+        check(1, MS, Duration::ZERO, 1_000 * MS, false);
+        check(2, MS, Duration::ZERO, 2_000 * MS, false);
+        for failures in [4, 5, 40, u32::MAX] {
+            check(failures, MS, Duration::ZERO, FAILED_INTERVAL_MAX, false);
+        }
+    }
+
+    #[test]
+    fn one_timeout_is_soon_forgotten_but_hanging_costs_no_more_than_the_share() {
+        check(1, 2_000 * MS, Duration::ZERO, 1_000 * MS, false);
+        check(30, 2_000 * MS, Duration::ZERO, 100_000 * MS, false);
+    }
+}

@@ -1,0 +1,259 @@
+//! Puts the view together, tick by tick, from what polls and probes have learned.
+//!
+//! A tick with nothing new still publishes: `published` then says that the gateway has looked and found nothing. What did
+//! not change is shared: a view of unchanged samples is two pointers per target.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::engine;
+use super::rates::FleetWindow;
+use super::slot::{Observed, Slot};
+use crate::snapshot::{Excluded, FleetView, Freshness, Health, Member, Moment, Quantity, Reading, Sample, Source};
+
+/// The latest sample of each target, and what is needed for the next.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    fresh_within: Duration,
+    window_ms: u32,
+    latest: Vec<Latest>,
+    window: FleetWindow,
+}
+
+#[derive(Debug)]
+struct Latest {
+    sample: Arc<Sample>,
+    /// When the first of its fresh values becomes stale; `None` if no value is fresh.
+    fresh_until: Option<Moment>,
+}
+
+impl Publisher {
+    /// With the first sample of every target.
+    pub(super) fn new(
+        slots: &[Arc<Slot>],
+        fresh_within: Duration,
+        window: Duration,
+        start: Instant,
+        now: Moment,
+    ) -> Self {
+        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
+        let latest = slots.iter().map(|slot| Latest::of(slot, 1, now, slot.known(), fresh_within, window_ms)).collect();
+        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()) }
+    }
+
+    /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
+    /// stale since the last view. On the way the gateway's own rates are brought up to date.
+    pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
+        let mut members = Vec::with_capacity(slots.len());
+        let mut eligible = Vec::with_capacity(slots.len());
+        let span = self.window.tick(instant, slots.iter().map(|slot| slot.live.totals()));
+        for (index, (slot, latest)) in slots.iter().zip(&mut self.latest).enumerate() {
+            let gone_stale = latest.fresh_until.is_some_and(|until| now > until);
+            if let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) {
+                *latest = Latest::of(slot, latest.sample.n + 1, now, known, self.fresh_within, self.window_ms);
+            }
+            let (requests, tokens) = span.per_second(index, slot.live.totals());
+            // Writing takes the counters' cache line from the data threads, so an idle target is not written.
+            if slot.live.rates() != (requests, tokens) {
+                slot.live.set_rates(requests, tokens);
+            }
+            if latest.sample.health != Health::Unhealthy {
+                eligible.push(index as u32);
+            }
+            members.push(Member { sample: Arc::clone(&latest.sample), live: Arc::clone(&slot.live) });
+        }
+        let unhealthy = (members.len() - eligible.len()) as u32;
+        FleetView {
+            published: now,
+            members: members.into(),
+            eligible: eligible.into(),
+            excluded: Excluded { unhealthy, ..Excluded::default() },
+        }
+    }
+}
+
+impl Latest {
+    fn of(
+        slot: &Slot,
+        n: u64,
+        now: Moment,
+        (health, values): (Health, [Option<Observed>; Quantity::COUNT]),
+        fresh_within: Duration,
+        window_ms: u32,
+    ) -> Self {
+        let readings = Quantity::ALL.map(|quantity| reading(quantity, values[quantity as usize], now, fresh_within));
+        let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
+        let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
+        let sample = Sample::new(Arc::clone(&slot.target), n, now, health, readings, window_ms);
+        Self { sample: Arc::new(sample), fresh_until }
+    }
+}
+
+/// Each value by its own age: a fresh one freshens no other.
+fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
+    match observed {
+        None if engine::gives(quantity) => Reading::MISSING,
+        None => Reading::UNSUPPORTED,
+        Some(Observed { value, at }) => {
+            let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
+            Reading { value: Some(value), observed: at, source: Some(Source::Scrape), freshness }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::Observation;
+    use super::*;
+    use crate::snapshot::Target;
+
+    const FRESH_WITHIN: Duration = Duration::from_secs(2);
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// A fleet without network: its slots, and a clock that stands still until it is moved.
+    struct Bench {
+        slots: Vec<Arc<Slot>>,
+        publisher: Publisher,
+        start: Instant,
+        now: Duration,
+    }
+
+    const EPOCH: Moment = Moment(1_795_435_995_000_000);
+
+    impl Bench {
+        fn new(targets: u32) -> Self {
+            let target = |slot| Target { slot, name: format!("t{slot}").into(), address: "-".into(), gpus: None };
+            let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(target(slot)))).collect();
+            let start = Instant::now();
+            let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, start, EPOCH);
+            Self { slots, publisher, start, now: Duration::ZERO }
+        }
+
+        fn at(&self) -> Moment {
+            EPOCH.plus(self.now)
+        }
+
+        /// A view `ms` milliseconds later.
+        fn view_after(&mut self, ms: u64) -> FleetView {
+            self.now += Duration::from_millis(ms);
+            self.publisher.view(&self.slots, self.start + self.now, EPOCH.plus(self.now))
+        }
+
+        fn scraped(&self, target: usize, values: [Option<f64>; Quantity::COUNT]) {
+            let page = Observation { values, garbage: 0, absent: Vec::new() };
+            self.slots[target].scraped(self.at(), &page);
+        }
+    }
+
+    fn only(quantity: Quantity, value: f64) -> [Option<f64>; Quantity::COUNT] {
+        let mut values = [None; Quantity::COUNT];
+        values[quantity as usize] = Some(value);
+        values
+    }
+
+    #[test]
+    fn at_first_everything_is_missing_and_everybody_eligible() {
+        let view = Bench::new(2).view_after(0);
+        assert_eq!((&*view.eligible, view.excluded), (&[0, 1][..], Excluded::default()));
+        let sample = &view.members[1].sample;
+        assert_eq!((sample.n, sample.health, sample.window_ms, sample.target.slot), (1, Health::Unknown, 10_000, 1));
+        for quantity in Quantity::ALL {
+            let expected = match quantity {
+                Quantity::GpuUtilization | Quantity::GpuMemoryUtilization => Reading::UNSUPPORTED,
+                _ => Reading::MISSING,
+            };
+            assert_eq!(*sample.reading(quantity), expected, "{quantity:?}");
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_shared() {
+        let mut bench = Bench::new(2);
+        let first = bench.view_after(0);
+        bench.scraped(1, only(Quantity::Waiting, 3.0));
+        let second = bench.view_after(100);
+        let third = bench.view_after(100);
+
+        let same = |a: &FleetView, b: &FleetView, target: usize| {
+            Arc::ptr_eq(&a.members[target].sample, &b.members[target].sample)
+        };
+        assert!(same(&first, &second, 0) && same(&second, &third, 0), "nothing was learned of it");
+        assert!(!same(&first, &second, 1) && same(&second, &third, 1), "a page came once");
+        assert_eq!(second.members[1].sample.n, 2);
+        assert!(third.published > second.published, "a view without news is a view");
+        for target in 0..2 {
+            assert!(Arc::ptr_eq(&first.members[target].live, &third.members[target].live));
+        }
+    }
+
+    #[test]
+    fn the_same_value_observed_again_is_news_and_a_page_that_says_nothing_is_not() {
+        let mut bench = Bench::new(1);
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        let first = bench.view_after(100);
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        let second = bench.view_after(100);
+        bench.scraped(0, [None; Quantity::COUNT]);
+        let third = bench.view_after(100);
+        assert_eq!([&first, &second, &third].map(|view| view.members[0].sample.n), [2, 3, 3]);
+        let reading = second.members[0].sample.reading(Quantity::Waiting);
+        assert_eq!((reading.observed, reading.source), (EPOCH.plus(Duration::from_millis(100)), Some(Source::Scrape)));
+    }
+
+    #[test]
+    fn each_value_ages_alone_and_goes_stale_once() {
+        let mut bench = Bench::new(1);
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        bench.view_after(1_500);
+        bench.scraped(0, only(Quantity::Running, 5.0));
+        let both = |view: &FleetView| {
+            [Quantity::Waiting, Quantity::Running].map(|quantity| {
+                let reading = view.members[0].sample.reading(quantity);
+                (reading.value.unwrap(), reading.freshness)
+            })
+        };
+        use Freshness::{Fresh, Stale};
+        for (after_ms, n, expected) in [
+            (0, 3, [(3.0, Fresh), (5.0, Fresh)]),
+            (500, 3, [(3.0, Fresh), (5.0, Fresh)]),
+            (1, 4, [(3.0, Stale), (5.0, Fresh)]),
+            (1_499, 4, [(3.0, Stale), (5.0, Fresh)]),
+            (1, 5, [(3.0, Stale), (5.0, Stale)]),
+            (60_000, 5, [(3.0, Stale), (5.0, Stale)]),
+        ] {
+            let view = bench.view_after(after_ms);
+            assert_eq!((view.members[0].sample.n, both(&view)), (n, expected), "at {:?}", bench.now);
+        }
+    }
+
+    #[test]
+    fn the_unhealthy_are_excluded_and_come_back() {
+        let mut bench = Bench::new(3);
+        bench.slots[1].probed(Health::Unhealthy, Some("down"));
+        let view = bench.view_after(100);
+        assert_eq!((&*view.eligible, view.excluded.unhealthy), (&[0, 2][..], 1));
+        assert_eq!((view.members.len(), view.members[1].sample.health), (3, Health::Unhealthy));
+
+        bench.slots[1].probed(Health::Unhealthy, Some("still down"));
+        assert_eq!(bench.view_after(100).members[1].sample.n, 2, "no news");
+        bench.slots[1].probed(Health::Healthy, None);
+        let view = bench.view_after(100);
+        assert_eq!((&*view.eligible, view.excluded.unhealthy, view.members[1].sample.n), (&[0, 1, 2][..], 0, 3));
+    }
+
+    #[test]
+    fn the_gateways_rates_are_written_for_each_target() {
+        let mut bench = Bench::new(2);
+        for _request in 0..20 {
+            bench.slots[1].live.begin();
+            bench.slots[1].live.add_tokens(10);
+        }
+        let view = bench.view_after(4_000);
+        assert_eq!(view.members[1].live.rates(), (5.0, 50.0));
+        assert_eq!(view.members[0].live.rates(), (0.0, 0.0));
+        for _tick in 0..150 {
+            bench.view_after(100);
+        }
+        assert_eq!(view.members[1].live.rates(), (0.0, 0.0), "after a window without requests");
+    }
+}

@@ -1,0 +1,140 @@
+//! What is known of one target: written by its scrapes and probes, read by the publisher.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::engine::Observation;
+use crate::snapshot::{Health, Live, Moment, Quantity, Target};
+
+/// One target's place in the fleet.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) target: Arc<Target>,
+    pub(super) live: Arc<Live>,
+    /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
+    changed: AtomicBool,
+    known: Mutex<Known>,
+}
+
+/// What is known. The lock is held for a copy, never across an await.
+#[derive(Debug)]
+struct Known {
+    health: Health,
+    values: [Option<Observed>; Quantity::COUNT],
+    problems: Problems,
+}
+
+/// A value and when it was true.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Observed {
+    pub(super) value: f64,
+    pub(super) at: Moment,
+}
+
+/// What stands in the way of knowing a target: for operators, not for choices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Problems {
+    /// Why the last scrape failed; `None` if it did not.
+    pub scrape_error: Option<Box<str>>,
+    /// How many scrapes have failed since the last good one.
+    pub scrape_failures: u32,
+    /// How long the last scrape took, good or not; `None` before the first.
+    pub scrape_duration: Option<Duration>,
+    /// How long after the start of the last scrape the next one starts; more than configured if it was stretched.
+    pub scrape_interval: Option<Duration>,
+    /// Lines of the last good page that could not be read or believed.
+    pub garbage_lines: u32,
+    /// The series that were expected on the last good page and were not on it, by their newest name, without `_total`.
+    pub series_missing: Box<[&'static str]>,
+    /// Why the last probe failed; `None` if it did not.
+    pub probe_error: Option<Box<str>>,
+}
+
+impl Slot {
+    pub(super) fn new(target: Target) -> Self {
+        let known = Known { health: Health::Unknown, values: [None; Quantity::COUNT], problems: Problems::default() };
+        Self {
+            target: Arc::new(target),
+            live: Arc::default(),
+            changed: AtomicBool::new(false),
+            known: Mutex::new(known),
+        }
+    }
+
+    /// A page was asked for at `at` and read. What it does not say keeps its value and its age. Answers how many scrapes
+    /// before had failed in a row.
+    pub(super) fn scraped(&self, at: Moment, page: &Observation) -> u32 {
+        let mut known = self.lock();
+        for (known, value) in known.values.iter_mut().zip(page.values) {
+            if let Some(value) = value {
+                *known = Some(Observed { value, at });
+            }
+        }
+        let problems = &mut known.problems;
+        problems.scrape_error = None;
+        let failures = std::mem::take(&mut problems.scrape_failures);
+        problems.garbage_lines = page.garbage;
+        if *problems.series_missing != *page.absent {
+            problems.series_missing = page.absent.as_slice().into();
+        }
+        drop(known);
+        if page.values.iter().any(Option::is_some) {
+            self.changed.store(true, Ordering::Release);
+        }
+        failures
+    }
+
+    /// A page could not be read: every value keeps its age. Answers how many scrapes in a row have failed.
+    pub(super) fn scrape_failed(&self, error: &str) -> u32 {
+        let problems = &mut self.lock().problems;
+        problems.scrape_error = Some(error.into());
+        problems.scrape_failures = problems.scrape_failures.saturating_add(1);
+        problems.scrape_failures
+    }
+
+    /// How long a scrape took, and how long after its start the next one comes.
+    pub(super) fn paced(&self, duration: Duration, interval: Duration) {
+        let problems = &mut self.lock().problems;
+        problems.scrape_duration = Some(duration);
+        problems.scrape_interval = Some(interval);
+    }
+
+    /// How a probe ended, and what that makes of the target.
+    pub(super) fn probed(&self, health: Health, error: Option<&str>) {
+        let mut known = self.lock();
+        known.problems.probe_error = error.map(Into::into);
+        if known.health != health {
+            known.health = health;
+            drop(known);
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// How many scrapes in a row have failed.
+    pub(super) fn scrape_failures(&self) -> u32 {
+        self.lock().problems.scrape_failures
+    }
+
+    /// What has changed since the last call; `None` if nothing.
+    pub(super) fn take_changed(&self) -> Option<(Health, [Option<Observed>; Quantity::COUNT])> {
+        // Looking first keeps the line shared: most targets have not changed since the last tick.
+        let changed = self.changed.load(Ordering::Relaxed) && self.changed.swap(false, Ordering::Acquire);
+        changed.then(|| self.known())
+    }
+
+    /// What is known now.
+    pub(super) fn known(&self) -> (Health, [Option<Observed>; Quantity::COUNT]) {
+        let known = self.lock();
+        (known.health, known.values)
+    }
+
+    pub(super) fn problems(&self) -> Problems {
+        self.lock().problems.clone()
+    }
+
+    /// A writer that panicked has left whole values behind: every write above is complete in itself.
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,387 @@
+//! The fleet against real sockets: scripted pods on free ports.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::{Fleet, Problems, Settings, TargetSettings};
+use crate::clock::Clock;
+use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source};
+use crate::telemetry::Metrics;
+
+const BUSY: &str = include_str!("../../tests/fixtures/vllm-0.32.0/metrics-busy.txt");
+const MS: Duration = Duration::from_millis(1);
+
+/// Longer than anything here takes, even on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a pod does with a request.
+#[derive(Clone, Debug)]
+enum Reply {
+    /// Answers in one piece and keeps the connection.
+    Answer(u16, String),
+    /// The same, after a pause.
+    Late(Duration, String),
+    /// The n-th request, from 0, gets a page in which `{n}` is `n`.
+    Counting(&'static str),
+    /// Writes these bytes and closes.
+    Raw(String),
+    /// Sends chunks for ever.
+    Endless,
+    /// Says nothing and keeps the connection open.
+    Hang,
+}
+
+/// A server whose replies can be changed while it runs. Dropping it ends all it does.
+struct Pod {
+    address: String,
+    script: Arc<Script>,
+    _server: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Script {
+    metrics: Mutex<Reply>,
+    health: Mutex<Reply>,
+    pages: AtomicUsize,
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+impl Pod {
+    async fn start(metrics: Reply, health: Reply) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let script = Arc::new(Script {
+            metrics: Mutex::new(metrics),
+            health: Mutex::new(health),
+            pages: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+        });
+        let (mut server, serving) = (JoinSet::new(), Arc::clone(&script));
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                serving.accepted.fetch_add(1, Relaxed);
+                serving.open.fetch_add(1, Relaxed);
+                let script = Arc::clone(&serving);
+                connections.spawn(async move {
+                    // A client that goes away is part of the tests.
+                    let _ended = script.serve(stream).await;
+                    script.open.fetch_sub(1, Relaxed);
+                });
+            }
+        });
+        Self { address, script, _server: server }
+    }
+
+    fn metrics(&self, reply: Reply) {
+        *self.script.metrics.lock().unwrap() = reply;
+    }
+
+    fn health(&self, reply: Reply) {
+        *self.script.health.lock().unwrap() = reply;
+    }
+}
+
+impl Script {
+    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        while let Some(path) = request_path(&mut stream).await? {
+            let is_page = path == "/metrics";
+            let reply = if is_page { &self.metrics } else { &self.health }.lock().unwrap().clone();
+            let n = if is_page { self.pages.fetch_add(1, Relaxed) } else { 0 };
+            match reply {
+                Reply::Answer(status, body) => answer(&mut stream, status, &body).await?,
+                Reply::Late(pause, body) => {
+                    tokio::time::sleep(pause).await;
+                    answer(&mut stream, 200, &body).await?;
+                }
+                Reply::Counting(body) => answer(&mut stream, 200, &body.replace("{n}", &n.to_string())).await?,
+                Reply::Raw(bytes) => return stream.write_all(bytes.as_bytes()).await,
+                Reply::Endless => {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+                    loop {
+                        stream.write_all(b"11\r\nthis_is_a_name 1\n\r\n").await?;
+                    }
+                }
+                Reply::Hang => {
+                    // Ends when the client has had enough.
+                    stream.read_u8().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path of the next request; `None` if there is none.
+async fn request_path(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut words = head.split(' ');
+    assert_eq!(words.next(), Some("GET"), "{head}");
+    Ok(words.next().map(str::to_owned))
+}
+
+async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status} Whatever\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + body).as_bytes()).await
+}
+
+fn ok(body: &str) -> Reply {
+    Reply::Answer(200, body.to_owned())
+}
+
+/// A fleet that runs until it is dropped or stopped.
+struct Running {
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    stop: oneshot::Sender<()>,
+    tasks: JoinSet<()>,
+}
+
+/// Starts a fleet of these addresses, in quick motion.
+fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
+    let target = |(n, address): (usize, &&str)| TargetSettings {
+        name: format!("t{n}"),
+        address: (*address).to_owned(),
+        gpus: Some(8),
+    };
+    let mut settings = Settings {
+        poll_interval: 10 * MS,
+        poll_target_share: 1.0,
+        poll_cpu_share: 100.0,
+        publish_interval: 5 * MS,
+        probe_interval: 10 * MS,
+        fresh_within: DEADLINE,
+        ..Settings::new(addresses.iter().enumerate().map(target).collect())
+    };
+    change(&mut settings);
+    let metrics = Metrics::new();
+    let fleet = Fleet::new(settings, Clock::start(), Arc::clone(&metrics));
+    let (stop, stopped) = oneshot::channel();
+    let mut tasks = JoinSet::new();
+    let running = Arc::clone(&fleet);
+    tasks.spawn(async move {
+        running
+            .run(async {
+                // A sender that is gone means stop, too.
+                let _gone = stopped.await;
+            })
+            .await;
+    });
+    Running { fleet, metrics, stop, tasks }
+}
+
+impl Running {
+    fn member(&self, target: usize) -> Member {
+        self.fleet.view().members[target].clone()
+    }
+
+    fn reading(&self, target: usize, quantity: Quantity) -> Reading {
+        *self.member(target).sample.reading(quantity)
+    }
+
+    fn problems(&self, target: usize) -> Problems {
+        self.fleet.problems().swap_remove(target)
+    }
+
+    /// Ends the fleet as the program does.
+    async fn end(mut self) {
+        self.stop.send(()).unwrap();
+        self.tasks.join_next().await.unwrap().unwrap();
+    }
+}
+
+/// Waits for a condition, or fails with the words.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "{what}: did not happen");
+        tokio::time::sleep(MS).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pods_page_becomes_the_view() {
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let running = start(&[&pod.address], |_| {});
+    assert_eq!(running.member(0).sample.health, Health::Unknown, "before anything was asked");
+    until("health", || running.member(0).sample.health == Health::Healthy).await;
+    until("a second page", || running.reading(0, Quantity::EngineTokensPerSecond).value.is_some()).await;
+
+    let view = Arc::clone(&running.fleet.view());
+    let sample = &view.members[0].sample;
+    let expected = [Some(2.0), Some(4.0), Some(0.000_976_681_723_843_242_4), None, None, None, Some(0.0), Some(0.0)];
+    assert_eq!(sample.readings.map(|reading| reading.value), expected);
+    assert_eq!(sample.reading(Quantity::PrefixCacheHitRatio).freshness, Freshness::Missing, "nobody asked anything");
+    let waiting = sample.reading(Quantity::Waiting);
+    assert_eq!((waiting.freshness, waiting.source), (Freshness::Fresh, Some(Source::Scrape)));
+    assert!(waiting.observed <= sample.published && sample.published <= view.published);
+    assert_eq!((&*view.eligible, sample.target.gpus), (&[0][..], Some(8)));
+    let problems = running.problems(0);
+    assert_eq!((&problems.scrape_error, &problems.probe_error, problems.garbage_lines), (&None, &None, 0));
+    assert!(problems.series_missing.is_empty() && problems.scrape_duration.is_some());
+    assert!(running.metrics.page().contains("snapgate_scrapes_total{target=\"t0\"}"));
+}
+
+#[tokio::test]
+async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
+    const GOOD_LINE: &str = "vllm:num_requests_waiting 3\n";
+    let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+    let cases = [
+        (Reply::Hang, "timeout", "no complete answer within"),
+        (Reply::Late(DEADLINE, GOOD_LINE.into()), "timeout", "no complete answer within"),
+        (ok(&GOOD_LINE.repeat(100)), "too_large", "longer than 1000 bytes"),
+        (Reply::Endless, "too_large", "longer than 1000 bytes"),
+        (Reply::Answer(500, GOOD_LINE.into()), "status", "status 500"),
+        (Reply::Answer(307, GOOD_LINE.into()), "status", "status 307"),
+        (ok(""), "not_metrics", "no metrics"),
+        (ok("<!doctype html>\n<title>vllm:num_requests_waiting 3</title>\n"), "not_metrics", "no metrics"),
+        (ok("vllm:num_requests_waiting three\n"), "not_metrics", "no metrics"),
+        (ok("tgi_queue_size 3\n"), "no_engine_series", "none of vLLM's"),
+        (Reply::Raw(String::new()), "broken", "no valid HTTP answer: connection closed"),
+        (Reply::Raw("SSH-2.0-OpenSSH_9.6\r\n".into()), "broken", "no valid HTTP answer: "),
+        (Reply::Raw(head(500) + GOOD_LINE), "broken", "broke within the answer"),
+    ];
+    let mut pods = Vec::new();
+    for (reply, ..) in &cases {
+        pods.push(Pod::start(reply.clone(), ok("")).await);
+    }
+    // Nobody listens where somebody has just stopped.
+    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let mut addresses: Vec<_> = pods.iter().map(|pod| pod.address.as_str()).collect();
+    addresses.push(&refused);
+    let mut expected: Vec<_> = cases.iter().map(|(_, reason, words)| (*reason, *words)).collect();
+    expected.push(("connect", "cannot connect: "));
+
+    let running = start(&addresses, |settings| {
+        settings.poll_timeout = 200 * MS;
+        settings.poll_bytes_max = 1000;
+    });
+    for (target, (reason, words)) in expected.into_iter().enumerate() {
+        until(&format!("{reason} of {target}"), || running.problems(target).scrape_failures >= 2).await;
+        let problems = running.problems(target);
+        let error = problems.scrape_error.unwrap();
+        assert!(error.contains(words), "{target}: {error}");
+        let counted = format!("snapgate_scrape_failures_total{{target=\"t{target}\",reason=\"{reason}\"}}");
+        let page = running.metrics.page();
+        assert!(page.contains(&counted), "{counted} is not in {page}");
+        assert_eq!(running.reading(target, Quantity::Waiting), Reading::MISSING, "{target}");
+        assert!(problems.scrape_duration.is_some() && problems.scrape_interval.is_some());
+    }
+}
+
+#[tokio::test]
+async fn values_age_while_a_page_is_away_and_freshen_when_it_is_back() {
+    let pod = Pod::start(ok("vllm:num_requests_waiting 3\n"), ok("")).await;
+    let running = start(&[&pod.address], |settings| settings.fresh_within = 300 * MS);
+    until("a value", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+
+    pod.metrics(Reply::Answer(503, "loading".into()));
+    until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
+    let sample = running.member(0).sample;
+    let stale = sample.reading(Quantity::Waiting);
+    assert_eq!((stale.value, stale.fresh()), (Some(3.0), None), "the last value stays, but not for choices");
+    assert!(stale.age_ms(sample.published).unwrap() >= 300);
+    let published = running.fleet.view().published;
+    until("more views", || running.fleet.view().published.ms_since(published) > 50).await;
+    assert!(Arc::ptr_eq(&sample, &running.member(0).sample), "stale once, then shared");
+
+    pod.metrics(ok("vllm:num_requests_waiting 4\n"));
+    until("fresh again", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
+    assert_eq!(running.problems(0).scrape_error, None);
+    assert_eq!(running.problems(0).series_missing.len(), 6);
+}
+
+#[tokio::test]
+async fn probes_alone_decide_on_health() {
+    let pods = [Pod::start(Reply::Hang, ok("")).await, Pod::start(ok(BUSY), ok("")).await];
+    let running = start(&[&pods[0].address, &pods[1].address], |settings| {
+        settings.probe_timeout = 2_000 * MS;
+        settings.healthy_after = 2;
+    });
+    let eligible = || (running.fleet.view().eligible.to_vec(), running.fleet.view().excluded.unhealthy);
+    let health = |target: usize| running.member(target).sample.health;
+    until("both healthy", || health(0) == Health::Healthy && health(1) == Health::Healthy).await;
+    assert_eq!(running.reading(0, Quantity::Waiting), Reading::MISSING, "its page hangs");
+    assert_eq!(eligible(), (vec![0, 1], 0));
+
+    pods[1].health(Reply::Answer(503, "going down".into()));
+    until("unhealthy", || health(1) == Health::Unhealthy).await;
+    assert_eq!(eligible(), (vec![0], 1));
+    assert_eq!(running.problems(1).probe_error.as_deref(), Some("status 503 Service Unavailable instead of 2xx"));
+    until("its page is still read", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
+
+    // The status decides, even if the body never ends.
+    pods[1].health(Reply::Endless);
+    until("healthy again", || health(1) == Health::Healthy).await;
+    assert_eq!((eligible(), running.problems(1).probe_error), ((vec![0, 1], 0), None));
+}
+
+#[tokio::test]
+async fn rates_come_from_pages_and_from_the_gateways_own_counts() {
+    let page = "vllm:generation_tokens_total 10{n}\nvllm:request_success_total 1{n}\n\
+                vllm:prefix_cache_queries_total 3{n}0\nvllm:prefix_cache_hits_total 2{n}0\n";
+    let pod = Pod::start(Reply::Counting(page), ok("")).await;
+    let running = start(&[&pod.address], |_| {});
+    let live = running.member(0).live;
+    live.begin();
+    live.add_tokens(300);
+    for quantity in [Quantity::EngineTokensPerSecond, Quantity::EngineRequestsPerSecond, Quantity::PrefixCacheHitRatio]
+    {
+        until(quantity.name(), || running.reading(0, quantity).fresh().is_some_and(|value| value > 0.0)).await;
+    }
+    until("own rates", || live.rates().0 > 0.0).await;
+    let (requests, tokens) = live.rates();
+    assert!(requests <= 1.0 && (tokens / requests - 300.0).abs() < 1e-6, "{requests}, {tokens}");
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_all_are_closed_at_the_end() {
+    let pod = Pod::start(ok(BUSY), ok("alive")).await;
+    let running = start(&[&pod.address], |_| {});
+    until("many pages", || pod.script.pages.load(Relaxed) >= 20).await;
+    // One for pages and one for probes; a busy machine may be late to give one back.
+    let accepted = pod.script.accepted.load(Relaxed);
+    assert!((2..=5).contains(&accepted), "{accepted} connections for 20 pages");
+    let fleet = Arc::clone(&running.fleet);
+    running.end().await;
+    let pages = pod.script.pages.load(Relaxed);
+    let published = fleet.view().published;
+    drop(fleet);
+    until("closed", || pod.script.open.load(Relaxed) == 0).await;
+    assert!(pod.script.pages.load(Relaxed) <= pages + 1, "nobody asks any more");
+    assert!(published.0 > 0);
+}
+
+#[tokio::test]
+async fn a_slow_page_is_asked_for_less_often() {
+    let pod = Pod::start(Reply::Late(20 * MS, BUSY.into()), ok("")).await;
+    let running = start(&[&pod.address], |settings| settings.poll_target_share = 0.02);
+    until("a page", || running.problems(0).scrape_interval.is_some()).await;
+    let problems = running.problems(0);
+    let (duration, interval) = (problems.scrape_duration.unwrap(), problems.scrape_interval.unwrap());
+    assert!(duration >= 20 * MS && interval >= duration.mul_f64(49.9), "{interval:?} after {duration:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_used_is_a_problem_and_no_panic() {
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let running = start(&["not an address", &pod.address], |_| {});
+    until("excluded", || *running.fleet.view().eligible == [1]).await;
+    assert!(running.problems(0).probe_error.unwrap().contains("no part of a URL"));
+    until("the other is watched", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
+}
