@@ -13,3 +13,5 @@ pub mod telemetry;
 pub mod fleet;
 
 pub mod ledger;
+
+pub mod store;

@@ -1,0 +1,324 @@
+//! A row becomes the record it was. What records share is shared again: a connection remembers the runs, targets and
+//! samples it has read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message as _;
+use rusqlite::{Connection, Row};
+
+use super::codes::usual_path;
+use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS};
+use super::readings::restore_exact;
+use super::rest::{self, AttemptRow, Rest};
+use super::row::{Columns, RowError, nat};
+use crate::snapshot::outcome::Answer;
+use crate::snapshot::{
+    Attempt, Candidate, Decision, Excluded, Inputs, InstanceTag, Issued, Moment, Operation, Outcome, Quantity, Reading,
+    Record, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+};
+
+/// Samples remembered by one connection, each about half a kilobyte.
+const SAMPLES_MAX: usize = 4_096;
+
+/// Targets remembered by one connection.
+const TARGETS_MAX: usize = 16_384;
+
+/// Runs remembered by one connection.
+const RUNS_MAX: usize = 256;
+
+/// What one connection has read that records share.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    runs: HashMap<i64, Arc<Run>>,
+    targets: HashMap<i64, Arc<Target>>,
+    samples: HashMap<i64, Arc<Sample>>,
+}
+
+/// One candidate in the JSON of a record; `None` is a number that JSON has no word for.
+type CandidateRow = (i64, u32, Option<f64>, Option<f64>, Option<f64>);
+
+/// Reads a row of `COLUMNS`; answers its sequence number, too.
+pub(super) fn record(row: &Row<'_>, connection: &Connection, known: &mut Known) -> Result<(u64, Record), RowError> {
+    let rest = row.get_ref(COLUMNS_COUNT - 1)?.as_blob().map_err(|_| RowError::corrupt("rest is no blob"))?;
+    let rest = Rest::decode(rest).map_err(|error| RowError::corrupt(format!("rest: {error}")))?;
+    let mut columns = Columns::new(row);
+    let seq = columns.int()?;
+    let id = SnapshotId::from_bytes(columns.value()?);
+    let run = known.run(connection, columns.value()?)?;
+    let issued_at = Moment(columns.int()?);
+    let trace = trace(&mut columns, id, &rest)?;
+    let request = request(&mut columns, &rest)?;
+    let decision = decision(&mut columns, issued_at, &rest, connection, known)?;
+    let issued = Issued { id, issued_at, run, trace, request, decision };
+    let outcome = outcome(&mut columns, &issued, &rest, connection, known)?;
+    let record = match outcome {
+        Some(outcome) => Record::closed(issued, outcome),
+        None => Record::open(issued),
+    };
+    Ok((seq, record))
+}
+
+fn trace(columns: &mut Columns<'_, '_>, id: SnapshotId, rest: &Rest) -> Result<TraceContext, RowError> {
+    let brought: Option<[u8; 16]> = columns.value()?;
+    let trace_id = brought.map_or(id.as_u128(), u128::from_be_bytes);
+    Ok(TraceContext {
+        trace_id: TraceId::new(trace_id).ok_or_else(|| RowError::corrupt("trace_id is zero"))?,
+        parent_span_id: rest.parent_span_id.and_then(SpanId::new),
+        sampled: rest.flags & rest::TRACE_SAMPLED != 0,
+        random: rest.flags & rest::TRACE_RANDOM != 0,
+    })
+}
+
+fn request(columns: &mut Columns<'_, '_>, rest: &Rest) -> Result<Request, RowError> {
+    let client_request_id = columns.text_or_null()?;
+    let tenant = columns.value::<Option<[u8; 32]>>()?.map(Tenant);
+    let operation = columns.code()?;
+    let label = |label: &rest::Label| (label.name.as_str().into(), label.value.as_str().into());
+    Ok(Request {
+        method: rest.method.as_deref().unwrap_or(rest::COMMON_METHOD).into(),
+        path: path(columns, operation)?,
+        operation,
+        model: columns.text_or_null()?,
+        stream: columns.value()?,
+        body_bytes: columns.int()?,
+        max_tokens: columns.int_or_null()?,
+        client_request_id,
+        tenant,
+        user_agent: boxed(&rest.user_agent),
+        labels: rest.labels.iter().map(label).collect(),
+    })
+}
+
+fn path(columns: &mut Columns<'_, '_>, operation: Operation) -> Result<Box<str>, RowError> {
+    let usual = || usual_path(operation).map(Box::from);
+    columns.text_or_null()?.or_else(usual).ok_or_else(|| RowError::corrupt("path is empty"))
+}
+
+fn decision(
+    columns: &mut Columns<'_, '_>,
+    issued_at: Moment,
+    rest: &Rest,
+    connection: &Connection,
+    known: &mut Known,
+) -> Result<Option<Decision>, RowError> {
+    let Some(policy) = columns.code_or_null()? else {
+        columns.skip(DECISION_COLUMNS - 1);
+        return Ok(None);
+    };
+    let reason = columns.code()?;
+    // The target is the first candidate's.
+    columns.skip(1);
+    let (decided_offset_ns, choose_ns) = (columns.int()?, columns.int()?);
+    // The state is the first candidate's, too, and whole there.
+    columns.skip(STATE_COLUMNS);
+    let candidates = candidates(&columns.value::<String>()?, rest, connection, known)?;
+    Ok(Some(Decision {
+        policy,
+        reason,
+        forced: rest.flags & rest::FORCED != 0,
+        decided_offset_ns,
+        choose_ns,
+        decided: Moment(issued_at.0.wrapping_add_signed(rest.decided_us)),
+        view_published: Moment(issued_at.0.wrapping_add_signed(rest.view_published_us)),
+        eligible: rest.eligible,
+        excluded: Excluded {
+            unhealthy: rest.excluded_unhealthy,
+            model: rest.excluded_model,
+            no_fresh_state: rest.excluded_no_fresh_state,
+        },
+        candidates,
+        inputs: Inputs {
+            prefix_hash: rest.prefix_hash,
+            session_hash: rest.session_hash,
+            ticket: rest.ticket,
+            draw: rest.draw,
+        },
+    }))
+}
+
+fn candidates(
+    json: &str,
+    rest: &Rest,
+    connection: &Connection,
+    known: &mut Known,
+) -> Result<Box<[Candidate]>, RowError> {
+    let rows: Vec<CandidateRow> =
+        serde_json::from_str(json).map_err(|error| RowError::corrupt(format!("candidates: {error}")))?;
+    let mut beyond = rest.beyond_json.iter();
+    let mut number = |written: Option<f64>| {
+        let bits = || beyond.next().map(|bits| f64::from_bits(*bits));
+        written.or_else(bits).ok_or_else(|| RowError::corrupt("candidates: a null has no bits in rest"))
+    };
+    let mut candidates = Vec::with_capacity(rows.len());
+    for (sample, in_flight, requests_per_second, tokens_per_second, score) in rows {
+        candidates.push(Candidate {
+            sample: known.sample(connection, sample)?,
+            in_flight,
+            requests_per_second: number(requests_per_second)?,
+            tokens_per_second: number(tokens_per_second)?,
+            score: number(score)?,
+        });
+    }
+    Ok(candidates.into())
+}
+
+fn outcome(
+    columns: &mut Columns<'_, '_>,
+    issued: &Issued,
+    rest: &Rest,
+    connection: &Connection,
+    known: &mut Known,
+) -> Result<Option<Outcome>, RowError> {
+    let Some(ending) = columns.code_or_null()? else { return Ok(None) };
+    let status: Option<u16> = columns.value()?;
+    // Fault, target and the number of attempts follow from what is read elsewhere.
+    columns.skip(3);
+    let (response_bytes, events) = (columns.int()?, columns.int()?);
+    let answer = Answer {
+        finish_reason: columns.text_or_null()?,
+        response_id: response_id(issued.id, rest),
+        response_model: if rest.flags & rest::RESPONSE_MODEL_IS_MODEL != 0 {
+            issued.request.model.clone()
+        } else {
+            boxed(&rest.response_model)
+        },
+        prompt_tokens: columns.int_or_null()?,
+        completion_tokens: columns.int_or_null()?,
+        cached_tokens: columns.int_or_null()?,
+        tokens_estimated: rest.flags & rest::TOKENS_ESTIMATED != 0,
+    };
+    let timings = Timings {
+        first_byte_offset_us: columns.int_or_null()?,
+        first_event_offset_us: columns.int_or_null()?,
+        first_content_offset_us: columns.int_or_null()?,
+        end_offset_us: columns.int()?,
+        inter_token_p50_us: rest.inter_token_p50_us,
+        inter_token_p99_us: rest.inter_token_p99_us,
+        inter_token_max_us: rest.inter_token_max_us,
+    };
+    let mut attempts = Vec::with_capacity(rest.attempts.len());
+    for row in &rest.attempts {
+        let target = known.target(connection, row.target.cast_signed())?;
+        attempts.push(attempt(row, target, status, timings.first_byte_offset_us)?);
+    }
+    let error = boxed(&rest.error);
+    Ok(Some(Outcome { ending, status, error, attempts, response_bytes, events, answer, timings }))
+}
+
+fn attempt(
+    row: &AttemptRow,
+    target: Arc<Target>,
+    sent_status: Option<u16>,
+    sent_offset_us: Option<u64>,
+) -> Result<Attempt, RowError> {
+    let own_status = row.status.map(u16::try_from).transpose();
+    let own_status = own_status.map_err(|_| RowError::corrupt("an attempt's status is no status"))?;
+    let own = (own_status, row.first_byte_offset_us);
+    let (status, first_byte_offset_us) = if row.head_was_sent { (sent_status, sent_offset_us) } else { own };
+    Ok(Attempt {
+        target,
+        started_offset_us: row.started_offset_us,
+        connect_us: row.connect_us,
+        first_byte_offset_us,
+        status,
+        error: boxed(&row.error),
+    })
+}
+
+fn response_id(id: SnapshotId, rest: &Rest) -> Option<Box<str>> {
+    let kept = rest.response_id.as_deref();
+    if rest.flags & rest::RESPONSE_ID_ENDS_IN_ID == 0 {
+        return kept.map(Box::from);
+    }
+    Some(format!("{}{id}", kept.unwrap_or(rest::COMMON_PREFIX)).into())
+}
+
+fn boxed(text: &Option<String>) -> Option<Box<str>> {
+    text.as_deref().map(Box::from)
+}
+
+impl Known {
+    fn run(&mut self, connection: &Connection, row: i64) -> Result<Arc<Run>, RowError> {
+        if let Some(run) = self.runs.get(&row) {
+            return Ok(Arc::clone(run));
+        }
+        let mut statement = connection.prepare_cached(
+            "SELECT run_id, instance, instance_tag, version, config, started_unix_us FROM runs WHERE run = ?1",
+        )?;
+        let run = statement.query_row([row], |row| {
+            Ok(Run {
+                id: RunId(nat(row.get(0)?)),
+                instance: row.get(1)?,
+                tag: InstanceTag(row.get(2)?),
+                version: row.get(3)?,
+                config: row.get(4)?,
+                started: Moment(nat(row.get(5)?)),
+            })
+        });
+        remember(&mut self.runs, RUNS_MAX, row, found(run, "run", row)?)
+    }
+
+    fn target(&mut self, connection: &Connection, row: i64) -> Result<Arc<Target>, RowError> {
+        if let Some(target) = self.targets.get(&row) {
+            return Ok(Arc::clone(target));
+        }
+        let mut statement =
+            connection.prepare_cached("SELECT slot, name, address, gpus FROM targets WHERE target = ?1")?;
+        let target = statement.query_row([row], |row| {
+            Ok(Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)? })
+        });
+        remember(&mut self.targets, TARGETS_MAX, row, found(target, "target", row)?)
+    }
+
+    fn sample(&mut self, connection: &Connection, number: i64) -> Result<Arc<Sample>, RowError> {
+        if let Some(sample) = self.samples.get(&number) {
+            return Ok(Arc::clone(sample));
+        }
+        let mut statement = connection.prepare_cached("SELECT * FROM samples WHERE sample = ?1")?;
+        let mut rows = statement.query([number])?;
+        let row = rows.next()?.ok_or_else(|| RowError::corrupt(format!("sample {number} is not there")))?;
+        let sample = self.read_sample(connection, row)?;
+        remember(&mut self.samples, SAMPLES_MAX, number, sample)
+    }
+
+    fn read_sample(&mut self, connection: &Connection, row: &Row<'_>) -> Result<Sample, RowError> {
+        let mut columns = Columns::new(row);
+        columns.skip(1);
+        let target = self.target(connection, columns.value()?)?;
+        let (n, published) = (columns.int()?, Moment(columns.int()?));
+        let (health, window_ms) = (columns.code()?, columns.value()?);
+        let mut readings = [Reading::MISSING; Quantity::COUNT];
+        for reading in &mut readings {
+            reading.value = columns.value()?;
+            let age_us = columns.int_or_null()?;
+            reading.observed = age_us.map_or(Moment(0), |age_us| Moment(published.0.wrapping_sub(age_us)));
+            reading.source = columns.code_or_null()?;
+            reading.freshness = columns.code()?;
+        }
+        if let Some(bytes) = columns.value::<Option<Vec<u8>>>()?
+            && !restore_exact(&mut readings, &bytes)
+        {
+            return Err(RowError::corrupt("a sample's exact numbers are cut off"));
+        }
+        Ok(Sample::new(target, n, published, health, readings, window_ms))
+    }
+}
+
+/// Keeps a value for the next record that shares it. A full memory is emptied: refilling costs a read for each.
+fn remember<T>(known: &mut HashMap<i64, Arc<T>>, max: usize, row: i64, value: T) -> Result<Arc<T>, RowError> {
+    if known.len() >= max {
+        known.clear();
+    }
+    let value = Arc::new(value);
+    known.insert(row, Arc::clone(&value));
+    Ok(value)
+}
+
+/// A row that a record refers to and that is not there is a fault of the file, not of the call.
+fn found<T>(answer: rusqlite::Result<T>, what: &str, row: i64) -> Result<T, RowError> {
+    match answer {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Err(RowError::corrupt(format!("{what} {row} is not there"))),
+        answer => Ok(answer?),
+    }
+}

@@ -1,0 +1,324 @@
+//! Questions to the store. Every one blocks: callers in async code ask from a thread that may.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::alias::Alias;
+use super::codes::Coded as _;
+use super::data_dir::database_file;
+use super::decode;
+use super::encode::COLUMNS;
+use super::meta::{self, Horizon, Key};
+use super::pool::{self, Pool, Session};
+use super::row::{RowError, int, nat};
+use super::{DataDir, OpenError, ReadError, Resolution, Writer};
+use crate::ledger::DropReason;
+use crate::snapshot::id::EPOCH_UNIX_MS;
+use crate::snapshot::{InstanceTag, Moment, Record, SnapshotId, TraceId};
+
+/// The most records that a search by trace or by client request ID answers.
+pub const MATCHES_MAX: usize = 1_000;
+
+/// An ID from further ahead than this was never issued: no two clocks of ours are so far apart.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// A run's clock is slewed from its start: an ID may seem a little older than its run.
+const LOST_BEFORE_START: Duration = Duration::from_secs(1);
+
+/// Heartbeats come each second, so a killed run has ended at most so long after its last one.
+pub(super) const LOST_AFTER_HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// For a reader that does not belong to the gateway: a newest run that gave a sign of life so recently is alive.
+const ALIVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A read transaction begins anew after this, well before it could hold up the log.
+const TRANSACTION_MAX: Duration = Duration::from_millis(50);
+
+/// Rows a catching-up lane gets in one transaction, at most.
+const ROWS_PER_TRANSACTION: usize = 500;
+
+/// Reads the store. Cheap to clone; clones share a few connections.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pool: Arc<Pool>,
+    tag: InstanceTag,
+    /// The row of the run that this process is; `None` for the command line.
+    own_run: Option<i64>,
+}
+
+impl Reader {
+    pub(super) fn of_run(dir: &DataDir, writer: &Writer) -> Self {
+        let pool = Pool::new(database_file(dir.path()), Some(writer.file()));
+        Self { pool: Arc::new(pool), tag: dir.tag(), own_run: Some(writer.run()) }
+    }
+
+    /// For the command line: reads the store of a gateway that may be running. Makes nothing.
+    ///
+    /// # Errors
+    /// There is no store, it is another version's, or it cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let tag = match DataDir::open_read_only(dir) {
+            Ok(dir) => dir.tag(),
+            Err(_) if !database_file(dir).exists() => return Err(OpenError::Missing { file: database_file(dir) }),
+            Err(error) => return Err(OpenError::DataDir(error)),
+        };
+        let file = database_file(dir);
+        // Found out now rather than at the first question.
+        drop(pool::connect(&file)?);
+        Ok(Self { pool: Arc::new(Pool::new(file, None)), tag, own_run: None })
+    }
+
+    /// What the store knows of an ID.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn resolve(&self, id: SnapshotId, now: Moment) -> Result<Resolution, ReadError> {
+        if id.unix_ms() < EPOCH_UNIX_MS || id.unix_ms() > now.plus(AHEAD_MAX).unix_ms() {
+            return Ok(Resolution::Unknown);
+        }
+        if id.instance_tag() != self.tag {
+            return Ok(Resolution::IssuedElsewhere);
+        }
+        self.pool.read(|session| {
+            if let Some(record) = by_id(session, id)? {
+                return Ok(Resolution::Found(record));
+            }
+            // Asked after the record, so what retention has deleted in between counts as expired.
+            let transaction = session.connection.unchecked_transaction()?;
+            let answer = self.why_not_found(&transaction, id, now)?;
+            transaction.finish()?;
+            Ok(answer)
+        })
+    }
+
+    /// Records of a trace, newest first, at most `limit` and at most [`MATCHES_MAX`].
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn by_trace(&self, trace: TraceId, limit: usize) -> Result<Vec<Arc<Record>>, ReadError> {
+        self.pool.read(|session| {
+            // A trace that began here has the snapshot's ID and is not entered as an alias.
+            let root = by_id(session, SnapshotId::from_u128(trace.as_u128()))?;
+            let wanted = |record: &Record| record.issued.trace.trace_id == trace;
+            search(session, Alias::of_trace(trace), root.filter(|root| wanted(root)), limit, wanted)
+        })
+    }
+
+    /// Records that a client gave this ID, newest first, at most `limit` and at most [`MATCHES_MAX`]: it may repeat.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn by_client_request_id(&self, id: &str, limit: usize) -> Result<Vec<Arc<Record>>, ReadError> {
+        self.pool.read(|session| {
+            let wanted = |record: &Record| record.issued.request.client_request_id.as_deref() == Some(id);
+            search(session, Alias::of_client_request_id(id), None, limit, wanted)
+        })
+    }
+
+    /// Records with sequence numbers above `seq` and up to `up_to`, ascending, at most `limit`: fewer only if there are
+    /// no more.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn after(&self, seq: u64, up_to: u64, limit: usize) -> Result<Vec<(u64, Arc<Record>)>, ReadError> {
+        self.pool.read(|session| {
+            let (mut found, mut last) = (Vec::new(), seq);
+            while found.len() < limit {
+                let rows = (limit - found.len()).min(ROWS_PER_TRANSACTION);
+                let more = read_after(session, last, up_to, rows, &mut found)?;
+                last = found.last().map_or(last, |(seq, _)| *seq);
+                if !more {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// How far a lane has come; `None` for one that was never seen.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn cursor(&self, lane: &str) -> Result<Option<u64>, ReadError> {
+        self.one("SELECT cursor FROM lanes WHERE name = ?1", lane, |row| Ok(nat(row.get(0)?)))
+    }
+
+    /// The highest sequence number that retention has deleted, 0 if none: a lane whose cursor is below it has a gap.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn horizon_seq(&self) -> Result<u64, ReadError> {
+        self.pool.read(|session| Ok(meta::get(&session.connection, Key::HorizonSeq)?))
+    }
+
+    /// How many of the sequence numbers above `seq` and up to `up_to` no record ever had: a start after a kill skips all that
+    /// were reserved. What the killed process had in hand is among them, and so is what retention has deleted across a kill.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn unused_seqs(&self, seq: u64, up_to: u64) -> Result<u64, ReadError> {
+        const STARTS: &str = "SELECT r.first_seq, ifnull((SELECT max(seq) FROM records WHERE seq < r.first_seq), 0),
+                 ifnull((SELECT p.ended_unix_us IS NOT NULL FROM runs p WHERE p.run < r.run ORDER BY p.run DESC LIMIT 1), 0)
+             FROM runs r WHERE r.first_seq > ?1 + 1 ORDER BY r.run";
+        self.pool.read(|session| {
+            let horizon = meta::get(&session.connection, Key::HorizonSeq)?;
+            let mut statement = session.connection.prepare_cached(STARTS)?;
+            let mut rows = statement.query([int(seq)])?;
+            let (mut unused, mut floor) = (0, seq.max(horizon));
+            while let Some(row) = rows.next()? {
+                let (first, stored, ended_cleanly) = (nat(row.get(0)?), nat(row.get(1)?), row.get::<_, bool>(2)?);
+                if !ended_cleanly {
+                    unused += (first - 1).min(up_to).saturating_sub(stored.max(floor));
+                }
+                floor = floor.max(first - 1);
+            }
+            Ok(unused)
+        })
+    }
+
+    /// The configuration that a record's `gateway.config` names.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn config_text(&self, hash: &str) -> Result<Option<String>, ReadError> {
+        self.one("SELECT text FROM configs WHERE hash = ?1", hash, |row| row.get(0))
+    }
+
+    fn one<T>(
+        &self,
+        sql: &str,
+        key: &str,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, ReadError> {
+        self.pool.read(|session| Ok(session.connection.prepare_cached(sql)?.query_row([key], read).optional()?))
+    }
+
+    fn why_not_found(&self, connection: &Connection, id: SnapshotId, now: Moment) -> Result<Resolution, ReadError> {
+        let horizon = Horizon::read(connection)?;
+        if id.unix_ms() <= horizon.unix_ms {
+            return Ok(Resolution::Expired { horizon: Moment(horizon.unix_ms * 1000 + 999) });
+        }
+        if let Some(dropped) = dropped(connection, id.unix_ms() / 1000)? {
+            return Ok(dropped);
+        }
+        self.lost(connection, Moment(id.unix_ms() * 1000), now)
+    }
+
+    /// Whether a run that was killed may have issued an ID then.
+    fn lost(&self, connection: &Connection, issued: Moment, now: Moment) -> Result<Resolution, ReadError> {
+        let mut statement = connection.prepare_cached(
+            "SELECT run, started_unix_us, heartbeat_unix_us, run = (SELECT max(run) FROM runs) FROM runs
+             WHERE ended_unix_us IS NULL ORDER BY run DESC",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (run, newest): (i64, bool) = (row.get(0)?, row.get(3)?);
+            let (run_started, last_heartbeat) = (Moment(nat(row.get(1)?)), Moment(nat(row.get(2)?)));
+            let alive = match self.own_run {
+                Some(own) => run == own,
+                None => newest && now <= last_heartbeat.plus(ALIVE_WITHIN),
+            };
+            let window = run_started.minus(LOST_BEFORE_START)..=last_heartbeat.plus(LOST_AFTER_HEARTBEAT);
+            if !alive && window.contains(&issued) {
+                return Ok(Resolution::Lost { run_started, last_heartbeat });
+            }
+        }
+        Ok(Resolution::Unknown)
+    }
+}
+
+fn dropped(connection: &Connection, second: u64) -> Result<Option<Resolution>, ReadError> {
+    let mut statement =
+        connection.prepare_cached("SELECT reason, count FROM drops WHERE second = ?1 ORDER BY count DESC LIMIT 1")?;
+    let most: Option<(i64, i64)> =
+        statement.query_row([int(second)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((code, count)) = most else { return Ok(None) };
+    // A reason that this binary does not know is a newer binary's: that something was dropped is still the answer.
+    let reason = DropReason::from_code(code).unwrap_or(DropReason::StoreFailed);
+    Ok(Some(Resolution::Dropped { reason, second: Moment(second * 1_000_000), count: nat(count) }))
+}
+
+fn by_id(session: &mut Session, id: SnapshotId) -> Result<Option<Arc<Record>>, ReadError> {
+    let Session { connection, known } = session;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE id = ?1"))?;
+    let mut rows = statement.query([id.to_bytes()])?;
+    match rows.next()? {
+        Some(row) => Ok(Some(decoded(row, connection, known)?.1)),
+        None => Ok(None),
+    }
+}
+
+fn by_seq(session: &mut Session, seq: u64) -> Result<Option<Arc<Record>>, ReadError> {
+    let Session { connection, known } = session;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE seq = ?1"))?;
+    let mut rows = statement.query([int(seq)])?;
+    match rows.next()? {
+        Some(row) => Ok(Some(decoded(row, connection, known)?.1)),
+        None => Ok(None),
+    }
+}
+
+/// One transaction's worth of [`Reader::after`]; answers whether there may be more.
+fn read_after(
+    session: &mut Session,
+    seq: u64,
+    up_to: u64,
+    limit: usize,
+    found: &mut Vec<(u64, Arc<Record>)>,
+) -> Result<bool, ReadError> {
+    let Session { connection, known } = session;
+    let sql = format!("SELECT {COLUMNS} FROM records WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3");
+    let mut statement = connection.prepare_cached(&sql)?;
+    // SQLite's largest number is half of ours, and no sequence number comes near either.
+    let bound = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+    let mut rows = statement.query((bound(seq), bound(up_to), limit as i64))?;
+    let (started, mut read) = (Instant::now(), 0);
+    while let Some(row) = rows.next()? {
+        found.push(decoded(row, connection, known)?);
+        read += 1;
+        if started.elapsed() > TRANSACTION_MAX {
+            return Ok(true);
+        }
+    }
+    Ok(read == limit)
+}
+
+/// Reads what an alias leads to, newest first; `first` is a match that needs no alias.
+fn search(
+    session: &mut Session,
+    alias: Alias,
+    first: Option<Arc<Record>>,
+    limit: usize,
+    wanted: impl Fn(&Record) -> bool,
+) -> Result<Vec<Arc<Record>>, ReadError> {
+    let limit = limit.min(MATCHES_MAX);
+    let mut found = Vec::new();
+    for seq in alias.search(&session.connection, MATCHES_MAX)? {
+        // Between the two reads retention may have deleted it; and another name may have the same hash.
+        if let Some(record) = by_seq(session, seq)?.filter(|record| wanted(record)) {
+            found.push(record);
+        }
+        if found.len() == limit {
+            break;
+        }
+    }
+    found.extend(first);
+    found.sort_unstable_by_key(|record| std::cmp::Reverse(record.id()));
+    found.truncate(limit);
+    Ok(found)
+}
+
+fn decoded(
+    row: &rusqlite::Row<'_>,
+    connection: &Connection,
+    known: &mut decode::Known,
+) -> Result<(u64, Arc<Record>), ReadError> {
+    match decode::record(row, connection, known) {
+        Ok((seq, record)) => Ok((seq, Arc::new(record))),
+        Err(RowError::Sqlite(error)) => Err(ReadError::Sqlite(error)),
+        Err(RowError::Corrupt(what)) => Err(ReadError::Corrupt { seq: nat(row.get(0)?), what }),
+    }
+}

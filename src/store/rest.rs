@@ -1,0 +1,108 @@
+//! The binary column of a record: everything that nobody filters by, in protobuf's encoding, where a field that is not
+//! there costs nothing and a field that a later version adds does not stop this one from reading.
+
+use prost::Message;
+
+/// Field numbers are for ever: a field that is given up leaves its number unused. Those below 16 cost a byte less, so they
+/// are for what most records have.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Rest {
+    /// Yes-or-no facts, see the constants below.
+    #[prost(uint32, tag = "1")]
+    pub(super) flags: u32,
+    /// Absent for [`COMMON_METHOD`].
+    #[prost(string, optional, tag = "16")]
+    pub(super) method: Option<String>,
+    #[prost(fixed64, optional, tag = "14")]
+    pub(super) parent_span_id: Option<u64>,
+    #[prost(string, optional, tag = "2")]
+    pub(super) user_agent: Option<String>,
+    #[prost(message, repeated, tag = "17")]
+    pub(super) labels: Vec<Label>,
+
+    /// Microseconds from the moment of issue, as are those of `view_published`.
+    #[prost(sint64, tag = "3")]
+    pub(super) decided_us: i64,
+    #[prost(sint64, tag = "4")]
+    pub(super) view_published_us: i64,
+    #[prost(uint32, tag = "5")]
+    pub(super) eligible: u32,
+    #[prost(uint32, tag = "18")]
+    pub(super) excluded_unhealthy: u32,
+    #[prost(uint32, tag = "19")]
+    pub(super) excluded_model: u32,
+    #[prost(uint32, tag = "20")]
+    pub(super) excluded_no_fresh_state: u32,
+    #[prost(fixed64, optional, tag = "21")]
+    pub(super) prefix_hash: Option<u64>,
+    #[prost(fixed64, optional, tag = "22")]
+    pub(super) session_hash: Option<u64>,
+    #[prost(uint64, optional, tag = "15")]
+    pub(super) ticket: Option<u64>,
+    #[prost(fixed64, tag = "6")]
+    pub(super) draw: u64,
+    /// The bits of the candidates' numbers that JSON has no word for, in order of their `null`s.
+    #[prost(fixed64, repeated, tag = "23")]
+    pub(super) beyond_json: Vec<u64>,
+
+    #[prost(string, optional, tag = "13")]
+    pub(super) error: Option<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) attempts: Vec<AttemptRow>,
+    /// Without the snapshot ID at its end, if [`RESPONSE_ID_ENDS_IN_ID`]; absent also if it then is [`COMMON_PREFIX`].
+    #[prost(string, optional, tag = "11")]
+    pub(super) response_id: Option<String>,
+    /// Absent also if [`RESPONSE_MODEL_IS_MODEL`].
+    #[prost(string, optional, tag = "12")]
+    pub(super) response_model: Option<String>,
+    #[prost(uint64, optional, tag = "8")]
+    pub(super) inter_token_p50_us: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub(super) inter_token_p99_us: Option<u64>,
+    #[prost(uint64, optional, tag = "10")]
+    pub(super) inter_token_max_us: Option<u64>,
+}
+
+/// One label of a request.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Label {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
+}
+
+/// One attempt at a target.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AttemptRow {
+    /// Row of `targets`.
+    #[prost(uint64, tag = "1")]
+    pub(super) target: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) started_offset_us: u64,
+    #[prost(uint64, optional, tag = "3")]
+    pub(super) connect_us: Option<u64>,
+    /// Absent, as is the status, if [`AttemptRow::head_was_sent`].
+    #[prost(uint64, optional, tag = "4")]
+    pub(super) first_byte_offset_us: Option<u64>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) status: Option<u32>,
+    #[prost(string, optional, tag = "6")]
+    pub(super) error: Option<String>,
+    /// The attempt's first byte and status are the outcome's, which has columns.
+    #[prost(bool, tag = "7")]
+    pub(super) head_was_sent: bool,
+}
+
+/// The method of nearly every request.
+pub(super) const COMMON_METHOD: &str = "POST";
+
+/// What vLLM puts before the ID of a chat's answer.
+pub(super) const COMMON_PREFIX: &str = "chatcmpl-";
+
+pub(super) const TRACE_SAMPLED: u32 = 1;
+pub(super) const TRACE_RANDOM: u32 = 1 << 1;
+pub(super) const FORCED: u32 = 1 << 2;
+pub(super) const TOKENS_ESTIMATED: u32 = 1 << 3;
+pub(super) const RESPONSE_ID_ENDS_IN_ID: u32 = 1 << 4;
+pub(super) const RESPONSE_MODEL_IS_MODEL: u32 = 1 << 5;

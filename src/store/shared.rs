@@ -1,0 +1,167 @@
+//! What records share: targets and samples, stored when a record first refers to them.
+//!
+//! A sample's row is used for a generation of at most half a minute and by the one that follows at once, then the state is
+//! stored again. So records from a generation's first on refer only to rows from the generation before it on, and retention can
+//! delete what is older without asking any record. Counted in rows, not in time: a clock that steps does no harm.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::readings::exact;
+use super::row::{Binder, int, nat};
+use crate::snapshot::{Moment, Sample, Target};
+
+/// How long a sample's row is used before a new generation begins; the next one may still use it.
+const GENERATION: Duration = Duration::from_secs(30);
+
+/// Samples remembered in one generation: a larger fleet begins a new one sooner, so memory is bounded to a few megabytes.
+const GENERATION_SAMPLES_MAX: usize = 32_768;
+
+/// Targets remembered. A run with more targets than this over its life stores some of them twice.
+const TARGETS_MAX: usize = 65_536;
+
+/// The rows that the writer knows of.
+#[derive(Debug)]
+pub(super) struct Shared {
+    run: i64,
+    targets: HashMap<u32, (Arc<Target>, i64)>,
+    next_target: i64,
+    current: Generation,
+    previous: Generation,
+    next_sample: i64,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    /// `None` before its first batch.
+    began: Option<Moment>,
+    /// The lowest row it can have stored.
+    floor: i64,
+    /// By target row and the sample's number.
+    rows: HashMap<(i64, u64), i64>,
+}
+
+impl Shared {
+    /// For a run's start: knows of no row, and numbers new ones above all that were ever stored.
+    pub(super) fn start(connection: &Connection, run: i64) -> rusqlite::Result<Self> {
+        let next_sample = next_sample(connection)?;
+        let mut shared = Self {
+            run,
+            targets: HashMap::new(),
+            next_target: next_target(connection)?,
+            current: Generation::default(),
+            previous: Generation::default(),
+            next_sample,
+        };
+        shared.forget();
+        Ok(shared)
+    }
+
+    /// A transaction failed, and with it the rows it stored. The numbers are not used again.
+    pub(super) fn forget(&mut self) {
+        self.targets.clear();
+        self.current = Generation { floor: self.next_sample, ..Generation::default() };
+        self.previous = Generation { floor: self.next_sample, ..Generation::default() };
+    }
+
+    /// To be called before the records of a batch: begins a new generation if it is time.
+    pub(super) fn begin_batch(&mut self, connection: &Connection, first_seq: u64, now: Moment) -> rusqlite::Result<()> {
+        let young = self.current.began.is_some_and(|began| now.since(began) < GENERATION);
+        if young && self.current.rows.len() < GENERATION_SAMPLES_MAX {
+            return Ok(());
+        }
+        let next = Generation { began: Some(now), floor: self.next_sample, rows: HashMap::new() };
+        self.previous = mem::replace(&mut self.current, next);
+        // After a pause the last rows are older than two generations would be.
+        if self.previous.began.is_none_or(|began| now.since(began) >= 2 * GENERATION) {
+            self.previous = Generation { floor: self.next_sample, ..Generation::default() };
+        }
+        let mut statement = connection
+            .prepare_cached("INSERT OR REPLACE INTO generations (first_seq, sample_floor) VALUES (?1, ?2)")?;
+        statement.execute((int(first_seq), self.previous.floor))?;
+        Ok(())
+    }
+
+    /// The row of a target, which is stored if it is not known, or not as it is now.
+    pub(super) fn target(&mut self, connection: &Connection, target: &Arc<Target>) -> rusqlite::Result<i64> {
+        if let Some((known, row)) = self.targets.get(&target.slot)
+            && (Arc::ptr_eq(known, target) || known == target)
+        {
+            return Ok(*row);
+        }
+        let row = self.next_target;
+        let mut statement = connection.prepare_cached(
+            "INSERT INTO targets (target, run, slot, name, address, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        statement.execute((row, self.run, target.slot, &*target.name, &*target.address, target.gpus))?;
+        self.next_target += 1;
+        if self.targets.len() >= TARGETS_MAX {
+            self.targets.clear();
+        }
+        self.targets.insert(target.slot, (Arc::clone(target), row));
+        Ok(row)
+    }
+
+    /// The row of a sample, which is stored if this generation and the one before did not.
+    pub(super) fn sample(&mut self, connection: &Connection, sample: &Sample) -> rusqlite::Result<i64> {
+        let target = self.target(connection, &sample.target)?;
+        let key = (target, sample.n);
+        if let Some(row) = self.current.rows.get(&key).or_else(|| self.previous.rows.get(&key)) {
+            return Ok(*row);
+        }
+        let row = self.next_sample;
+        insert_sample(connection, row, target, sample)?;
+        self.next_sample += 1;
+        self.current.rows.insert(key, row);
+        Ok(row)
+    }
+}
+
+fn insert_sample(connection: &Connection, row: i64, target: i64, sample: &Sample) -> rusqlite::Result<()> {
+    /// One `?` a column of `samples`: six, four for each of eight quantities, and `exact`.
+    const INSERT: &str = "INSERT INTO samples VALUES (?,?,?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, \
+                          ?,?,?,?, ?,?,?,?, ?)";
+    let mut statement = connection.prepare_cached(INSERT)?;
+    let mut binder = Binder::new(&mut statement);
+    binder.value(row)?;
+    binder.value(target)?;
+    binder.int(sample.n)?;
+    binder.int(sample.published.0)?;
+    binder.code(sample.health)?;
+    binder.value(sample.window_ms)?;
+    for reading in &sample.readings {
+        let observed = Some(reading.observed).filter(|observed| *observed != Moment(0));
+        binder.value(reading.value)?;
+        binder.int_or_null(observed.map(|observed| sample.published.0.wrapping_sub(observed.0)))?;
+        binder.code_or_null(reading.source)?;
+        binder.code(reading.freshness)?;
+    }
+    binder.value(exact(&sample.readings))?;
+    binder.run()?;
+    Ok(())
+}
+
+/// Above every row that is there and every row that a generation said might be: retention may have deleted the newest.
+fn next_sample(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row(
+        "SELECT max(ifnull((SELECT max(sample) FROM samples), 0) + 1,
+                    ifnull((SELECT max(sample_floor) FROM generations), 1))",
+        [],
+        |row| row.get(0),
+    )
+}
+
+/// Above every row that is there. Retention deletes a run's targets with its records, so no record can be misled.
+pub(super) fn next_target(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT ifnull(max(target), 0) + 1 FROM targets", [], |row| row.get(0))
+}
+
+/// From here on samples are referred to by records above the sequence number `deleted`.
+pub(super) fn sample_floor(connection: &Connection, deleted: u64) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached("SELECT max(sample_floor) FROM generations WHERE first_seq <= ?1")?;
+    statement.query_row([int(nat(int(deleted)) + 1)], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
+}

@@ -1,0 +1,127 @@
+//! From one process to the next: runs, sequence numbers, versions, and who reads beside the gateway.
+
+use super::*;
+
+#[test]
+fn a_killed_run_has_lost_what_it_did_not_store() {
+    let mut place = Place::new();
+    let (mut writer, reader) = place.open();
+    let beat = NOW.plus(SECOND * 10);
+    writer.heartbeat(beat).unwrap();
+    let in_flight = id_at(NOW.plus(SECOND * 4), 7);
+    let now = NOW.plus(SECOND * 30);
+    assert!(matches!(reader.resolve(in_flight, now).unwrap(), Resolution::Unknown), "the run is alive");
+    let outside = Reader::open(place.path()).unwrap();
+    let soon = beat.plus(SECOND);
+    assert!(matches!(outside.resolve(in_flight, soon).unwrap(), Resolution::Unknown), "it gave a sign of life");
+    assert!(matches!(outside.resolve(in_flight, now).unwrap(), Resolution::Lost { .. }), "it did not for long");
+    drop(writer);
+
+    let restart = NOW.plus(SECOND * 60);
+    let (_writer, reader) = place.open_at(&small(), restart);
+    let cases = [
+        (NOW.minus(SECOND * 2), false),
+        (NOW, true),
+        (beat.plus(Duration::from_millis(2_900)), true),
+        (beat.plus(Duration::from_millis(3_100)), false),
+        (restart, false),
+    ];
+    for (issued, lost) in cases {
+        match reader.resolve(id_at(issued, 7), restart.plus(SECOND)).unwrap() {
+            Resolution::Lost { run_started, last_heartbeat } if lost => {
+                assert_eq!((run_started, last_heartbeat), (NOW, beat));
+            }
+            Resolution::Unknown if !lost => {}
+            answer => panic!("{issued}: {answer:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_run_that_was_closed_has_lost_nothing() {
+    let mut place = Place::new();
+    let (writer, _) = place.open();
+    writer.close(NOW.plus(SECOND * 10));
+    let (_writer, reader) = place.open_at(&small(), NOW.plus(SECOND * 20));
+    let answer = reader.resolve(id_at(NOW.plus(SECOND * 4), 7), NOW.plus(SECOND * 30)).unwrap();
+    assert!(matches!(answer, Resolution::Unknown), "{answer:?}");
+}
+
+#[test]
+fn a_batch_that_is_committed_twice_is_stored_once() {
+    let mut place = Place::new();
+    let (mut writer, reader) = place.open();
+    let (first, records) = (writer.next_seq(), plains(NOW, 0..5));
+    writer.commit(first, &records, &[], &[], NOW).unwrap();
+    writer.commit(first, &records, &[], &[], NOW).unwrap();
+    writer.commit(writer.next_seq(), &records, &[], &[], NOW).unwrap();
+    let found = reader.after(0, u64::MAX, 100).unwrap();
+    assert_eq!(found.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (first..first + 5).collect::<Vec<_>>());
+}
+
+#[test]
+fn sequence_numbers_are_never_given_out_twice() {
+    let mut place = Place::new();
+    let (mut writer, _) = place.open();
+    let first = writer.next_seq();
+    assert!(first > 0, "0 is below every record");
+    store(&mut writer, &plains(NOW, 0..10), NOW);
+    assert_eq!(writer.next_seq(), first + 10);
+
+    // A batch that fails keeps its numbers, also when the process dies next.
+    fill_up(&writer, 0);
+    writer.commit(writer.next_seq(), &plains(NOW, 10..1_000), &[], &[], NOW).unwrap_err();
+    let used = writer.next_seq();
+    assert_eq!(used, first + 1_000);
+    drop(writer);
+    let (mut writer, reader) = place.open();
+    assert!(writer.next_seq() >= used, "{} was given out before", writer.next_seq());
+
+    // So do records that retention has deleted.
+    store(&mut writer, &plains(NOW, 2_000..2_010), NOW);
+    let used = writer.next_seq();
+    assert_eq!(maintain_all(&mut writer, NOW.plus(SECOND * 86_400 * 8)), 20);
+    assert_eq!(reader.horizon_seq().unwrap(), used - 1);
+    drop(writer);
+    let (writer, _) = place.open();
+    let used = used.max(writer.next_seq());
+    writer.close(NOW);
+    let (writer, _) = place.open();
+    assert_eq!(writer.next_seq(), used, "a clean end leaves no gap");
+}
+
+#[test]
+fn a_newer_file_is_refused_by_both_ends() {
+    let mut place = Place::new();
+    drop(place.open());
+    let outside = Connection::open(database_file(place.path())).unwrap();
+    outside.pragma_update(None, "user_version", 99).unwrap();
+    let dir = place.dir.as_ref().unwrap();
+    let error = Store::open(dir, &small(), arbitrary::run(9), "", NOW).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 99, .. }) && error.to_string().contains("99"), "{error}");
+    assert!(matches!(Reader::open(place.path()).unwrap_err(), OpenError::Newer { .. }));
+    outside.pragma_update(None, "user_version", 0).unwrap();
+    assert!(matches!(Reader::open(place.path()).unwrap_err(), OpenError::Older { found: 0, .. }));
+}
+
+#[test]
+fn reading_from_outside_makes_nothing() {
+    let mut place = Place::new();
+    let missing = Reader::open(place.path()).unwrap_err();
+    assert!(matches!(missing, OpenError::Missing { .. }), "{missing}");
+    let (mut writer, reader) = place.open();
+    let records = plains(NOW, 0..10);
+    store(&mut writer, &records, NOW);
+    drop(reader);
+    writer.close(NOW);
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    let outside = Reader::open(place.path()).unwrap();
+    assert!(matches!(outside.resolve(records[3].id(), NOW).unwrap(), Resolution::Found(_)));
+    assert_eq!(files(), before);
+    assert!(!before.iter().any(|name| name.to_string_lossy().ends_with("-wal")), "{before:?}");
+}

@@ -1,0 +1,71 @@
+//! The write-ahead log: how full it is, and the ways of taking it over into the file.
+//!
+//! SQLite would do this inside some commit. Here `checkpoint.rs` chooses the moment and the thread.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+/// How long the writer waits for readers when nothing else helps: as long as any read transaction of ours lasts.
+const RESTART_WAIT: Duration = Duration::from_millis(100);
+
+/// Bytes of a frame's header in the log.
+const FRAME_HEADER_BYTES: u64 = 24;
+
+/// How full the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Pages in the log.
+    pub(super) pages: u64,
+    /// Pages of them that are in the file, too.
+    pub(super) taken_over: u64,
+}
+
+impl Extent {
+    /// Pages that are only in the log.
+    pub(super) fn tail(self) -> u64 {
+        self.pages.saturating_sub(self.taken_over)
+    }
+
+    /// Bytes of the log that a reader may still need.
+    pub(super) fn bytes(self, page_bytes: u64) -> u64 {
+        self.pages * (page_bytes + FRAME_HEADER_BYTES)
+    }
+}
+
+/// Bytes of one page of the file.
+pub(super) fn page_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
+/// How full the log is; takes no lock.
+pub(super) fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
+    checkpoint(connection, "NOOP")
+}
+
+/// Takes over what no reader needs; takes no lock that a commit or a reader waits for.
+pub(super) fn passive(connection: &Connection) -> rusqlite::Result<Extent> {
+    checkpoint(connection, "PASSIVE")
+}
+
+/// Takes over everything and lets the log begin anew, waiting a little for readers. Commits wait meanwhile.
+pub(super) fn restart(connection: &Connection) -> rusqlite::Result<Extent> {
+    connection.busy_timeout(RESTART_WAIT)?;
+    let extent = checkpoint(connection, "RESTART");
+    connection.busy_timeout(super::writer::BUSY_WAIT)?;
+    extent
+}
+
+/// Takes over everything and empties the log; for a clean end.
+pub(super) fn truncate(connection: &Connection) -> rusqlite::Result<()> {
+    checkpoint(connection, "TRUNCATE").map(|_| ())
+}
+
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Extent> {
+    let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
+    statement.query_row([], |row| {
+        // Both are -1 before the first transaction, and while another program takes the log over.
+        let count = |column| row.get::<_, i64>(column).map(|count| count.max(0).cast_unsigned());
+        Ok(Extent { pages: count(1)?, taken_over: count(2)? })
+    })
+}
