@@ -14,4 +14,8 @@ pub mod fleet;
 
 pub mod ledger;
 
+pub mod pipeline;
+
 pub mod store;
+
+pub mod sink;

@@ -1,0 +1,387 @@
+//! One exit: a thread, a small queue and a cursor.
+//!
+//! A lane takes a batch from memory only if it continues its cursor; otherwise it reads the store from there. So an exit
+//! that was slow, down or restarted catches up in bounded memory, and nothing upstream of it ever waits.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::PANICS_PER_BATCH_MAX;
+use crate::sink::{Refusal, Sink};
+use crate::snapshot::Record;
+use crate::store::{ReadError, Reader};
+use crate::telemetry::{ExitBooks, Metrics};
+
+/// Records between worker and lane. More would only be memory: what does not fit is read from the store.
+pub(super) const QUEUE_RECORDS: usize = 16_384;
+
+/// Batches that hold them. While there is little traffic they are small: these are 25 seconds' worth, which is all that an
+/// exit can be late when the store is off or full.
+const QUEUE_BATCHES: usize = 1_024;
+
+/// Records read from the store at a time when catching up.
+const PAGE_RECORDS: usize = 500;
+
+/// How often an idle lane looks whether it missed something.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Pauses between tries to deliver: the first, doubled up to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// A sink that has not come back so long after the deadline is left behind: the process ends without it.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// What one transaction held.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The number of the first record; the others follow.
+    pub(super) first_seq: u64,
+    pub(super) records: Vec<Arc<Record>>,
+}
+
+impl Batch {
+    fn last_seq(&self) -> u64 {
+        self.first_seq + self.records.len() as u64 - 1
+    }
+}
+
+/// The worker's end of a lane.
+#[derive(Debug)]
+pub(super) struct Feed {
+    name: &'static str,
+    sender: Sender<Arc<Batch>>,
+    shared: Arc<Shared>,
+    books: ExitBooks,
+}
+
+/// Sequence numbers, written by one side and read by the other.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The last record there is. Written after its batch was sent or refused, see [`State::work`].
+    head: AtomicU64,
+    /// The last record that is done with, one way or the other.
+    cursor: AtomicU64,
+    /// Records in the queue.
+    queued: AtomicUsize,
+}
+
+/// A running lane, to wait for.
+#[derive(Debug)]
+pub(super) struct Lane {
+    name: &'static str,
+    deadline: Sender<Instant>,
+    ended: Receiver<Done>,
+    shared: Arc<Shared>,
+    books: ExitBooks,
+    thread: JoinHandle<()>,
+}
+
+/// How far a lane came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    pub(super) delivered: u64,
+    pub(super) left: u64,
+    pub(super) cursor: u64,
+}
+
+/// Starts a lane for `sink`. Its first record is the one after its stored cursor, or, for an exit nobody has seen
+/// before, the one after `end`.
+pub(super) fn start(
+    sink: Box<dyn Sink>,
+    reader: Option<Reader>,
+    end: u64,
+    metrics: &Metrics,
+) -> io::Result<(Lane, Feed)> {
+    let name = sink.name();
+    let (cursor, owed) = owed(name, reader.as_ref(), end).map_err(io::Error::other)?;
+    let books = metrics.exit(name);
+    books.recovered.inc_by(owed);
+    books.pending.inc_by(owed as i64);
+    let shared = Shared { head: AtomicU64::new(end), cursor: AtomicU64::new(cursor), queued: AtomicUsize::new(0) };
+    let shared = Arc::new(shared);
+    let (sender, input) = bounded(QUEUE_BATCHES);
+    let (deadline, stop) = bounded(1);
+    let (done, ended) = bounded(1);
+    let feed = Feed { name, sender, shared: Arc::clone(&shared), books: books.clone() };
+    let state = State {
+        sink,
+        reader,
+        input,
+        stop,
+        deadline: None,
+        shared: Arc::clone(&shared),
+        books: books.clone(),
+        in_hand: None,
+        cursor,
+        gaps_counted: cursor,
+    };
+    let run = move || {
+        // Refused only if nobody waits for it any more.
+        done.try_send(state.run()).ok();
+    };
+    let thread = std::thread::Builder::new().name(format!("snapgate-{name}")).spawn(run)?;
+    Ok((Lane { name, deadline, ended, shared, books, thread }, feed))
+}
+
+/// The lane's cursor, and how many records up to `end` it has still to get.
+fn owed(name: &str, reader: Option<&Reader>, end: u64) -> Result<(u64, u64), ReadError> {
+    let Some(reader) = reader else { return Ok((end, 0)) };
+    let Some(cursor) = reader.cursor(name)? else { return Ok((end, 0)) };
+    let cursor = cursor.min(end);
+    let unused = if cursor < end { reader.unused_seqs(cursor, end)? } else { 0 };
+    Ok((cursor, end - cursor - unused))
+}
+
+impl Feed {
+    /// Gives the lane a batch, or leaves it to read it from the store later. Never waits.
+    pub(super) fn offer(&self, batch: &Arc<Batch>) {
+        let count = batch.records.len() as u64;
+        self.books.offered.inc_by(count);
+        self.books.pending.inc_by(count as i64);
+        // Only the worker adds, so what fits now will fit. Full: the lane finds the gap by its cursor, and what of it cannot
+        // be read again is counted there.
+        if self.shared.queued.load(Relaxed) + batch.records.len() <= QUEUE_RECORDS {
+            self.shared.queued.fetch_add(batch.records.len(), Relaxed);
+            if self.sender.try_send(Arc::clone(batch)).is_err() {
+                self.shared.queued.fetch_sub(batch.records.len(), Relaxed);
+            }
+        }
+        self.shared.head.store(batch.last_seq(), Release);
+    }
+
+    /// The lane's name and the number of the last record it is done with.
+    pub(super) fn cursor(&self) -> (&'static str, u64) {
+        (self.name, self.shared.cursor.load(Relaxed))
+    }
+}
+
+impl Lane {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Lets the lane work until it is done or `deadline` has come. Its feed must be gone.
+    pub(super) fn join(self, deadline: Instant) -> Done {
+        // The lane may have ended already, and then needs no deadline.
+        self.deadline.try_send(deadline).ok();
+        if let Ok(done) = self.ended.recv_deadline(deadline + STUCK_AFTER) {
+            // It has sent its last word, so this does not wait; and it cannot have panicked any more.
+            self.thread.join().ok();
+            return done;
+        }
+        tracing::error!(exit = self.name, "the exit is stuck in a delivery: what is left stays for the next start");
+        let left = self.books.pending.get().max(0).cast_unsigned();
+        Done { delivered: self.books.delivered.get(), left, cursor: self.shared.cursor.load(Relaxed) }
+    }
+}
+
+struct State {
+    sink: Box<dyn Sink>,
+    reader: Option<Reader>,
+    input: Receiver<Arc<Batch>>,
+    stop: Receiver<Instant>,
+    deadline: Option<Instant>,
+    shared: Arc<Shared>,
+    books: ExitBooks,
+    /// What is being delivered. Kept here so that a panic does not lose it.
+    in_hand: Option<Arc<Batch>>,
+    cursor: u64,
+    /// Up to here, records that could not be read are in the books.
+    gaps_counted: u64,
+}
+
+/// The shutdown's deadline has come.
+struct OutOfTime;
+
+impl State {
+    fn run(mut self) -> Done {
+        let mut pause = BACKOFF.0;
+        // A panic is a bug in one batch's way, not a reason to lose the exit: go on with what was there.
+        let ended = loop {
+            match catch_unwind(AssertUnwindSafe(|| self.work())) {
+                Ok(ended) => break ended,
+                Err(_) => {
+                    self.books.error("panic");
+                    tracing::error!(exit = self.sink.name(), "the exit's thread panicked; it goes on where it was");
+                    if self.pause(&mut pause).is_err() {
+                        break Err(OutOfTime);
+                    }
+                }
+            }
+        };
+        let left = self.books.pending.get().max(0).cast_unsigned();
+        if ended.is_err() {
+            tracing::warn!(exit = self.sink.name(), left, "the exit ran out of time at shutdown");
+        }
+        Done { delivered: self.books.delivered.get(), left, cursor: self.cursor }
+    }
+
+    fn work(&mut self) -> Result<(), OutOfTime> {
+        loop {
+            if let Some(batch) = self.in_hand.clone() {
+                self.take(&batch)?;
+                self.in_hand = None;
+            }
+            // Read before the wait: what it names was sent or refused by then, so if nothing comes, it was refused. A
+            // later head may name a batch that is still on its way here, which must not count as missing.
+            let refused_up_to = self.shared.head.load(Acquire);
+            match self.input.recv_timeout(IDLE) {
+                Ok(batch) => {
+                    self.shared.queued.fetch_sub(batch.records.len(), Relaxed);
+                    self.in_hand = Some(batch);
+                }
+                Err(RecvTimeoutError::Timeout) => self.catch_up(refused_up_to)?,
+                Err(RecvTimeoutError::Disconnected) => return self.catch_up(self.shared.head.load(Acquire)),
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &Batch) -> Result<(), OutOfTime> {
+        self.catch_up(batch.first_seq - 1)?;
+        self.in_time()?;
+        // What was read from the store already is not delivered twice.
+        let done = (self.cursor + 1).saturating_sub(batch.first_seq) as usize;
+        if done < batch.records.len() {
+            let seqs: Vec<_> = (batch.first_seq..=batch.last_seq()).collect();
+            self.deliver(&batch.records[done..], &seqs[done..])?;
+        }
+        Ok(())
+    }
+
+    /// Delivers from the store what lies between the cursor and `up_to`.
+    fn catch_up(&mut self, up_to: u64) -> Result<(), OutOfTime> {
+        while self.cursor < up_to {
+            self.in_time()?;
+            let page = self.patiently(|reader, cursor| reader.after(cursor, up_to, PAGE_RECORDS))?.unwrap_or_default();
+            let (seqs, records): (Vec<_>, Vec<_>) = page.into_iter().unzip();
+            let page_end = if seqs.len() < PAGE_RECORDS { up_to } else { seqs[PAGE_RECORDS - 1] };
+            self.count_gaps(&seqs, page_end)?;
+            self.deliver(&records, &seqs)?;
+            self.move_to(page_end);
+        }
+        Ok(())
+    }
+
+    /// Enters into the books what a page should hold and does not. Once: after a panic the page is read again.
+    fn count_gaps(&mut self, seqs: &[u64], page_end: u64) -> Result<(), OutOfTime> {
+        let from = self.gaps_counted.max(self.cursor);
+        let there = seqs.iter().filter(|seq| **seq > from).count() as u64;
+        let mut missing = page_end.saturating_sub(from).saturating_sub(there);
+        if missing > 0 {
+            let unused = self.patiently(|reader, _| reader.unused_seqs(from, page_end))?;
+            let horizon = self.patiently(|reader, _| reader.horizon_seq())?;
+            missing -= unused.unwrap_or(0).min(missing);
+            let expired = missing.min(horizon.unwrap_or(0).saturating_sub(from));
+            for (reason, count) in [("expired", expired), ("not_stored", missing - expired)] {
+                if count > 0 {
+                    self.books.dropped(reason, count);
+                    self.books.pending.dec_by(count as i64);
+                }
+            }
+        }
+        self.gaps_counted = self.gaps_counted.max(page_end);
+        Ok(())
+    }
+
+    /// Asks the store, if there is one, until it answers.
+    fn patiently<T>(&mut self, ask: impl Fn(&Reader, u64) -> Result<T, ReadError>) -> Result<Option<T>, OutOfTime> {
+        let mut pause = BACKOFF.0;
+        loop {
+            let Some(reader) = &self.reader else { return Ok(None) };
+            match ask(reader, self.cursor) {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) => {
+                    self.books.error("store_read");
+                    tracing::warn!(exit = self.sink.name(), %error, "the store could not be read; trying again");
+                    self.pause(&mut pause)?;
+                }
+            }
+        }
+    }
+
+    /// Delivers all of `records`, whose numbers are `seqs`, and moves the cursor over them; what the sink refuses for good
+    /// is found by halving and counted.
+    fn deliver(&mut self, records: &[Arc<Record>], seqs: &[u64]) -> Result<(), OutOfTime> {
+        let Some(last) = seqs.last() else { return Ok(()) };
+        let (mut pause, mut panics) = (BACKOFF.0, 0);
+        loop {
+            match self.try_sink(records, &mut panics) {
+                Ok(()) => {
+                    self.books.delivered.inc_by(records.len() as u64);
+                    self.books.pending.dec_by(records.len() as i64);
+                    self.move_to(*last);
+                    return Ok(());
+                }
+                Err(Refusal::Hopeless(reason)) => {
+                    self.books.error(reason);
+                    return self.halve(records, seqs, reason);
+                }
+                Err(Refusal::Later(reason)) => {
+                    self.books.error(reason);
+                    self.pause(&mut pause)?;
+                }
+            }
+        }
+    }
+
+    /// A panic is a refusal: it may be a whim at first, but not when it repeats.
+    fn try_sink(&mut self, records: &[Arc<Record>], panics: &mut u32) -> Result<(), Refusal> {
+        let sink = &mut self.sink;
+        catch_unwind(AssertUnwindSafe(|| sink.deliver(records))).unwrap_or_else(|_| {
+            *panics += 1;
+            tracing::error!(exit = self.sink.name(), records = records.len(), "the exit panicked at a delivery");
+            if *panics < PANICS_PER_BATCH_MAX { Err(Refusal::Later("panic")) } else { Err(Refusal::Hopeless("panic")) }
+        })
+    }
+
+    fn halve(&mut self, records: &[Arc<Record>], seqs: &[u64], reason: &'static str) -> Result<(), OutOfTime> {
+        if let ([culprit], [seq]) = (records, seqs) {
+            tracing::error!(exit = self.sink.name(), snapshot_id = %culprit.id(), reason, "the exit refused a snapshot");
+            self.books.rejected.inc();
+            self.books.pending.dec();
+            self.move_to(*seq);
+            return Ok(());
+        }
+        let middle = records.len() / 2;
+        self.deliver(&records[..middle], &seqs[..middle])?;
+        self.deliver(&records[middle..], &seqs[middle..])
+    }
+
+    fn move_to(&mut self, seq: u64) {
+        self.cursor = seq;
+        self.shared.cursor.store(seq, Relaxed);
+    }
+
+    /// Whether there is still time to deliver more.
+    fn in_time(&mut self) -> Result<(), OutOfTime> {
+        if self.deadline.is_none() {
+            self.deadline = self.stop.try_recv().ok();
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(OutOfTime),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits before another try; shutdown shortens it, and its deadline ends it.
+    fn pause(&mut self, pause: &mut Duration) -> Result<(), OutOfTime> {
+        if self.deadline.is_some() {
+            std::thread::sleep(BACKOFF.0);
+        } else {
+            match self.stop.recv_timeout(*pause) {
+                Ok(deadline) => self.deadline = Some(deadline),
+                Err(RecvTimeoutError::Timeout) => {}
+                // Nobody will ever say when to stop.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(*pause),
+            }
+        }
+        *pause = (*pause * 2).min(BACKOFF.1);
+        self.in_time()
+    }
+}

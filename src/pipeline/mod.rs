@@ -1,0 +1,134 @@
+//! The hand-off: what happens to a record after its request has ended, and nothing of it can be felt by a request.
+//!
+//! ```text
+//! gateway ──try_send──▶ [65,536 records, 64 MiB] ──▶ worker ──▶ store
+//!                         intake.rs                 worker.rs ──▶ [16,384 records] ──▶ lane.rs ──▶ a Sink, one thread each
+//! ```
+//!
+//! Closing goes the same way: when the last [`Intake`] is gone the worker drains and ends, and with it the lanes' queues.
+
+mod intake;
+mod lane;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use intake::Intake;
+use lane::Lane;
+use worker::Worker;
+
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::sink::Sink;
+use crate::store::{Reader, Writer};
+use crate::telemetry::Metrics;
+
+/// The name of the store in the books of the exits.
+pub const STORE_EXIT: &str = "store";
+
+/// A batch that made a thread of the pipeline panic this often is not tried as a whole again: the culprit is looked for.
+const PANICS_PER_BATCH_MAX: u32 = 2;
+
+/// How the hand-off is bounded and how often it commits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Records between the gateway and the worker.
+    pub queue_records: usize,
+    /// Their estimated memory in bytes.
+    pub queue_bytes: usize,
+    /// How long a finished record waits at most before its transaction begins.
+    pub commit_interval: Duration,
+    /// Records in one transaction at most.
+    pub commit_records: usize,
+}
+
+/// What the pipeline needs from the rest of the program.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where finished records leave when they are committed.
+    pub ledger: Arc<Ledger>,
+    /// The store's two ends; `None` when nothing is to be stored.
+    pub store: Option<(Writer, Reader)>,
+    /// One lane is made for each.
+    pub sinks: Vec<Box<dyn Sink>>,
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// Told once a second what the store needs somebody to know; `None` when all is well.
+    pub problem: Arc<arc_swap::ArcSwapOption<String>>,
+}
+
+/// The running pipeline. It ends by itself when the last intake is gone; this handle is to wait for it.
+#[derive(Debug)]
+pub struct Pipeline {
+    worker: JoinHandle<worker::Closing>,
+    lanes: Vec<Lane>,
+}
+
+/// What was done and what was left, for the closing line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Finished requests that the worker took.
+    pub offered: u64,
+    /// Of these, committed.
+    pub stored: u64,
+    /// The other exits.
+    pub exits: Vec<ExitBalance>,
+}
+
+/// What one exit did in this run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitBalance {
+    /// Its name.
+    pub name: &'static str,
+    /// Records it has taken.
+    pub delivered: u64,
+    /// Records left for its cursor.
+    pub left: u64,
+}
+
+/// Starts the worker and a lane for each sink.
+pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)> {
+    let exits: Vec<_> = std::iter::once(STORE_EXIT).chain(parts.sinks.iter().map(|sink| sink.name())).collect();
+    let books = exits.iter().map(|exit| parts.metrics.exit(exit)).collect();
+    let (intake, queue) = intake::channel(settings, Arc::clone(&parts.ledger), Arc::clone(&parts.metrics), books);
+
+    let (writer, reader) = parts.store.unzip();
+    let end = writer.as_ref().map_or(0, |writer| writer.next_seq() - 1);
+    let (mut lanes, mut feeds) = (Vec::new(), Vec::new());
+    for sink in parts.sinks {
+        let (lane, feed) = lane::start(sink, reader.clone(), end, &parts.metrics)?;
+        lanes.push(lane);
+        feeds.push(feed);
+    }
+    let worker = Worker::new(settings.clone(), queue, writer, feeds);
+    let worker = worker.start(parts.ledger, parts.clock, parts.metrics, parts.problem)?;
+    Ok((intake, Pipeline { worker, lanes }))
+}
+
+impl Pipeline {
+    /// Waits until everything that was handed in is stored, and until the lanes are done or `deadline` has come; what
+    /// they have not delivered by then stays for their cursors.
+    ///
+    /// All intakes must be gone, or this waits for ever.
+    pub fn join(self, deadline: Instant) -> Balance {
+        let Self { worker, lanes } = self;
+        let mut closing = worker.join().unwrap_or_default();
+        let mut exits = Vec::new();
+        let mut cursors = Vec::new();
+        for lane in lanes {
+            let name = lane.name();
+            let done = lane.join(deadline);
+            cursors.push((name, done.cursor));
+            exits.push(ExitBalance { name, delivered: done.delivered, left: done.left });
+        }
+        closing.close(&cursors);
+        Balance { offered: closing.offered, stored: closing.stored, exits }
+    }
+}

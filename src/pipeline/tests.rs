@@ -1,0 +1,541 @@
+//! The hand-off with a real store and scripted exits: what each has to get, in which order, and that the books balance.
+
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::thread::sleep;
+
+use arc_swap::ArcSwapOption;
+use tempfile::TempDir;
+
+use super::lane::QUEUE_RECORDS;
+use super::*;
+use crate::ledger::DropReason;
+use crate::sink::Refusal;
+use crate::snapshot::record::tests::finished;
+use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId};
+use crate::store::{DataDir, Store};
+
+/// The scripted exit's name.
+const EXIT: &str = "scripted";
+
+/// How long anything may take that should take no time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The record of this number makes the worker panic as often as it is committed.
+const TRAP: u64 = 666_666;
+
+/// Called by the worker before each transaction.
+pub(super) fn spring_trap(records: &[Arc<Record>]) {
+    assert!(records.iter().all(|record| number(record) != TRAP), "the trap was sprung, as this test wants it");
+}
+
+fn number(record: &Record) -> u64 {
+    record.outcome().expect("only finished records are handed in").response_bytes
+}
+
+fn id(number: u64) -> SnapshotId {
+    finished(number).id()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// An exit that follows a rule and notes what it took.
+struct Scripted<F> {
+    taken: Taken,
+    rule: F,
+}
+
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<Vec<u64>>>);
+
+impl Taken {
+    fn numbers(&self) -> Vec<u64> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn sink<F>(&self, rule: F) -> Vec<Box<dyn Sink>>
+    where
+        F: FnMut(&[u64]) -> Result<(), Refusal> + Send + 'static,
+    {
+        vec![Box::new(Scripted { taken: self.clone(), rule })]
+    }
+}
+
+impl<F> std::fmt::Debug for Scripted<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(EXIT)
+    }
+}
+
+impl<F: FnMut(&[u64]) -> Result<(), Refusal> + Send> Sink for Scripted<F> {
+    fn name(&self) -> &'static str {
+        EXIT
+    }
+
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Refusal> {
+        assert!(!records.is_empty(), "a sink never gets an empty batch");
+        let numbers: Vec<_> = records.iter().map(|record| number(record)).collect();
+        (self.rule)(&numbers)?;
+        self.taken.0.lock().unwrap().extend(numbers);
+        Ok(())
+    }
+}
+
+/// A data directory over several runs.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn open(&self, clock: &Clock) -> (Writer, Reader) {
+        let dir = DataDir::open(self.0.path()).unwrap();
+        let run = Run {
+            id: RunId(1),
+            instance: "gw-1".into(),
+            tag: dir.tag(),
+            version: "0.1.0".into(),
+            config: "c0ffee12".into(),
+            started: clock.now(),
+        };
+        let settings = crate::store::Settings { ballast_bytes: 0, ..crate::store::Settings::default() };
+        Store::open(&dir, &settings, Arc::new(run), "", clock.now()).unwrap()
+    }
+
+    /// What an operator's shell could do to the store.
+    fn sql(&self, sql: &str) {
+        let shell = rusqlite::Connection::open(self.0.path().join("snapshots.db")).unwrap();
+        shell.busy_timeout(PATIENCE).unwrap();
+        shell.execute_batch(sql).unwrap();
+    }
+}
+
+/// A running pipeline.
+struct Running {
+    intake: Intake,
+    pipeline: Pipeline,
+    ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
+    reader: Option<Reader>,
+    problem: Arc<ArcSwapOption<String>>,
+}
+
+fn settings(commit_records: usize) -> Settings {
+    Settings { queue_records: 10_000, queue_bytes: 64 << 20, commit_interval: Duration::from_millis(2), commit_records }
+}
+
+fn start(place: Option<&Place>, commit_records: usize, sinks: Vec<Box<dyn Sink>>) -> Running {
+    let clock = Clock::start();
+    let (ledger, metrics, problem) =
+        (Arc::<Ledger>::default(), Metrics::new(), Arc::<ArcSwapOption<String>>::default());
+    let store = place.map(|place| place.open(&clock));
+    let reader = store.as_ref().map(|(_, reader)| reader.clone());
+    let parts = Parts {
+        ledger: Arc::clone(&ledger),
+        store,
+        sinks,
+        clock,
+        metrics: Arc::clone(&metrics),
+        problem: Arc::clone(&problem),
+    };
+    let (intake, pipeline) = super::start(&settings(commit_records), parts).unwrap();
+    Running { intake, pipeline, ledger, metrics, reader, problem }
+}
+
+impl Running {
+    fn offer(&self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            let record = Arc::new(finished(number));
+            self.ledger.insert(Arc::clone(&record));
+            self.intake.offer(record);
+        }
+    }
+
+    fn until_settled(&self) {
+        eventually("the worker has taken everything", || self.ledger.is_empty());
+    }
+
+    fn stored(&self) -> Vec<u64> {
+        let page = self.reader.as_ref().unwrap().after(0, u64::MAX, 100_000).unwrap();
+        page.iter().map(|(_, record)| number(record)).collect()
+    }
+
+    /// Ends it as the application does, and looks at the books.
+    fn stop(self, patience: Duration) -> (Balance, Arc<Metrics>) {
+        let Self { intake, pipeline, metrics, ledger, .. } = self;
+        drop(intake);
+        let balance = pipeline.join(Instant::now() + patience);
+        assert!(ledger.is_empty(), "whatever became of a record, it has left the ledger");
+        for exit in [STORE_EXIT, EXIT] {
+            let got = count(&metrics, "offered_total", exit) + count(&metrics, "recovered_total", exit);
+            let nouns = ["delivered_total", "rejected_total", "skipped_total", "dropped_total", "pending"];
+            let done: u64 = nouns.iter().map(|noun| count(&metrics, noun, exit)).sum();
+            assert_eq!(got, done, "the books of {exit} balance: {}", metrics.page());
+        }
+        (balance, metrics)
+    }
+}
+
+/// A number of the metrics page, over all reasons.
+fn count(metrics: &Metrics, noun: &str, exit: &str) -> u64 {
+    sum(metrics, &format!("snapgate_snapshots_{noun}{{exit=\"{exit}\""))
+}
+
+fn sum(metrics: &Metrics, prefix: &str) -> u64 {
+    let page = metrics.page();
+    let values = page.lines().filter(|line| line.starts_with(prefix)).map(|line| line.rsplit_once(' ').unwrap().1);
+    values.map(|value| value.parse::<u64>().unwrap()).sum()
+}
+
+fn dropped(metrics: &Metrics, exit: &str, reason: &str) -> u64 {
+    sum(metrics, &format!("snapgate_snapshots_dropped_total{{exit=\"{exit}\",reason=\"{reason}\"}}"))
+}
+
+fn errors(metrics: &Metrics, exit: &str, reason: &str) -> u64 {
+    sum(metrics, &format!("snapgate_exit_errors_total{{exit=\"{exit}\",reason=\"{reason}\"}}"))
+}
+
+fn numbers(range: std::ops::Range<u64>) -> Vec<u64> {
+    range.collect()
+}
+
+#[test]
+fn a_full_queue_drops_what_comes_and_says_so_everywhere() {
+    let weight = finished(0).weight();
+    for (queue_records, queue_bytes) in [(3, 64 << 20), (100, 3 * weight + weight / 2)] {
+        let (ledger, metrics) = (Arc::<Ledger>::default(), Metrics::new());
+        let settings = Settings { queue_records, queue_bytes, ..settings(100) };
+        let books = vec![metrics.exit(STORE_EXIT), metrics.exit(EXIT)];
+        let (intake, queue) = intake::channel(&settings, Arc::clone(&ledger), Arc::clone(&metrics), books);
+        let offer = |number| {
+            let record = Arc::new(finished(number));
+            ledger.insert(Arc::clone(&record));
+            intake.offer(record);
+        };
+        (0..5).for_each(offer);
+        for number in 0..5 {
+            let (kept, reason) = if number < 3 { (true, None) } else { (false, Some(DropReason::QueueFull)) };
+            assert_eq!((ledger.get(id(number)).is_some(), ledger.dropped(id(number))), (kept, reason), "{number}");
+        }
+        for exit in [STORE_EXIT, EXIT] {
+            assert_eq!((count(&metrics, "offered_total", exit), dropped(&metrics, exit, "queue_full")), (2, 2));
+        }
+        assert_eq!(sum(&metrics, "snapgate_requests_total{"), 2, "requests count, recorded or not");
+        assert_eq!((queue.take_refused(), queue.take_refused()), (2, 0));
+
+        let mut batch = Vec::new();
+        assert!(queue.drain(&mut batch, 100));
+        offer(5);
+        assert!(queue.drain(&mut batch, 100), "what was drained has made room");
+        assert_eq!(batch.iter().map(|record| number(record)).collect::<Vec<_>>(), [0, 1, 2, 5]);
+        drop(queue);
+        offer(6);
+        assert_eq!(ledger.dropped(id(6)), Some(DropReason::Shutdown), "nobody will take it any more");
+    }
+}
+
+#[test]
+fn every_record_is_stored_and_delivered_once_and_in_order() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let running = start(Some(&place), 7, taken.sink(|_| Ok(())));
+    running.offer(0..100);
+    running.until_settled();
+    assert_eq!(running.stored(), numbers(0..100));
+    running.offer(100..150);
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored), (150, 150));
+    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 150, left: 0 }]);
+    assert_eq!(taken.numbers(), numbers(0..150));
+    assert_eq!(sum(&metrics, "snapgate_requests_total{"), 150);
+    assert_eq!(sum(&metrics, "snapgate_commit_delay_seconds_count"), 150);
+}
+
+#[test]
+fn without_a_store_the_exits_get_everything() {
+    let taken = Taken::default();
+    let running = start(None, 7, taken.sink(|_| Ok(())));
+    running.offer(0..100);
+    running.until_settled();
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored, balance.exits[0].delivered), (100, 0, 100));
+    assert_eq!(taken.numbers(), numbers(0..100));
+    assert_eq!(count(&metrics, "skipped_total", STORE_EXIT), 100);
+}
+
+#[test]
+fn an_exit_that_asks_for_patience_gets_the_same_records_again() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let mut refusals = 0;
+    let running = start(
+        Some(&place),
+        100,
+        taken.sink(move |_| {
+            refusals += 1;
+            if refusals <= 2 { Err(Refusal::Later("busy")) } else { Ok(()) }
+        }),
+    );
+    running.offer(0..20);
+    eventually("the exit has them", || taken.numbers() == numbers(0..20));
+    let (_, metrics) = running.stop(PATIENCE);
+    assert_eq!(errors(&metrics, EXIT, "busy"), 2);
+    assert_eq!(count(&metrics, "rejected_total", EXIT), 0);
+}
+
+#[test]
+fn a_record_that_an_exit_will_never_take_is_found_and_passed() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let refuses = |numbers: &[u64]| numbers.iter().any(|number| [13, 77].contains(number));
+    let running = start(
+        Some(&place),
+        100,
+        taken.sink(move |numbers| if refuses(numbers) { Err(Refusal::Hopeless("poison")) } else { Ok(()) }),
+    );
+    running.offer(0..100);
+    running.until_settled();
+    let (balance, metrics) = running.stop(PATIENCE);
+    let expected: Vec<_> = (0..100).filter(|number| ![13, 77].contains(number)).collect();
+    assert_eq!(taken.numbers(), expected);
+    assert_eq!((count(&metrics, "rejected_total", EXIT), balance.exits[0].left), (2, 0));
+}
+
+#[test]
+fn a_slow_exit_holds_nobody_up_and_catches_up_from_the_store() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let (open, gate) = mpsc::sync_channel::<()>(1);
+    let running = start(
+        Some(&place),
+        500,
+        taken.sink(move |_| {
+            // Opened by being dropped.
+            gate.recv().ok();
+            Ok(())
+        }),
+    );
+    // Far more than lies in its queue; the worker takes it all while the exit has not taken one.
+    let all = numbers(0..2 * QUEUE_RECORDS as u64);
+    for some in all.chunks(settings(0).queue_records / 2) {
+        running.offer(some.iter().copied());
+        running.until_settled();
+    }
+    assert_eq!((running.stored(), taken.numbers()), (all.clone(), vec![]));
+    assert_eq!(count(&running.metrics, "pending", EXIT), all.len() as u64);
+    drop(open);
+    eventually("the exit has caught up", || taken.numbers().len() >= all.len());
+    assert_eq!(taken.numbers(), all, "in order, and none twice");
+    running.stop(PATIENCE);
+}
+
+#[test]
+fn what_an_exit_had_no_time_for_is_delivered_by_the_next_start() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let first = start(
+        Some(&place),
+        10,
+        taken.sink(|numbers| if numbers[0] < 20 { Ok(()) } else { Err(Refusal::Later("down")) }),
+    );
+    first.offer(0..20);
+    eventually("the first are taken", || taken.numbers().len() == 20);
+    first.offer(20..50);
+    first.until_settled();
+    let (balance, _) = first.stop(Duration::ZERO);
+    assert_eq!((balance.stored, &balance.exits[..]), (50, &[ExitBalance { name: EXIT, delivered: 20, left: 30 }][..]));
+
+    let second = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    assert_eq!(count(&second.metrics, "recovered_total", EXIT), 30);
+    second.offer(50..60);
+    let (balance, _) = second.stop(PATIENCE);
+    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 40, left: 0 }]);
+    assert_eq!(taken.numbers(), numbers(0..60), "in order, and none twice");
+}
+
+#[test]
+fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let (begin, begun) = mpsc::channel();
+    let (step, steps) = mpsc::sync_channel::<()>(0);
+    let running = start(
+        Some(&place),
+        10,
+        taken.sink(move |_| {
+            // Nobody listens once the test is over.
+            begin.send(()).ok();
+            steps.recv().ok();
+            Ok(())
+        }),
+    );
+    running.offer(0..50);
+    running.until_settled();
+    begun.recv().unwrap();
+    step.send(()).unwrap();
+    begun.recv().unwrap();
+    // The delivery under way may end well after the deadline, and no other ends.
+    let last = std::thread::Builder::new().name("last-step".into());
+    let last = last.spawn(move || step.send(()).map(|()| step)).unwrap();
+    let (balance, _) = running.stop(Duration::ZERO);
+    assert_eq!(
+        balance.exits,
+        [ExitBalance { name: EXIT, delivered: 20, left: 30 }],
+        "the rest stays for the next start"
+    );
+    assert_eq!(taken.numbers(), numbers(0..20));
+    drop(last.join().unwrap());
+}
+
+#[test]
+fn an_exit_that_never_comes_back_is_left_behind() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let (open, gate) = mpsc::sync_channel::<()>(1);
+    let running = start(
+        Some(&place),
+        10,
+        taken.sink(move |_| {
+            gate.recv().ok();
+            Ok(())
+        }),
+    );
+    running.offer(0..10);
+    let (balance, _) = running.stop(Duration::ZERO);
+    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 0, left: 10 }]);
+    drop(open);
+}
+
+#[test]
+fn a_new_exit_starts_at_the_end() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let first = start(Some(&place), 10, Vec::new());
+    first.offer(0..30);
+    first.stop(PATIENCE);
+    let second = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    assert_eq!(count(&second.metrics, "recovered_total", EXIT), 0);
+    second.offer(30..40);
+    second.stop(PATIENCE);
+    assert_eq!(taken.numbers(), numbers(30..40));
+}
+
+#[test]
+fn after_a_kill_an_exit_is_owed_what_was_stored_and_nothing_that_never_was() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let clock = Clock::start();
+    for kill in 0..3 {
+        let (mut writer, _) = place.open(&clock);
+        let records: Vec<_> = (kill * 10..kill * 10 + 10).map(|number| Arc::new(finished(number))).collect();
+        writer.commit(writer.next_seq(), &records, &[], &[], clock.now()).unwrap();
+        if kill == 0 {
+            writer.commit(writer.next_seq(), &[], &[(EXIT, 4)], &[], clock.now()).unwrap();
+        }
+        // Not closed: to the next start it looks as if it had been killed.
+        drop(writer);
+    }
+    let running = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    assert_eq!(count(&running.metrics, "recovered_total", EXIT), 26);
+    running.offer(30..40);
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 36, left: 0 }]);
+    assert_eq!(taken.numbers(), numbers(4..40));
+    assert_eq!(count(&metrics, "dropped_total", EXIT), 0);
+}
+
+#[test]
+fn what_retention_has_overtaken_is_counted_as_expired() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let clock = Clock::start();
+    let (mut writer, _) = place.open(&clock);
+    let records: Vec<_> = (0..20).map(|number| Arc::new(finished(number))).collect();
+    writer.commit(writer.next_seq(), &records, &[(EXIT, 5)], &[], clock.now()).unwrap();
+    // In the far future everything is too old.
+    writer.maintain(Moment(u64::MAX >> 2), false, PATIENCE);
+    writer.commit(writer.next_seq(), &[Arc::new(finished(20))], &[], &[], clock.now()).unwrap();
+    writer.close(clock.now());
+    let running = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    let (_, metrics) = running.stop(PATIENCE);
+    assert_eq!((count(&metrics, "recovered_total", EXIT), dropped(&metrics, EXIT, "expired")), (16, 15));
+    assert_eq!(taken.numbers(), [20]);
+}
+
+#[test]
+fn a_store_that_refuses_costs_the_exits_nothing() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let running = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    running.offer(0..20);
+    running.until_settled();
+    place.sql("CREATE TRIGGER refuse BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'no'); END");
+    running.offer(20..50);
+    running.until_settled();
+    let reasons: Vec<_> = (20..50).filter_map(|number| running.ledger.dropped(id(number))).collect();
+    assert_eq!(reasons, [DropReason::StoreFailed; 30]);
+    assert!(running.problem.load().as_ref().is_some_and(|text| text.contains("refused")), "/readyz can say so");
+    place.sql("DROP TRIGGER refuse");
+    running.offer(50..60);
+    running.until_settled();
+    eventually("the problem is over", || running.problem.load().is_none());
+    let expected: Vec<_> = (0..20).chain(50..60).collect();
+    assert_eq!(running.stored(), expected);
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored, balance.exits[0].delivered), (60, 30, 60));
+    assert_eq!(taken.numbers(), numbers(0..60));
+    assert_eq!(dropped(&metrics, STORE_EXIT, "store_failed"), 30);
+}
+
+#[test]
+fn what_was_dropped_at_the_very_end_is_remembered_by_the_store() {
+    let place = Place::new();
+    let running = start(Some(&place), 10, Vec::new());
+    place.sql("CREATE TRIGGER refuse BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'no'); END");
+    running.offer(0..10);
+    running.stop(PATIENCE);
+    let shell = rusqlite::Connection::open(place.0.path().join("snapshots.db")).unwrap();
+    let counted: i64 = shell.query_row("SELECT sum(count) FROM drops", [], |row| row.get(0)).unwrap();
+    assert_eq!(counted, 10);
+}
+
+#[test]
+fn a_panic_in_an_exit_costs_at_most_the_record_that_causes_it() {
+    for (repeats, lost) in [(false, 0), (true, 1)] {
+        let (place, taken) = (Place::new(), Taken::default());
+        let mut panics = 0;
+        let running = start(
+            Some(&place),
+            100,
+            taken.sink(move |numbers| {
+                if numbers.contains(&13) && (repeats || panics == 0) {
+                    panics += 1;
+                    panic!("as this test wants it");
+                }
+                Ok(())
+            }),
+        );
+        running.offer(0..100);
+        running.until_settled();
+        let (balance, metrics) = running.stop(PATIENCE);
+        let expected: Vec<_> = (0..100).filter(|number| lost == 0 || *number != 13).collect();
+        assert_eq!(taken.numbers(), expected);
+        assert_eq!(count(&metrics, "rejected_total", EXIT), lost);
+        assert_eq!((balance.stored, balance.exits[0].left), (100, 0), "nothing else notices");
+        assert!(errors(&metrics, EXIT, "panic") > 0);
+    }
+}
+
+#[test]
+fn a_panic_in_the_worker_costs_the_record_that_causes_it() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let running = start(Some(&place), 100, taken.sink(|_| Ok(())));
+    let all: Vec<_> = (0..50).chain([TRAP]).chain(50..100).collect();
+    running.offer(all.iter().copied());
+    running.until_settled();
+    assert_eq!(running.ledger.dropped(id(TRAP)), Some(DropReason::StoreFailed));
+    assert_eq!(running.stored(), numbers(0..100));
+    running.offer(100..110);
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored), (111, 110));
+    let expected: Vec<_> = all.into_iter().chain(100..110).collect();
+    assert_eq!(taken.numbers(), expected, "the exits get it, in its place");
+    assert_eq!(dropped(&metrics, STORE_EXIT, "panic"), 1);
+    assert_eq!(errors(&metrics, STORE_EXIT, "panic"), 2);
+}

@@ -1,0 +1,344 @@
+//! The one thread that commits: it takes what has come, stores it in one transaction, and hands it to the lanes.
+//!
+//! It polls the queue instead of waiting on it, so that a request that ends never pays for waking a thread.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use super::intake::Queue;
+use super::lane::{Batch, Feed};
+use super::{PANICS_PER_BATCH_MAX, STORE_EXIT, Settings};
+use crate::clock::{Clock, STEP_MIN};
+use crate::ledger::{DropReason, Ledger};
+use crate::snapshot::{Moment, Record};
+use crate::store::{CommitError, DropCount, Writer};
+use crate::telemetry::{ExitBooks, Metrics};
+
+/// How often the clock is steered and the run's heartbeat and the lanes' cursors are written.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long retention may work between two transactions, so that commits stay on time. At 40 transactions a second it
+/// deletes several times as many records as one gateway can make.
+const MAINTENANCE_BUDGET: Duration = Duration::from_millis(4);
+
+/// While the store refuses, how often the log says so.
+const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Worker {
+    settings: Settings,
+    queue: Queue,
+    writer: Option<Writer>,
+    feeds: Vec<Feed>,
+}
+
+/// What the worker leaves behind when its input has ended.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    pub(super) offered: u64,
+    pub(super) stored: u64,
+    store: Option<(Writer, Arc<Ledger>, Arc<Clock>)>,
+}
+
+impl Closing {
+    /// Writes the lanes' last cursors and what was dropped since the last commit, and ends the run cleanly.
+    pub(super) fn close(&mut self, cursors: &[(&str, u64)]) {
+        let Some((mut writer, ledger, clock)) = self.store.take() else { return };
+        let drops = ledger.take_drop_counts();
+        if let Err(error) = writer.commit(writer.next_seq(), &[], cursors, &drops, clock.now()) {
+            tracing::error!(
+                %error,
+                "the last positions of the exits and the last counts of drops could not be stored: the exits will repeat \
+                 some records, and lookups will not know of some drops"
+            );
+        }
+        writer.close(clock.now());
+    }
+}
+
+impl Worker {
+    pub(super) fn new(settings: Settings, queue: Queue, writer: Option<Writer>, feeds: Vec<Feed>) -> Self {
+        Self { settings, queue, writer, feeds }
+    }
+
+    pub(super) fn start(
+        self,
+        ledger: Arc<Ledger>,
+        clock: Arc<Clock>,
+        metrics: Arc<Metrics>,
+        problem: Arc<ArcSwapOption<String>>,
+    ) -> io::Result<JoinHandle<Closing>> {
+        let next_seq = self.writer.as_ref().map_or(1, Writer::next_seq);
+        let state = State {
+            books: metrics.exit(STORE_EXIT),
+            commit_records: self.settings.commit_records,
+            queue: self.queue,
+            writer: self.writer,
+            feeds: self.feeds,
+            ledger,
+            clock,
+            metrics,
+            problem,
+            batch: Vec::new(),
+            drops: Vec::new(),
+            panics: 0,
+            refusals: Refusals::default(),
+            next_seq,
+            last_heartbeat: Instant::now(),
+            untidy: true,
+            wall_stepped: false,
+            offered: 0,
+            stored: 0,
+        };
+        let interval = self.settings.commit_interval;
+        std::thread::Builder::new().name("snapgate-worker".into()).spawn(move || state.run(interval))
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stored,
+    /// There is no store.
+    NotWanted,
+    Failed,
+    /// It makes this thread panic.
+    Panicked,
+}
+
+struct State {
+    queue: Queue,
+    writer: Option<Writer>,
+    feeds: Vec<Feed>,
+    ledger: Arc<Ledger>,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    books: ExitBooks,
+    problem: Arc<ArcSwapOption<String>>,
+    commit_records: usize,
+    /// What is being committed. Kept here so that a panic does not lose it.
+    batch: Vec<Arc<Record>>,
+    /// Counts taken from the ledger for the transaction under way, likewise.
+    drops: Vec<DropCount>,
+    /// How often what is being committed made this thread panic.
+    panics: u32,
+    refusals: Refusals,
+    next_seq: u64,
+    last_heartbeat: Instant,
+    /// There may be something to check in the store: it was written to, or retention is not done.
+    untidy: bool,
+    wall_stepped: bool,
+    offered: u64,
+    stored: u64,
+}
+
+/// For the log: a store that refuses does so forty times a second.
+#[derive(Debug, Default)]
+struct Refusals {
+    since: Option<Instant>,
+    logged: Option<Instant>,
+    records: u64,
+}
+
+impl Refusals {
+    fn add(&mut self, error: &CommitError, records: usize) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        self.records += records as u64;
+        if self.logged.is_none_or(|logged| now - logged >= REFUSAL_LOG_EVERY) {
+            self.logged = Some(now);
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, records = self.records, "the store refuses: these records are lost to it");
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(since) = self.since {
+            let seconds = since.elapsed().as_secs_f64();
+            tracing::info!(seconds, records = self.records, "the store takes records again; these were lost to it");
+            *self = Self::default();
+        }
+    }
+}
+
+impl State {
+    fn run(mut self, interval: Duration) -> Closing {
+        // A panic is a bug in one batch's way, not a reason to lose the pipeline: go on with what was there.
+        while !catch_unwind(AssertUnwindSafe(|| self.work(interval))).unwrap_or(false) {
+            self.after_panic();
+        }
+        let Self { writer, ledger, clock, offered, stored, .. } = self;
+        Closing { offered, stored, store: writer.map(|writer| (writer, ledger, clock)) }
+    }
+
+    /// Collect until full or due, flush, stop when the input has ended.
+    fn work(&mut self, interval: Duration) -> bool {
+        loop {
+            let due = Instant::now() + interval;
+            let open = loop {
+                let open = self.queue.drain(&mut self.batch, self.commit_records);
+                let full = self.batch.len() == self.commit_records;
+                self.flush();
+                self.tidy();
+                if !full {
+                    break open;
+                }
+            };
+            if !open {
+                return true;
+            }
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// After a panic record by record, so that only the culprit is lost.
+    fn flush(&mut self) {
+        while !self.batch.is_empty() {
+            let count = if self.panics == 0 { self.batch.len() } else { 1 };
+            let now = self.clock.now();
+            let fate = if self.panics < PANICS_PER_BATCH_MAX { self.commit(count, now) } else { Fate::Panicked };
+            self.panics = self.panics.min(1);
+            self.untidy = true;
+            let rest = self.batch.split_off(count);
+            let records = std::mem::replace(&mut self.batch, rest);
+            self.hand_on(records, fate);
+        }
+        self.panics = 0;
+    }
+
+    /// What was committed, or could not be, leaves the ledger and goes to the lanes.
+    fn hand_on(&mut self, records: Vec<Arc<Record>>, fate: Fate) {
+        let batch = Arc::new(Batch { first_seq: self.next_seq, records });
+        let count = batch.records.len() as u64;
+        self.next_seq += count;
+        self.offered += count;
+        if fate == Fate::Stored {
+            self.stored += count;
+        }
+        self.settle(&batch.records, fate);
+        for feed in &self.feeds {
+            feed.offer(&batch);
+        }
+    }
+
+    fn commit(&mut self, count: usize, now: Moment) -> Fate {
+        let Some(writer) = &mut self.writer else { return Fate::NotWanted };
+        let cursors: Vec<_> = self.feeds.iter().map(Feed::cursor).collect();
+        self.drops = self.ledger.take_drop_counts();
+        let began = Instant::now();
+        #[cfg(test)]
+        super::tests::spring_trap(&self.batch[..count]);
+        match writer.commit(self.next_seq, &self.batch[..count], &cursors, &self.drops, now) {
+            Ok(()) => {
+                self.drops.clear();
+                self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+                self.refusals.end();
+                Fate::Stored
+            }
+            Err(error) => {
+                self.ledger.return_drop_counts(std::mem::take(&mut self.drops));
+                self.books.error(error.reason());
+                self.refusals.add(&error, count);
+                Fate::Failed
+            }
+        }
+    }
+
+    fn settle(&self, records: &[Arc<Record>], fate: Fate) {
+        let count = records.len() as u64;
+        self.books.offered.inc_by(count);
+        match fate {
+            Fate::Stored => {
+                self.books.delivered.inc_by(count);
+            }
+            Fate::NotWanted => {
+                self.books.skipped.inc_by(count);
+            }
+            Fate::Failed => self.books.dropped(DropReason::StoreFailed.name(), count),
+            Fate::Panicked => self.books.dropped("panic", count),
+        }
+        let committed = self.clock.now();
+        for record in records {
+            match fate {
+                Fate::Stored | Fate::NotWanted => self.ledger.settle(record.id()),
+                Fate::Failed | Fate::Panicked => self.ledger.drop_record(record.id(), DropReason::StoreFailed),
+            }
+            let Some(outcome) = record.outcome() else { continue };
+            self.metrics.finished(outcome);
+            if fate == Fate::Stored {
+                let end = record.issued.issued_at.plus(Duration::from_micros(outcome.timings.end_offset_us));
+                self.metrics.commit_delay_seconds.observe(committed.since(end).as_secs_f64());
+            }
+        }
+    }
+
+    /// Between transactions: once a second the clock, the heartbeat and the cursors; whenever there was work, the
+    /// checkpoint and retention.
+    fn tidy(&mut self) {
+        let due = self.last_heartbeat.elapsed() >= HEARTBEAT;
+        if due {
+            self.last_heartbeat = Instant::now();
+            self.watch_clock();
+            let refused = self.queue.take_refused();
+            if refused > 0 {
+                tracing::error!(records = refused, "the queue to the store was full: these records are lost");
+            }
+            self.heartbeat();
+        }
+        if due || self.untidy {
+            self.maintain();
+        }
+    }
+
+    fn watch_clock(&mut self) {
+        let away = self.clock.discipline();
+        let stepped = away > STEP_MIN;
+        if stepped && !self.wall_stepped {
+            let seconds = away.as_secs();
+            tracing::warn!(
+                seconds,
+                "the system's clock has stepped: IDs keep the old time and nothing expires by age; restart to take the new time"
+            );
+        }
+        self.wall_stepped = stepped;
+    }
+
+    fn heartbeat(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let now = self.clock.now();
+        let cursors: Vec<_> = self.feeds.iter().map(Feed::cursor).collect();
+        self.drops = self.ledger.take_drop_counts();
+        match writer.heartbeat(now).and_then(|()| writer.commit(writer.next_seq(), &[], &cursors, &self.drops, now)) {
+            // That it takes this says little: the log says "again" with the next record.
+            Ok(()) => self.drops.clear(),
+            Err(error) => {
+                self.ledger.return_drop_counts(std::mem::take(&mut self.drops));
+                self.books.error(error.reason());
+                self.refusals.add(&error, 0);
+            }
+        }
+    }
+
+    fn maintain(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let report = writer.maintain(self.clock.now(), self.wall_stepped, MAINTENANCE_BUDGET);
+        self.untidy = report.expired > 0;
+        self.metrics.store_bytes.set(report.store_bytes as i64);
+        self.metrics.wal_bytes.set(report.wal_bytes as i64);
+        self.metrics.expired.inc_by(report.expired);
+        if self.problem.load().as_deref() != report.problem.as_ref() {
+            self.problem.store(report.problem.map(Arc::new));
+        }
+    }
+
+    fn after_panic(&mut self) {
+        self.books.error("panic");
+        self.panics += 1;
+        self.ledger.return_drop_counts(std::mem::take(&mut self.drops));
+        tracing::error!(records = self.batch.len(), "the pipeline's worker panicked; it goes on with the same batch");
+    }
+}
