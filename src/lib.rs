@@ -12,6 +12,8 @@ pub mod telemetry;
 
 pub mod fleet;
 
+pub mod gateway;
+
 pub mod ledger;
 
 pub mod pipeline;

@@ -1,0 +1,161 @@
+//! From the choice to the head of an answer: connect, send, wait; on a failed connect go to the next candidate.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, request};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::identify::{TARGET_POD, TRACEPARENT, TRACESTATE, X_REQUEST_ID, X_SNAPSHOT_ID};
+use super::pool::Lease;
+use super::recorder::Recorder;
+use super::respond::{Refusal, strip_hop_by_hop};
+use super::stream::with_causes;
+use super::{Thread, UpstreamRequestId};
+use crate::snapshot::{Ending, Record, SpanId, Target};
+
+/// Targets tried for one request. Each costs up to the connect timeout, and a client waits for all of them.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What a client is told when no connection served.
+const UNCONNECTED: &str = "no target could be connected to: try again, and tell the operator if it stays so";
+
+/// Asks an engine to report its load with its answer; whether that is asked is ours to say.
+const LOAD_REPORT_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
+
+/// The head of a target's answer, and the connection that its body comes on.
+type Answered = (Response<Incoming>, Lease);
+
+/// Why an attempt failed, and the request if not a byte of it was written: then another connection may have it.
+struct Failure {
+    refusal: Refusal,
+    unsent: Option<Box<Request<Full<Bytes>>>>,
+}
+
+/// Gets the head of an answer from the best candidate that can be connected to. Nothing is ever sent twice.
+pub(super) async fn send(
+    thread: &Thread,
+    recorder: &mut Recorder,
+    record: &Record,
+    mut head: request::Parts,
+    body: Bytes,
+) -> Result<Answered, Refusal> {
+    let decision = record.issued.decision.as_ref().expect("a request is forwarded after its decision");
+    outgoing(&mut head, recorder, thread.gateway.settings.request_id);
+    let mut request = Request::from_parts(head, Full::new(body));
+    let mut refusal = None;
+    for (number, candidate) in decision.candidates.iter().take(ATTEMPTS_MAX).enumerate() {
+        let target = &candidate.sample.target;
+        if number > 0 {
+            recorder.moved_to(target);
+        }
+        recorder.attempt(target);
+        address(request.headers_mut(), recorder, number, target);
+        let Failure { refusal: why, unsent } = match exchange(thread, recorder, target, request).await {
+            Ok(answered) => return Ok(answered),
+            Err(failure) => failure,
+        };
+        if let Some(attempt) = recorder.last_attempt() {
+            attempt.error.clone_from(&why.detail);
+        }
+        refusal = Some(why);
+        match unsent {
+            Some(unsent) => request = *unsent,
+            None => break,
+        }
+    }
+    Err(refusal.expect("a decision has at least one candidate"))
+}
+
+/// One attempt: on a pooled connection, and if that turns out to be closed, on a new one.
+async fn exchange(
+    thread: &Thread,
+    recorder: &mut Recorder,
+    target: &Target,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Answered, Failure> {
+    let limit = thread.gateway.settings.head_timeout;
+    if let Some(lease) = thread.pool.take(target.slot) {
+        set_connect_us(recorder, 0);
+        match ask(lease, request, limit).await {
+            Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
+            answered => return answered,
+        }
+    }
+    match connect(thread, recorder, target).await {
+        Ok(lease) => ask(lease, request, limit).await,
+        Err(refusal) => Err(Failure { refusal, unsent: Some(Box::new(request)) }),
+    }
+}
+
+async fn connect(thread: &Thread, recorder: &mut Recorder, target: &Target) -> Result<Lease, Refusal> {
+    let began = Instant::now();
+    let connected = thread.pool.connect(target.slot, &target.address, thread.gateway.settings.connect_timeout).await;
+    set_connect_us(recorder, began.elapsed().as_micros() as u64);
+    connected.map_err(|error| Refusal::failed(Ending::UpstreamReset, UNCONNECTED, Some(error.to_string().into())))
+}
+
+fn set_connect_us(recorder: &mut Recorder, connect_us: u64) {
+    if let Some(attempt) = recorder.last_attempt() {
+        attempt.connect_us = Some(connect_us);
+    }
+}
+
+/// Sends the request and waits for the head of the answer.
+async fn ask(mut lease: Lease, request: Request<Full<Bytes>>, limit: Duration) -> Result<Answered, Failure> {
+    let Ok(sent) = tokio::time::timeout(limit, lease.sender().try_send_request(request)).await else {
+        let detail = format!("no answer within {} ms", limit.as_millis());
+        let message = "the target did not begin to answer in time";
+        let refusal = Refusal::failed(Ending::UpstreamTimeout, message, Some(detail.into()));
+        return Err(Failure { refusal, unsent: None });
+    };
+    sent.map(|response| (response, lease)).map_err(|mut error| {
+        let unsent = error.take_message().map(Box::new);
+        let broken = "the target broke the connection before it answered";
+        let message = if unsent.is_some() { UNCONNECTED } else { broken };
+        let refusal = Refusal::failed(Ending::UpstreamReset, message, Some(with_causes(error.error()).into()));
+        Failure { refusal, unsent }
+    })
+}
+
+/// Turns the client's head into the gateway's, but for what differs by attempt.
+fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: UpstreamRequestId) {
+    let headers = &mut head.headers;
+    strip_hop_by_hop(headers);
+    // Its text belongs to the client's trace, which is continued only if its `traceparent` was usable.
+    if recorder.trace().parent_span_id.is_none() {
+        headers.remove(TRACESTATE);
+    }
+    for name in [EXPECT, CONTENT_LENGTH, X_SNAPSHOT_ID, TARGET_POD, LOAD_REPORT_FORMAT] {
+        headers.remove(name);
+    }
+    match request_id {
+        UpstreamRequestId::Snapshot => {
+            let id = HeaderValue::from_str(recorder.id().to_hex().as_str()).expect("hex digits are a header value");
+            headers.insert(X_REQUEST_ID, id);
+        }
+        UpstreamRequestId::Client => {}
+        UpstreamRequestId::Off => {
+            headers.remove(X_REQUEST_ID);
+        }
+    }
+    head.version = http::Version::HTTP_11;
+    head.extensions.clear();
+    // The origin's form: the target is the connection's other end, whatever host the client named.
+    if let Some(path) = head.uri.path_and_query().cloned() {
+        head.uri = Uri::from(path);
+    }
+}
+
+/// What differs by attempt: whom it is for, and which span it is.
+fn address(headers: &mut HeaderMap, recorder: &Recorder, number: usize, target: &Arc<Target>) {
+    if let Ok(host) = HeaderValue::from_str(&target.address) {
+        headers.insert(HOST, host);
+    }
+    let span = SpanId::of_attempt(recorder.id(), number);
+    let traceparent = recorder.trace().traceparent(span);
+    headers.insert(TRACEPARENT, HeaderValue::from_str(&traceparent).expect("hex digits are a header value"));
+}

@@ -1,0 +1,272 @@
+//! The data path. Nothing on it blocks, locks for long, allocates without need or waits for the pipeline.
+//!
+//! ```text
+//! serve ─▶ identify ─▶ receive ─▶ choose ─▶ forward ─▶ stream ─▶ finish
+//!              └────────────── recorder: one guard, one record ─────┘──try_send──▶ pipeline
+//! ```
+//!
+//! `Thread::handle` shows the life of a request from top to bottom.
+
+pub mod choose;
+mod flushes;
+mod forward;
+mod gaps;
+pub mod identify;
+mod pool;
+mod receive;
+pub mod recorder;
+mod request_peek;
+mod respond;
+mod scan;
+mod serve;
+mod stream;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, Method, Request, Response, StatusCode, request};
+use hyper::body::Incoming;
+pub use serve::{Server, start};
+
+use crate::clock::Clock;
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
+use crate::pipeline::Intake;
+use crate::snapshot::{Ending, Policy, Run};
+use crate::telemetry::Metrics;
+use choose::Facts;
+use flushes::Flushes;
+use identify::{Mint, Wanted};
+use pool::Pool;
+use receive::Buffers;
+use recorder::Recorder;
+use respond::{Body, Refusal};
+use stream::RecordedBody;
+
+/// What the engine is told as `x-request-id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamRequestId {
+    /// The snapshot ID: vLLM then names its answer after it, and logs it.
+    Snapshot,
+    /// Whatever the client sent.
+    Client,
+    /// Nothing.
+    Off,
+}
+
+/// Which paths are forwarded; everything else an engine serves stays private.
+#[derive(Clone, Debug)]
+pub enum Routes {
+    /// Every path.
+    Any,
+    /// These, exactly.
+    Only(BTreeSet<String>),
+}
+
+impl Routes {
+    fn allow(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(paths) => paths.contains(path),
+        }
+    }
+}
+
+/// The data path's settings. Each bound is explained in the example configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How targets are chosen.
+    pub policy: Policy,
+    /// Targets scored at most for one choice.
+    pub width: usize,
+    /// Paths that are forwarded.
+    pub routes: Routes,
+    /// Data threads; each has its own connections.
+    pub threads: usize,
+    /// Requests between accept and finish.
+    pub in_flight_max: usize,
+    /// Client connections.
+    pub connections_max: usize,
+    /// One request's body.
+    pub body_bytes_max: usize,
+    /// All requests' bodies together.
+    pub buffered_bytes_max: usize,
+    /// A request's head; at least 8 KiB.
+    pub head_bytes_max: usize,
+    /// Header lines in a request's head.
+    pub headers_max: usize,
+    /// For a client's request head, counted from the last answer on a kept connection.
+    pub request_head_timeout: Duration,
+    /// For a client's body.
+    pub request_body_timeout: Duration,
+    /// For one connect.
+    pub connect_timeout: Duration,
+    /// For the head of a target's answer.
+    pub head_timeout: Duration,
+    /// For the next piece of a target's answer.
+    pub silence_max: Duration,
+    /// How long an upstream connection is kept idle; less than the engine keeps it, or it breaks in use.
+    pub pool_idle_timeout: Duration,
+    /// Idle upstream connections kept per target and data thread.
+    pub pool_idle_per_target: usize,
+    /// What the engine is told as `x-request-id`.
+    pub request_id: UpstreamRequestId,
+    /// Request headers that become labels.
+    pub label_headers: Vec<HeaderName>,
+}
+
+/// What the data path needs from the rest of the program.
+#[derive(Debug)]
+pub struct Parts {
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// This process.
+    pub run: Arc<Run>,
+    /// Keys the tenants' hashes.
+    pub tenant_secret: [u8; 32],
+    /// What is known of the targets.
+    pub fleet: Arc<Fleet>,
+    /// Where an ID resolves until it is stored.
+    pub ledger: Arc<Ledger>,
+    /// Where finished records go.
+    pub intake: Intake,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What all data threads share.
+#[derive(Debug)]
+pub struct Gateway {
+    settings: Settings,
+    clock: Arc<Clock>,
+    run: Arc<Run>,
+    mint: Mint,
+    wanted: Wanted,
+    fleet: Arc<Fleet>,
+    ledger: Arc<Ledger>,
+    intake: Intake,
+    metrics: Arc<Metrics>,
+    buffers: Buffers,
+    ticket: AtomicU64,
+    cut_short: AtomicBool,
+}
+
+impl Gateway {
+    /// Builds; starts nothing.
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let Parts { clock, run, tenant_secret, fleet, ledger, intake, metrics } = parts;
+        Arc::new(Self {
+            mint: Mint::new(Arc::clone(&clock), run.tag),
+            wanted: Wanted { labels: settings.label_headers.clone(), tenant_secret },
+            buffers: Buffers::new(settings.buffered_bytes_max),
+            ticket: AtomicU64::new(0),
+            cut_short: AtomicBool::new(false),
+            settings,
+            clock,
+            run,
+            fleet,
+            ledger,
+            intake,
+            metrics,
+        })
+    }
+
+    /// What the next choice depends on besides the fleet.
+    fn facts(&self) -> Facts {
+        let Settings { policy, width, .. } = self.settings;
+        let ticket = if policy == Policy::RoundRobin { self.ticket.fetch_add(1, Relaxed) } else { 0 };
+        Facts { policy, width, ticket, draw: rand::random() }
+    }
+
+    /// From here on a request that is dropped was ended by the shutdown.
+    fn cut_short(&self) {
+        self.cut_short.store(true, Relaxed);
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.cut_short.load(Relaxed)
+    }
+}
+
+/// One data thread's part: what is shared, and its own connections. Its requests share it by a count of its own, so that
+/// threads do not contend for one.
+#[derive(Debug)]
+struct Thread {
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+}
+
+impl Thread {
+    /// The life of a request.
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, flushes: Flushes) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let client_request_id = identify::client_request_id(&head.headers).map(str::to_owned);
+        let client_request_id = client_request_id.as_deref();
+        let mut recorder = Recorder::begin(&self.gateway, Instant::now(), &head);
+        let id = recorder.id();
+        match self.answer(&mut recorder, head, body).await {
+            Ok(answer) => {
+                let (mut head, body) = answer.response.into_parts();
+                recorder.head(head.status, &head.headers);
+                respond::head(&mut head, id, client_request_id, &answer.target);
+                let silence_max = self.gateway.settings.silence_max;
+                let body = RecordedBody::new(body, recorder, answer.lease, silence_max, flushes);
+                Response::from_parts(head, Body::Upstream(Box::new(body)))
+            }
+            Err(refusal) => {
+                let response = respond::refused(id, client_request_id, &refusal);
+                recorder.finish(refusal.ending, Some(refusal.status.as_u16()), refusal.detail);
+                response
+            }
+        }
+    }
+
+    /// The stages, until the head of an answer or a refusal.
+    async fn answer(&self, recorder: &mut Recorder, head: request::Parts, body: Incoming) -> Result<Answer, Refusal> {
+        let Settings { body_bytes_max, request_body_timeout, .. } = self.gateway.settings;
+        self.admit(&head)?;
+        let body = receive::body(body, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
+        recorder.body_read(body.bytes.len(), request_peek::peek(&body.bytes));
+        let record = recorder.decide().ok_or_else(no_target)?;
+        let (response, lease) = forward::send(self, recorder, &record, head, body.bytes.clone()).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let detail = "101 to a request that asked for no upgrade".into();
+            let message = "the target switched protocols without being asked";
+            return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
+        }
+        let target = recorder.last_attempt().map(|attempt| attempt.target.name.clone()).unwrap_or_default();
+        Ok(Answer { response, lease, target })
+    }
+
+    /// Whether the request may go any further.
+    fn admit(&self, head: &request::Parts) -> Result<(), Refusal> {
+        let gateway = &self.gateway;
+        if gateway.metrics.in_flight.get() > gateway.settings.in_flight_max as i64 {
+            let message = "the gateway is at its limit of requests in flight: try again soon";
+            return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
+        }
+        if head.method == Method::CONNECT {
+            let message = "CONNECT is not served here: this is no tunnel";
+            return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
+        }
+        if !gateway.settings.routes.allow(head.uri.path()) {
+            let message = "this path is not served here: it is not in routes.allow";
+            return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
+        }
+        Ok(())
+    }
+}
+
+/// A target's answer up to its head.
+struct Answer {
+    response: Response<Incoming>,
+    lease: pool::Lease,
+    target: Box<str>,
+}
+
+fn no_target() -> Refusal {
+    let message = "no target is able to serve requests at the moment: try again soon";
+    Refusal::failed(Ending::NoTarget, message, Some("every target is unhealthy".into()))
+}

@@ -1,0 +1,137 @@
+//! The request's body: read whole, within its bounds, because the choice needs its model and a retry needs its bytes.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::respond::Refusal;
+use super::stream::with_causes;
+use crate::snapshot::Ending;
+
+/// A body's buffer begins with what the client announced, but not with more than this on its word alone.
+const TRUSTED_BYTES: usize = 64 * 1024;
+
+/// Memory for request bodies, shared by all requests.
+#[derive(Clone, Debug)]
+pub(super) struct Buffers {
+    used: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl Buffers {
+    pub(super) fn new(max: usize) -> Self {
+        Self { used: Arc::default(), max }
+    }
+
+    fn share(&self) -> Share {
+        Share { buffers: self.clone(), bytes: 0 }
+    }
+}
+
+/// One request's part of the buffers; returned when dropped.
+#[derive(Debug)]
+struct Share {
+    buffers: Buffers,
+    bytes: usize,
+}
+
+impl Share {
+    /// `false` if there is no room for `bytes` more.
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.buffers.used.fetch_add(bytes, Relaxed) + bytes <= self.buffers.max
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.buffers.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// A body that was read, and its part of the buffers for as long as it may be sent.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    pub(super) bytes: Bytes,
+    _share: Share,
+}
+
+/// Reads the body, or says why it is refused.
+pub(super) async fn body(
+    body: Incoming,
+    bytes_max: usize,
+    time_max: Duration,
+    buffers: &Buffers,
+) -> Result<Buffered, Refusal> {
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large(bytes_max));
+    }
+    match tokio::time::timeout(time_max, read(body, bytes_max, buffers.share())).await {
+        Ok(read) => read,
+        Err(_) => Err(Refusal::rejected(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the request's body was not complete within {} s", time_max.as_secs_f64()),
+        )),
+    }
+}
+
+async fn read(mut body: Incoming, bytes_max: usize, mut share: Share) -> Result<Buffered, Refusal> {
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| broken(&error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        if !share.grow(data.len()) {
+            return Err(no_room());
+        }
+        // Most bodies come in one piece, which is then passed on without a copy.
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+            whole.reserve(first.len() + data.len() + announced.min(TRUSTED_BYTES));
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&data);
+    }
+    let bytes = if whole.is_empty() { first } else { whole.freeze() };
+    Ok(Buffered { bytes, _share: share })
+}
+
+/// A body that ended before its end, because the client has left, or that is no body.
+fn broken(error: &hyper::Error) -> Refusal {
+    let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+    if matches!(cause, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+        return Refusal::rejected(StatusCode::BAD_REQUEST, "the request's body is not framed as HTTP wants it");
+    }
+    // Nobody will read this answer: it is for the record.
+    Refusal::failed(Ending::ClientDisconnected, "the request's body broke off", Some(with_causes(error).into()))
+}
+
+fn too_large(bytes_max: usize) -> Refusal {
+    Refusal::rejected(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the request's body is larger than {bytes_max} bytes (limits.body_bytes)"),
+    )
+}
+
+fn no_room() -> Refusal {
+    Refusal::failed(
+        Ending::Overloaded,
+        "the gateway holds too many request bodies at the moment: try again soon",
+        Some("limits.buffered_bytes is used up".into()),
+    )
+}

@@ -1,0 +1,335 @@
+//! The one guard of a request: it owns the draft from the first header on and writes exactly one finish.
+//!
+//! Whatever ends the request, the recorder is either told ([`Recorder::finish`]) or dropped, and `Drop` names what it was.
+//! It is synchronous throughout, because `Drop` cannot wait and neither may the data path.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header, request};
+
+use super::choose::{self, Choice};
+use super::request_peek::Peek;
+use super::scan::{Scanner, Seen};
+use super::{Gateway, identify};
+use crate::snapshot::outcome::Answer;
+use crate::snapshot::{
+    Attempt, Decision, Ending, Inputs, Issued, Live, Moment, Outcome, Policy, Record, Request, SnapshotId, Target,
+    Timings, TraceContext,
+};
+
+/// Owns a request's draft; consumes it exactly once.
+#[derive(Debug)]
+pub struct Recorder {
+    gateway: Arc<Gateway>,
+    draft: Option<Draft>,
+}
+
+/// What is known of a request that has not ended.
+#[derive(Debug)]
+struct Draft {
+    id: SnapshotId,
+    accepted: Instant,
+    issued_at: Moment,
+    trace: TraceContext,
+    stage: Stage,
+    attempts: Vec<Attempt>,
+    answer: Option<AnswerSoFar>,
+}
+
+/// Before the decision the facts are here; after it they are in the record, which no longer changes.
+#[derive(Debug)]
+enum Stage {
+    Undecided(Request),
+    Decided { record: Arc<Record>, live: Arc<Live> },
+}
+
+/// The answer, from its head on.
+#[derive(Debug)]
+struct AnswerSoFar {
+    status: u16,
+    first_byte_us: u64,
+    scanner: Scanner,
+    bytes: u64,
+    /// Already added to the target's counter.
+    tokens: u64,
+}
+
+impl Recorder {
+    /// From here on the request has a name and will have one record.
+    pub fn begin(gateway: &Arc<Gateway>, accepted: Instant, head: &request::Parts) -> Self {
+        let request = gateway.wanted.request(head);
+        Self::named(gateway, accepted, request, |id| identify::trace(id, &head.headers))
+    }
+
+    /// The same, for facts that are at hand.
+    pub fn named(
+        gateway: &Arc<Gateway>,
+        accepted: Instant,
+        request: Request,
+        trace: impl FnOnce(SnapshotId) -> TraceContext,
+    ) -> Self {
+        let (id, issued_at) = gateway.mint.issue(accepted);
+        let stage = Stage::Undecided(request);
+        let trace = trace(id);
+        let draft = Draft { id, accepted, issued_at, trace, stage, attempts: Vec::new(), answer: None };
+        gateway.metrics.in_flight.inc();
+        Self { gateway: Arc::clone(gateway), draft: Some(draft) }
+    }
+
+    /// The request's name.
+    pub fn id(&self) -> SnapshotId {
+        self.draft().id
+    }
+
+    /// Its place in a trace.
+    pub(super) fn trace(&self) -> TraceContext {
+        self.draft().trace
+    }
+
+    /// Microseconds since accept.
+    pub(super) fn elapsed_us(&self) -> u64 {
+        micros(self.draft().accepted)
+    }
+
+    /// The body was read; what of it could be understood goes into the record.
+    pub(super) fn body_read(&mut self, bytes: usize, peek: Peek) {
+        if let Stage::Undecided(request) = &mut self.draft_mut().stage {
+            request.body_bytes = bytes as u64;
+            request.model = peek.model;
+            request.stream = peek.stream;
+            request.max_tokens = peek.max_tokens;
+        }
+    }
+
+    /// Captures the fleet, chooses, and enters the decision into the ledger: from here on the ID resolves. `None` if no
+    /// target is eligible.
+    pub fn decide(&mut self) -> Option<Arc<Record>> {
+        let Self { gateway, draft } = self;
+        let draft = draft.as_mut()?;
+        let Stage::Undecided(request) = &mut draft.stage else { return None };
+        let began = Instant::now();
+        let view = gateway.fleet.view();
+        let facts = gateway.facts();
+        let Choice { candidates, reason, live } = choose::target(&view, &facts)?;
+        live.begin();
+        let decided = Instant::now();
+        let decision = Decision {
+            policy: facts.policy,
+            reason,
+            forced: false,
+            decided_offset_ns: nanos(draft.accepted, decided),
+            choose_ns: nanos(began, decided),
+            decided: gateway.clock.at(decided),
+            view_published: view.published,
+            eligible: view.eligible.len() as u32,
+            excluded: view.excluded,
+            candidates,
+            inputs: Inputs {
+                prefix_hash: None,
+                session_hash: None,
+                ticket: (facts.policy == Policy::RoundRobin).then_some(facts.ticket),
+                draw: facts.draw,
+            },
+        };
+        let request = std::mem::take(request);
+        let record = Arc::new(Record::open(draft.issued(gateway, request, Some(decision))));
+        gateway.ledger.insert(Arc::clone(&record));
+        draft.stage = Stage::Decided { record: Arc::clone(&record), live };
+        Some(record)
+    }
+
+    /// The request moves on to another target than the one it is counted at.
+    pub(super) fn moved_to(&mut self, target: &Target) {
+        let moved = self.gateway.fleet.live(target.slot);
+        if let (Some(moved), Stage::Decided { live, .. }) = (moved, &mut self.draft_mut().stage) {
+            live.end();
+            moved.begin();
+            *live = moved;
+        }
+    }
+
+    /// A try begins; what becomes of it is written into the answer's last element.
+    pub(super) fn attempt(&mut self, target: &Arc<Target>) -> &mut Attempt {
+        let started_offset_us = self.elapsed_us();
+        let attempts = &mut self.draft_mut().attempts;
+        attempts.push(Attempt {
+            target: Arc::clone(target),
+            started_offset_us,
+            connect_us: None,
+            first_byte_offset_us: None,
+            status: None,
+            error: None,
+        });
+        attempts.last_mut().expect("just pushed")
+    }
+
+    /// What became of the try under way.
+    pub(super) fn last_attempt(&mut self) -> Option<&mut Attempt> {
+        self.draft_mut().attempts.last_mut()
+    }
+
+    /// The head of the target's answer is here.
+    pub(super) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let first_byte_us = self.elapsed_us();
+        let draft = self.draft_mut();
+        if let Some(attempt) = draft.attempts.last_mut() {
+            attempt.first_byte_offset_us = Some(first_byte_us);
+            attempt.status = Some(status.as_u16());
+        }
+        let mut stream_asked = false;
+        if let Stage::Decided { record, .. } = &draft.stage {
+            record.progress.head(status.as_u16(), first_byte_us);
+            stream_asked = record.issued.request.stream == Some(true);
+        }
+        let value = |name| headers.get(name).map(HeaderValue::as_bytes);
+        let scanner = Scanner::for_answer(value(header::CONTENT_TYPE), value(header::CONTENT_ENCODING), stream_asked);
+        draft.answer = Some(AnswerSoFar { status: status.as_u16(), first_byte_us, scanner, bytes: 0, tokens: 0 });
+    }
+
+    /// A piece of the answer's body passes at this moment.
+    pub(super) fn frame(&mut self, data: &Bytes, now: Instant) {
+        let draft = self.draft_mut();
+        let at_us = now.saturating_duration_since(draft.accepted).as_micros() as u64;
+        let Some(answer) = &mut draft.answer else { return };
+        answer.bytes += data.len() as u64;
+        let seen = guarded(|| answer.scanner.frame(data, at_us)).unwrap_or_else(|| {
+            answer.scanner = Scanner::broken();
+            Seen::default()
+        });
+        if let Stage::Decided { record, live } = &draft.stage {
+            record.progress.body(answer.bytes, answer.scanner.events());
+            if seen.content_events > 0 {
+                answer.tokens += u64::from(seen.content_events);
+                live.add_tokens(seen.content_events.into());
+            }
+        }
+    }
+
+    /// Writes the one finish. `status` is what the client was or would have been sent, if not the target's.
+    pub fn finish(&mut self, ending: Ending, status: Option<u16>, error: Option<Box<str>>) {
+        let Some(draft) = self.draft.take() else { return };
+        let gateway = &self.gateway;
+        gateway.metrics.in_flight.dec();
+        draft.finish(gateway, ending, status, error);
+    }
+
+    fn draft(&self) -> &Draft {
+        self.draft.as_ref().expect("a recorder is asked only before its finish")
+    }
+
+    fn draft_mut(&mut self) -> &mut Draft {
+        self.draft.as_mut().expect("a recorder is told only before its finish")
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if self.draft.is_none() {
+            return;
+        }
+        let ending = if std::thread::panicking() {
+            Ending::Internal
+        } else if self.gateway.is_cut_short() {
+            Ending::Shutdown
+        } else {
+            Ending::ClientDisconnected
+        };
+        self.finish(ending, None, None);
+    }
+}
+
+impl Draft {
+    fn issued(&self, gateway: &Gateway, request: Request, decision: Option<Decision>) -> Issued {
+        Issued {
+            id: self.id,
+            issued_at: self.issued_at,
+            run: Arc::clone(&gateway.run),
+            trace: self.trace,
+            request,
+            decision,
+        }
+    }
+
+    fn finish(mut self, gateway: &Gateway, ending: Ending, status: Option<u16>, error: Option<Box<str>>) {
+        let end_offset_us = micros(self.accepted);
+        let attempts = std::mem::take(&mut self.attempts);
+        let counted = self.answer.as_ref().map_or(0, |answer| answer.tokens);
+        let outcome = match self.answer.take() {
+            Some(answer) => answer.outcome(ending, attempts, error, end_offset_us, gateway),
+            None => Outcome {
+                ending,
+                status: status.or(Some(ending.status())),
+                error,
+                attempts,
+                response_bytes: 0,
+                events: 0,
+                answer: Answer::default(),
+                timings: Timings { end_offset_us, ..Timings::default() },
+            },
+        };
+        match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
+            Stage::Decided { record, live } => {
+                live.end();
+                live.add_tokens(outcome.answer.completion_tokens.unwrap_or(0).saturating_sub(counted));
+                // Marked in the ledger first, sent second: a lookup never sees a request that has left both.
+                record.finish(outcome);
+                gateway.intake.offer(record);
+            }
+            Stage::Undecided(request) => {
+                let record = Arc::new(Record::closed(self.issued(gateway, request, None), outcome));
+                gateway.ledger.insert(Arc::clone(&record));
+                gateway.intake.offer(record);
+            }
+        }
+    }
+}
+
+impl AnswerSoFar {
+    fn outcome(
+        self,
+        ending: Ending,
+        attempts: Vec<Attempt>,
+        error: Option<Box<str>>,
+        end_offset_us: u64,
+        gateway: &Gateway,
+    ) -> Outcome {
+        let scan = guarded(|| self.scanner.finish()).unwrap_or_else(|| Scanner::broken().finish());
+        if scan.failed {
+            gateway.metrics.scan_failed();
+        }
+        Outcome {
+            ending,
+            status: Some(self.status),
+            error,
+            attempts,
+            response_bytes: self.bytes,
+            events: scan.events,
+            answer: scan.answer,
+            timings: Timings {
+                first_byte_offset_us: Some(self.first_byte_us),
+                first_event_offset_us: scan.first_event_offset_us,
+                first_content_offset_us: scan.first_content_offset_us,
+                end_offset_us,
+                inter_token_p50_us: scan.inter_token_p50_us,
+                inter_token_p99_us: scan.inter_token_p99_us,
+                inter_token_max_us: scan.inter_token_max_us,
+            },
+        }
+    }
+}
+
+/// Runs the scanner. A bug in it costs what it would have read, never the stream and never the record.
+fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(scan)).ok()
+}
+
+fn micros(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
+}
+
+fn nanos(since: Instant, until: Instant) -> u64 {
+    until.saturating_duration_since(since).as_nanos() as u64
+}

@@ -1,0 +1,214 @@
+//! Sockets in, responses out: one accepting thread that deals connections to data threads, each with its own runtime.
+//!
+//! A connection stays on the thread it was dealt to, and so does everything its requests touch: no task moves, no lock is
+//! waited for, and no wake-up crosses a processor.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::sync::{mpsc, watch};
+
+use super::flushes::Flushes;
+use super::pool::Pool;
+use super::{Gateway, Thread};
+
+/// Connections that may wait for a data thread to take them up.
+const DEALT_MAX: usize = 1_024;
+
+/// How long accepting rests when the process is out of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The running data path.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    stop: watch::Sender<Option<Instant>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// One data thread as the acceptor sees it.
+struct Dealt {
+    sender: mpsc::Sender<TcpStream>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Starts to accept on `listener`.
+pub fn start(gateway: Arc<Gateway>, listener: TcpListener) -> io::Result<Server> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = watch::channel(None);
+    let (mut threads, mut dealt) = (Vec::new(), Vec::new());
+    for number in 0..gateway.settings.threads.max(1) {
+        let (sender, receiver) = mpsc::channel(DEALT_MAX);
+        let open = Arc::new(AtomicUsize::new(0));
+        dealt.push(Dealt { sender, open: Arc::clone(&open) });
+        let data = Data { gateway: Arc::clone(&gateway), receiver, open, stopped: stopped.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let name = format!("snapgate-data-{number}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || runtime.block_on(data.run()))?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let accepting = accept(Arc::clone(&gateway), listener, dealt, stopped);
+    let acceptor = std::thread::Builder::new().name("snapgate-accept".into());
+    threads.push(acceptor.spawn(move || runtime.block_on(accepting))?);
+    Ok(Server { address, gateway, stop, threads })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, lets open requests end until `deadline`, then cuts them short. Blocks until all is quiet.
+    pub fn stop(self, deadline: Instant) {
+        // No receiver means that every thread has ended already.
+        self.stop.send(Some(deadline)).ok();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a data thread panicked");
+            }
+        }
+        drop(self.gateway);
+    }
+}
+
+/// Deals each connection to the data thread with the fewest.
+async fn accept(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    dealt: Vec<Dealt>,
+    mut stopped: watch::Receiver<Option<Instant>>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the listening socket cannot be used"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => return,
+        };
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => deal(&gateway, &dealt, stream),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn deal(gateway: &Gateway, dealt: &[Dealt], stream: TcpStream) {
+    let refuse = || gateway.metrics.connections_refused.inc();
+    if gateway.metrics.connections.get() >= gateway.settings.connections_max as i64 {
+        refuse();
+        return;
+    }
+    if let Some(idlest) = dealt.iter().min_by_key(|thread| thread.open.load(Relaxed)) {
+        idlest.open.fetch_add(1, Relaxed);
+        gateway.metrics.connections.inc();
+        if idlest.sender.try_send(stream).is_err() {
+            idlest.open.fetch_sub(1, Relaxed);
+            gateway.metrics.connections.dec();
+            refuse();
+        }
+    }
+}
+
+/// One data thread.
+struct Data {
+    gateway: Arc<Gateway>,
+    receiver: mpsc::Receiver<TcpStream>,
+    open: Arc<AtomicUsize>,
+    stopped: watch::Receiver<Option<Instant>>,
+}
+
+/// Counts a connection out, however it ends.
+struct Open {
+    gateway: Arc<Gateway>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+        self.gateway.metrics.connections.dec();
+    }
+}
+
+impl Data {
+    async fn run(mut self) {
+        let settings = &self.gateway.settings;
+        let pool = Pool::new(settings);
+        let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool });
+        let graceful = GracefulShutdown::new();
+        loop {
+            let stream = tokio::select! {
+                stream = self.receiver.recv() => stream,
+                _ = self.stopped.changed() => None,
+            };
+            let Some(stream) = stream else { break };
+            self.serve(&thread, stream, &graceful);
+        }
+        // Accepted before the stop: these are served like those that are open.
+        while let Ok(stream) = self.receiver.try_recv() {
+            self.serve(&thread, stream, &graceful);
+        }
+        self.drain(graceful).await;
+    }
+
+    fn serve(&self, thread: &Arc<Thread>, stream: TcpStream, graceful: &GracefulShutdown) {
+        let open = Open { gateway: Arc::clone(&self.gateway), open: Arc::clone(&self.open) };
+        connection(Arc::clone(thread), stream, open, graceful);
+    }
+
+    /// Waits for the open requests; what is left at the deadline ends with the runtime, which drops its tasks.
+    async fn drain(self, graceful: GracefulShutdown) {
+        let deadline = self.stopped.borrow().unwrap_or_else(Instant::now);
+        if tokio::time::timeout_at(deadline.into(), graceful.shutdown()).await.is_err() {
+            self.gateway.cut_short();
+        }
+    }
+}
+
+fn connection(thread: Arc<Thread>, stream: TcpStream, open: Open, graceful: &GracefulShutdown) {
+    let stream = match stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection ended at once"),
+    };
+    let settings = &thread.gateway.settings;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.request_head_timeout)
+        .max_buf_size(settings.head_bytes_max)
+        .max_headers(settings.headers_max);
+    let flushes = Flushes::default();
+    let stream = flushes.of(stream);
+    let service = service_fn(move |request| {
+        let (thread, flushes) = (Arc::clone(&thread), flushes.clone());
+        async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
+    });
+    let served = graceful.watch(builder.serve_connection(stream, service));
+    #[expect(clippy::disallowed_methods, reason = "owned by the data thread's runtime, and drained by its shutdown")]
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            if error.is_parse() {
+                open.gateway.metrics.unparsed.inc();
+            }
+            tracing::debug!(%error, "a client's connection ended badly");
+        }
+        drop(open);
+    });
+}

@@ -1,0 +1,197 @@
+//! A target's body on its way to the client: every frame passes untouched and unbuffered, and is looked at in passing.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::flushes::Flushes;
+use super::pool::Lease;
+use super::recorder::Recorder;
+use crate::snapshot::Ending;
+
+/// The body broke. The client sees its connection end without the body's end; the record says why.
+#[derive(Debug)]
+pub(super) enum StreamError {
+    /// The target's connection broke.
+    Reset(hyper::Error),
+    /// The target fell silent.
+    Silent(Duration),
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(error) => write!(f, "the target's answer broke off: {}", with_causes(error)),
+            Self::Silent(limit) => write!(f, "the target sent nothing for {} ms", limit.as_millis()),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Reset(error) => Some(error),
+            Self::Silent(_) => None,
+        }
+    }
+}
+
+impl StreamError {
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Reset(_) => Ending::UpstreamReset,
+            Self::Silent(_) => Ending::UpstreamTimeout,
+        }
+    }
+}
+
+/// An error with what caused it, in one line: hyper keeps the telling part in the source.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The passing body. When it ends the request is finished; when it is dropped before, the recorder's drop says so.
+#[derive(Debug)]
+pub(super) struct RecordedBody {
+    inner: Incoming,
+    recorder: Recorder,
+    /// Given back at the end; dropped, and so closed, at any other.
+    lease: Option<Lease>,
+    silence: Silence,
+    /// Of the client's connection.
+    flushes: Flushes,
+    failed: Option<Failed>,
+    done: bool,
+}
+
+/// An error that the client's connection is not told yet.
+#[derive(Debug)]
+struct Failed {
+    error: StreamError,
+    /// The count of flushes when it came.
+    flushes: u64,
+}
+
+impl RecordedBody {
+    pub(super) fn new(
+        inner: Incoming,
+        recorder: Recorder,
+        lease: Lease,
+        silence_max: Duration,
+        flushes: Flushes,
+    ) -> Self {
+        let (lease, silence) = (Some(lease), Silence::new(silence_max));
+        let mut body = Self { inner, recorder, lease, silence, flushes, failed: None, done: false };
+        if body.inner.is_end_stream() {
+            body.complete();
+        }
+        body
+    }
+
+    fn complete(&mut self) {
+        self.done = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.recorder.finish(Ending::Completed, None, None);
+    }
+
+    fn fail(&mut self, error: StreamError) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        self.lease = None;
+        self.recorder.finish(error.ending(), None, Some(error.to_string().into()));
+        self.failed = Some(Failed { error, flushes: self.flushes.count() });
+        self.poll_failed()
+    }
+
+    /// The error, as soon as all that came before it has gone out.
+    fn poll_failed(&mut self) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        if let Some(failed) = &self.failed {
+            ready!(self.flushes.poll_since(failed.flushes));
+        }
+        self.done = true;
+        Poll::Ready(self.failed.take().map(|failed| Err(failed.error)))
+    }
+}
+
+impl Body for RecordedBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        if this.failed.is_some() {
+            return this.poll_failed();
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let now = Instant::now();
+                if let Some(data) = frame.data_ref() {
+                    this.recorder.frame(data, now.into_std());
+                }
+                this.silence.since = now;
+                // The server may not ask again after the last frame, and never does after trailers.
+                if this.inner.is_end_stream() || frame.is_trailers() {
+                    this.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => this.fail(StreamError::Reset(error)),
+            Poll::Pending if this.silence.poll_too_long(cx) => this.fail(StreamError::Silent(this.silence.max)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done || self.failed.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Notices when nothing has come for too long. One timer a stream, moved only when it fires, not with every frame.
+#[derive(Debug)]
+struct Silence {
+    max: Duration,
+    since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    fn new(max: Duration) -> Self {
+        Self { max, since: Instant::now(), timer: None }
+    }
+
+    fn poll_too_long(&mut self, cx: &mut Context<'_>) -> bool {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.since + self.max)));
+        while timer.as_mut().poll(cx).is_ready() {
+            let due = self.since + self.max;
+            if due <= Instant::now() {
+                return true;
+            }
+            timer.as_mut().reset(due);
+        }
+        false
+    }
+}
