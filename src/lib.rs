@@ -21,3 +21,5 @@ pub mod pipeline;
 pub mod store;
 
 pub mod sink;
+
+pub mod lookup;

@@ -1,0 +1,121 @@
+//! `/v1/fleet`: the view that the next decision would be made from, with ages as of now.
+
+use serde::Serialize;
+
+use super::render::{self, candidates, table, words};
+use crate::snapshot::document::State;
+use crate::snapshot::{Excluded, FleetView, Health, Member, Moment};
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct FleetPage<'a> {
+    published: String,
+    view_age_ms: u64,
+    eligible: usize,
+    excluded: Excluded,
+    targets: Vec<TargetPart<'a>>,
+}
+
+/// One target.
+#[derive(Debug, Serialize)]
+struct TargetPart<'a> {
+    name: &'a str,
+    address: &'a str,
+    health: Health,
+    eligible: bool,
+    gpus: Option<u32>,
+    gateway_in_flight: u32,
+    gateway_requests_per_second: f64,
+    gateway_tokens_per_second: f64,
+    /// Counts the target's published states within the run.
+    sample: u64,
+    published: String,
+    state: State,
+}
+
+impl<'a> FleetPage<'a> {
+    /// The page of a view.
+    pub(super) fn of(view: &'a FleetView, now: Moment) -> Self {
+        let mut eligible = vec![false; view.members.len()];
+        for &member in &view.eligible {
+            eligible[member as usize] = true;
+        }
+        let targets = view.members.iter().zip(eligible).map(|(member, eligible)| TargetPart::of(member, eligible, now));
+        Self {
+            published: view.published.to_string(),
+            view_age_ms: now.ms_since(view.published),
+            eligible: view.eligible.len(),
+            excluded: view.excluded,
+            targets: targets.collect(),
+        }
+    }
+
+    /// The page for a terminal.
+    pub(super) fn render(&self, width: usize) -> String {
+        let width = render::bounded(width);
+        let sentence = format!(
+            "{} of {} may be chosen; the view is {} old.",
+            self.eligible,
+            words::counted(self.targets.len() as u64, "target"),
+            words::millis(self.view_age_ms)
+        );
+        let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
+        format!("{}\n{}", words::wrapped(&sentence, width), table::lay_out(&COLUMNS, &rows, width))
+    }
+}
+
+/// The columns of the page for a terminal: a target's own, then those it shares with a snapshot's candidates.
+const COLUMNS: [table::Column; 12] = {
+    let [in_flight, rps, tps, waiting, running, kv, hit, age, freshness] = candidates::STATE_COLUMNS;
+    [
+        table::Column::name("target"),
+        table::Column::text("health", 0),
+        table::Column::text("address", 9),
+        in_flight,
+        rps,
+        tps,
+        waiting,
+        running,
+        kv,
+        hit,
+        age,
+        freshness,
+    ]
+};
+
+impl<'a> TargetPart<'a> {
+    fn of(member: &'a Member, eligible: bool, now: Moment) -> Self {
+        let sample = &member.sample;
+        let (gateway_requests_per_second, gateway_tokens_per_second) = member.live.rates();
+        Self {
+            name: &sample.target.name,
+            address: &sample.target.address,
+            health: sample.health,
+            eligible,
+            gpus: sample.target.gpus,
+            gateway_in_flight: member.live.in_flight(),
+            gateway_requests_per_second,
+            gateway_tokens_per_second,
+            sample: sample.n,
+            published: sample.published.to_string(),
+            state: State::at(sample, now),
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let health = match self.health {
+            Health::Unknown => "unknown",
+            Health::Healthy => "healthy",
+            Health::Unhealthy => "unhealthy",
+        };
+        let mut row = vec![words::clean(self.name), health.to_owned(), words::clean(self.address)];
+        row.extend(candidates::state_cells(
+            u64::from(self.gateway_in_flight),
+            self.gateway_requests_per_second,
+            self.gateway_tokens_per_second,
+            &self.state,
+            0,
+        ));
+        row
+    }
+}

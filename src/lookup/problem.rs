@@ -1,0 +1,352 @@
+//! How to say that there is no answer: RFC 9457 problems, every one of which says what to do.
+//!
+//! All problems of the interface are made here, so that this file is the list of them. Their `type` is
+//! `urn:snapgate:problem:` and the `state`, which is what programs branch on.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::accept::Form;
+use super::auth::Refusal;
+use super::key::{Key, KeyError};
+use super::render;
+use super::resolve::{Absence, LookupError};
+use crate::ledger::DropReason;
+use crate::snapshot::{InstanceTag, Moment};
+
+/// The start of every problem's `type`.
+const TYPE_PREFIX: &str = "urn:snapgate:problem:";
+
+/// One problem, as it is sent and as a client reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind it is, as a name that never changes.
+    #[serde(rename = "type")]
+    pub kind: Cow<'static, str>,
+    /// The kind in a few words.
+    pub title: Cow<'static, str>,
+    /// The status it is answered with.
+    pub status: u16,
+    /// This case of it, and what to do.
+    pub detail: String,
+    /// What became of what was asked for: `unknown`, `expired`, …; the last part of `kind`.
+    pub state: Cow<'static, str>,
+    /// The snapshot ID that was asked for, if it was one.
+    pub id: Option<String>,
+    /// Why, by name, if there is more than one reason.
+    pub reason: Option<Cow<'static, str>>,
+    /// Times, counts and tags of the case.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
+}
+
+impl Problem {
+    fn new(state: &'static str, status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("{TYPE_PREFIX}{state}").into(),
+            title: title.into(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            state: state.into(),
+            id: None,
+            reason: None,
+            more: BTreeMap::new(),
+        }
+    }
+
+    fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn at(self, name: &str, moment: Moment) -> Self {
+        self.with(name, moment.to_string())
+    }
+
+    /// There is no record for a key. `ours` is the tag of the instance whose store was asked.
+    pub fn absent(absence: &Absence, key: &Key, ours: InstanceTag) -> Self {
+        let problem = Self::of_absence(absence, key, ours);
+        let Some(id) = key.id() else { return problem };
+        // Only a plausible ID tells a time; for the others it would be an invention.
+        let problem = match absence {
+            Absence::Unknown | Absence::NotKept => problem,
+            _ => problem.at("issued_at", issued(key)),
+        };
+        Self { id: Some(id.to_string()), ..problem }
+    }
+
+    fn of_absence(absence: &Absence, key: &Key, ours: InstanceTag) -> Self {
+        let issued = issued(key);
+        match *absence {
+            Absence::Unknown => Self::unknown(key),
+            Absence::NotKept => Self::new(
+                "unknown",
+                StatusCode::NOT_FOUND,
+                "No such request",
+                "no request in flight has this key, and finished ones are not kept, because the store is off: set \
+                 store.enabled = true to look up finished requests",
+            )
+            .because("store_off"),
+            Absence::IssuedElsewhere => {
+                let tag = key.id().map_or(ours, |id| id.instance_tag());
+                let detail = format!(
+                    "the ID bears the instance tag {tag}, and this gateway's is {ours}: ask the gateway that has that \
+                     tag. If it is a trace ID or a client's request ID, no request that is kept here bears it"
+                );
+                Self::new("issued_elsewhere", StatusCode::NOT_FOUND, "Issued by another instance", detail)
+                    .with("instance_tag", tag.to_string())
+                    .with("our_instance_tag", ours.to_string())
+            }
+            Absence::Expired { horizon } => {
+                let detail = format!(
+                    "the ID is of {issued}, and everything issued before {horizon} has been deleted: raise \
+                     store.retention_age or store.retention_bytes to keep snapshots longer"
+                );
+                Self::new("expired", StatusCode::GONE, "Deleted by retention", detail)
+                    .because("retention")
+                    .at("horizon", horizon)
+            }
+            Absence::Dropped { reason, counted } => Self::dropped(reason, counted),
+            Absence::Lost { run_started, last_heartbeat } => {
+                let detail = format!(
+                    "the process that issued the ID, started {run_started}, was last alive at {last_heartbeat} and \
+                     ended before it could store what it knew: look for a crash, a kill or a power cut at that time"
+                );
+                Self::new("lost", StatusCode::GONE, "Lost with its process", detail)
+                    .because("unclean_end")
+                    .at("run_started", run_started)
+                    .at("last_heartbeat", last_heartbeat)
+            }
+        }
+    }
+
+    fn unknown(key: &Key) -> Self {
+        let detail = match key.id() {
+            Some(_) => {
+                "this gateway never issued the ID, and no request that is kept here bears it as a trace ID or a \
+                 client's request ID: check that it was copied whole, and ask the gateway whose answer carried it"
+            }
+            None => {
+                "no request that is kept here bears this client request ID: check that it was copied whole, or look up \
+                 the x-snapshot-id of the answer, which is never given twice"
+            }
+        };
+        Self::new("unknown", StatusCode::NOT_FOUND, "No such request", detail)
+    }
+
+    fn dropped(reason: DropReason, counted: Option<(Moment, u64)>) -> Self {
+        let why = match reason {
+            DropReason::QueueFull => {
+                "the queue to the store was full: give the gateway more CPU or a faster disk, or raise \
+                 pipeline.queue_records and pipeline.queue_bytes"
+            }
+            DropReason::StoreFailed => {
+                "the store refused it: make space on the disk of the data directory, and see the gateway's log for the \
+                 error"
+            }
+            DropReason::Shutdown => {
+                "the gateway stopped before it was stored: raise timeouts.shutdown_grace so that it can finish"
+            }
+        };
+        let how = match counted {
+            None => "the request ended, but its snapshot was dropped".to_owned(),
+            Some((second, count)) => {
+                format!("of the requests issued in the second from {second}, {count} were dropped, and this is one")
+            }
+        };
+        let problem =
+            Self::new("dropped", StatusCode::GONE, "Dropped before it was stored", format!("{how}, because {why}"))
+                .because(reason.name());
+        match counted {
+            None => problem,
+            Some((second, count)) => problem.at("second", second).with("count", count),
+        }
+    }
+
+    /// The key cannot be one.
+    pub fn malformed_key(error: KeyError) -> Self {
+        Self::new("malformed", StatusCode::BAD_REQUEST, "Not a key", error.to_string()).because("key")
+    }
+
+    /// The path is no text.
+    pub(super) fn malformed_path(error: &str) -> Self {
+        let detail = format!("the path cannot be read ({error}): percent-encode the key as UTF-8");
+        Self::new("malformed", StatusCode::BAD_REQUEST, "Not a key", detail).because("key")
+    }
+
+    /// A parameter makes no sense.
+    pub(super) fn malformed_query(detail: impl Into<String>) -> Self {
+        Self::new("malformed", StatusCode::BAD_REQUEST, "Not a query", detail).because("query")
+    }
+
+    /// A lookup that was not even looked at.
+    pub(super) fn refused(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::NotConfigured => Self::new(
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "Lookups are not open",
+                "this listener can be reached from other machines, and no token is configured: configure at least one \
+                 admin token, or bind the admin listener to 127.0.0.1",
+            )
+            .because("no_tokens_configured"),
+            Refusal::ForeignHost(host) => Self::new(
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "Lookups are not open to names",
+                format!(
+                    "the request was sent to {host:?}, and without tokens only requests to an IP address or localhost \
+                     are answered, so that no web page can pose as this machine: use the address, or configure an \
+                     admin token"
+                ),
+            )
+            .because("foreign_host"),
+            Refusal::NoToken => Self::new(
+                "unauthorized",
+                StatusCode::UNAUTHORIZED,
+                "A token is needed",
+                "send the header Authorization: Bearer TOKEN with one of the configured admin tokens",
+            )
+            .because("no_token"),
+            Refusal::WrongToken => Self::new(
+                "unauthorized",
+                StatusCode::UNAUTHORIZED,
+                "The token is not known",
+                "the bearer token is none of the configured admin tokens: check that it was copied whole",
+            )
+            .because("wrong_token"),
+        }
+    }
+
+    /// A lookup that could not be carried out.
+    pub(super) fn failed(error: &LookupError) -> Self {
+        let detail = error.to_string();
+        match error {
+            LookupError::Busy(_) => {
+                Self::new("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many lookups", detail).because("limit")
+            }
+            LookupError::Store(_) | LookupError::Stopped(_) => {
+                Self::new("failed", StatusCode::INTERNAL_SERVER_ERROR, "The lookup failed", detail).because("store")
+            }
+        }
+    }
+
+    /// Nothing is at the path.
+    pub(super) fn no_such_path(path: &str) -> Self {
+        let detail =
+            format!("nothing is at {path:?}; there are /v1/snapshots/KEY, /v1/fleet, /healthz, /readyz and /metrics");
+        Self::new("no_such_path", StatusCode::NOT_FOUND, "No such path", detail)
+    }
+
+    /// The path is not for this method.
+    pub(super) fn method_not_allowed(method: &str) -> Self {
+        let detail = format!("{method} means nothing here: use GET or HEAD");
+        Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
+    }
+
+    /// The problem as an answer.
+    pub(super) fn answer(&self, form: Form) -> Response {
+        let status = StatusCode::from_u16(self.status).expect("every problem is made with a status of the http crate");
+        let (kind, body) = match form {
+            Form::Json => ("application/problem+json", to_json(self)),
+            Form::Text => ("text/plain; charset=utf-8", render::problem(self, render::WIDTH_MAX).into_bytes()),
+        };
+        let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"snapgate\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn to_json(problem: &Problem) -> Vec<u8> {
+    serde_json::to_vec(problem).expect("a problem has only text keys, and memory does not refuse a write")
+}
+
+/// When an ID says that it was issued.
+fn issued(key: &Key) -> Moment {
+    Moment(key.id().map_or(0, |id| id.unix_ms() * 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const ID: &str = "019ab3c2d1e0a7f11122334455667788";
+
+    #[test]
+    fn every_absence_has_its_status_state_reason_and_times() {
+        let (then, later) = (Moment(1_795_435_995_123_456), Moment(1_795_435_999_000_000));
+        let dropped = |reason| Absence::Dropped { reason, counted: None };
+        for (absence, status, state, reason, members) in [
+            (Absence::Unknown, 404, "unknown", None, json!({})),
+            (Absence::NotKept, 404, "unknown", Some("store_off"), json!({})),
+            (
+                Absence::IssuedElsewhere,
+                404,
+                "issued_elsewhere",
+                None,
+                json!({
+                "instance_tag": "a7f1", "our_instance_tag": "0b0b"}),
+            ),
+            (
+                Absence::Expired { horizon: later },
+                410,
+                "expired",
+                Some("retention"),
+                json!({
+                "horizon": "2026-11-23T12:13:19.000000Z"}),
+            ),
+            (dropped(DropReason::QueueFull), 410, "dropped", Some("queue_full"), json!({})),
+            (dropped(DropReason::StoreFailed), 410, "dropped", Some("store_failed"), json!({})),
+            (dropped(DropReason::Shutdown), 410, "dropped", Some("shutdown"), json!({})),
+            (
+                Absence::Dropped { reason: DropReason::QueueFull, counted: Some((then, 12)) },
+                410,
+                "dropped",
+                Some("queue_full"),
+                json!({"second": "2026-11-23T12:13:15.123456Z", "count": 12}),
+            ),
+            (
+                Absence::Lost { run_started: then, last_heartbeat: later },
+                410,
+                "lost",
+                Some("unclean_end"),
+                json!({
+                "run_started": "2026-11-23T12:13:15.123456Z", "last_heartbeat": "2026-11-23T12:13:19.000000Z"}),
+            ),
+        ] {
+            let problem = Problem::absent(&absence, &Key::parse(ID).unwrap(), InstanceTag(0x0b0b));
+            let sent: Value = serde_json::from_slice(&to_json(&problem)).unwrap();
+            assert_eq!(sent["status"], status, "{absence:?}");
+            assert_eq!((&sent["state"], &sent["id"]), (&json!(state), &json!(ID)), "{absence:?}");
+            assert_eq!(sent["type"], format!("urn:snapgate:problem:{state}"));
+            assert_eq!(sent["reason"], json!(reason), "{absence:?}");
+            assert_eq!(sent.get("issued_at").is_some(), state != "unknown", "{absence:?}");
+            for (name, value) in members.as_object().unwrap() {
+                assert_eq!(&sent[name], value, "{absence:?}");
+            }
+            let detail = sent["detail"].as_str().unwrap();
+            assert!(detail.contains(": ") && !detail.ends_with('.'), "it says what to do: {detail}");
+            assert_eq!(serde_json::from_value::<Problem>(sent).unwrap(), problem, "a client reads what was sent");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The candidates of a decision as a table, and what of a target's state fits into one row of it.
+
+use super::table::{Column, lay_out};
+use super::words;
+use crate::snapshot::document::{CandidatePart, DecisionPart, State};
+use crate::snapshot::{Freshness, Quantity};
+
+/// Rows that are shown: no gateway scores more, but a document may come from anywhere.
+const ROWS_MAX: usize = 64;
+
+/// The columns of a state, for the tables of candidates and of the fleet.
+pub(in crate::lookup) const STATE_COLUMNS: [Column; 9] = [
+    Column::number("in flight", 0),
+    Column::number("rps", 7),
+    Column::number("tps", 8),
+    Column::number("waiting", 1),
+    Column::number("running", 2),
+    Column::number("kv %", 3),
+    Column::number("hit %", 6),
+    Column::number("age", 4),
+    Column::text("freshness", 5),
+];
+
+const COLUMNS: [Column; 13] = {
+    let [in_flight, rps, tps, waiting, running, kv, hit, age, freshness] = STATE_COLUMNS;
+    [
+        Column::number("#", 0),
+        Column::name("target"),
+        Column::text("", 0),
+        Column::number("score", 0),
+        in_flight,
+        rps,
+        tps,
+        waiting,
+        running,
+        kv,
+        hit,
+        age,
+        freshness,
+    ]
+};
+
+/// The quantities by which a state is judged as a whole: every engine has them, and they move all the time.
+const JUDGED: [Quantity; 3] = [Quantity::Waiting, Quantity::Running, Quantity::KvCacheUsage];
+
+/// How far a state may be trusted as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::lookup) struct Trust {
+    /// That of the worst of [`JUDGED`]; `None` if there is no state.
+    pub(in crate::lookup) freshness: Option<Freshness>,
+    /// The age of the oldest of [`JUDGED`] that has a value, in milliseconds.
+    pub(in crate::lookup) age_ms: Option<u64>,
+}
+
+impl Trust {
+    /// The trust in a state whose ages were counted `later_ms` ago.
+    pub(in crate::lookup) fn of(state: &State, later_ms: u64) -> Self {
+        let judged = || JUDGED.into_iter().map(|quantity| state.reading(quantity));
+        Self {
+            freshness: judged().filter_map(|reading| reading.freshness).max_by_key(|freshness| badness(*freshness)),
+            age_ms: judged().filter_map(|reading| reading.age_ms).max().map(|age| age.saturating_add(later_ms)),
+        }
+    }
+}
+
+/// A quantity that cannot be had says nothing against the others.
+const fn badness(freshness: Freshness) -> u8 {
+    match freshness {
+        Freshness::Unsupported => 0,
+        Freshness::Fresh => 1,
+        Freshness::Stale => 2,
+        Freshness::Missing => 3,
+    }
+}
+
+/// The state of a candidate; empty if the document has something else in its place.
+pub(super) fn state_of(candidate: &CandidatePart<'_>) -> State {
+    serde_json::from_str(candidate.state.get()).unwrap_or_default()
+}
+
+/// The cells of [`STATE_COLUMNS`]. A value that is not known is a hyphen, never 0.
+pub(in crate::lookup) fn state_cells(
+    in_flight: u64,
+    requests_per_second: f64,
+    tokens_per_second: f64,
+    state: &State,
+    later_ms: u64,
+) -> [String; 9] {
+    let value = |quantity, show: fn(f64) -> String| state.reading(quantity).value.map_or_else(|| "-".to_owned(), show);
+    let trust = Trust::of(state, later_ms);
+    [
+        in_flight.to_string(),
+        words::number(requests_per_second),
+        words::number(tokens_per_second),
+        value(Quantity::Waiting, words::number),
+        value(Quantity::Running, words::number),
+        value(Quantity::KvCacheUsage, words::percent),
+        value(Quantity::PrefixCacheHitRatio, words::percent),
+        trust.age_ms.map_or_else(|| "-".to_owned(), words::millis),
+        trust.freshness.map_or("-", Freshness::name).to_owned(),
+    ]
+}
+
+/// The table of a decision's candidates, best first; empty where nothing was decided.
+pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
+    if decision.candidates.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = decision
+        .candidates
+        .iter()
+        .take(ROWS_MAX)
+        .map(|candidate| {
+            let mut row = vec![
+                candidate.rank.to_string(),
+                words::clean(&candidate.target),
+                if candidate.chosen { "*".to_owned() } else { String::new() },
+                words::number(candidate.score),
+            ];
+            row.extend(state_cells(
+                u64::from(candidate.gateway_in_flight),
+                candidate.gateway_requests_per_second,
+                candidate.gateway_tokens_per_second,
+                &state_of(candidate),
+                candidate.sample_age_ms,
+            ));
+            row
+        })
+        .collect();
+    let scored = decision.candidates.len();
+    let mut head = format!("candidates: {scored} scored");
+    if let Some(eligible) = decision.eligible {
+        head.push_str(&format!(" of {eligible} eligible"));
+    }
+    let excluded = &decision.excluded;
+    for (count, why) in [
+        (excluded.unhealthy, "unhealthy"),
+        (excluded.model, "without the model"),
+        (excluded.no_fresh_state, "without fresh state"),
+    ] {
+        if let Some(count @ 1..) = count {
+            head.push_str(&format!(", {count} {why}"));
+        }
+    }
+    let window = decision.state.state.window_ms;
+    let over = window.map_or_else(String::new, |ms| format!(", over {}", words::millis(u64::from(ms))));
+    let legend = format!(
+        "* chosen; in flight, rps and tps as this gateway counts them{over}; age and freshness of the worst of \
+         waiting, running and kv"
+    );
+    format!(
+        "{}\n{}{}",
+        words::line(&head, width),
+        lay_out(&COLUMNS, &rows, width),
+        words::hanging("", &legend, 2, width)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::document::StateReading;
+
+    #[test]
+    fn a_state_is_as_good_as_its_worst_quantity() {
+        let reading = |age_ms: Option<u64>, freshness| StateReading {
+            value: age_ms.map(|_| 1.0),
+            age_ms,
+            source: None,
+            freshness,
+        };
+        let state = |readings: [(Option<u64>, Option<Freshness>); 3]| {
+            let mut state = State::default();
+            for (quantity, (age, freshness)) in JUDGED.into_iter().zip(readings) {
+                state.readings[quantity as usize] = reading(age, freshness);
+            }
+            state
+        };
+        use Freshness::{Fresh, Missing, Stale, Unsupported};
+        for (readings, freshness, age_ms) in [
+            ([(None, None), (None, None), (None, None)], None, None),
+            ([(Some(40), Some(Fresh)), (Some(50), Some(Fresh)), (None, Some(Unsupported))], Some(Fresh), Some(57)),
+            ([(Some(40), Some(Fresh)), (Some(5000), Some(Stale)), (Some(1), Some(Fresh))], Some(Stale), Some(5007)),
+            ([(Some(40), Some(Fresh)), (None, Some(Missing)), (Some(1), Some(Stale))], Some(Missing), Some(47)),
+            ([(None, Some(Unsupported)); 3], Some(Unsupported), None),
+        ] {
+            assert_eq!(Trust::of(&state(readings), 7), Trust { freshness, age_ms }, "{readings:?}");
+        }
+    }
+}

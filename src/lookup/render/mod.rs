@@ -1,0 +1,269 @@
+//! A snapshot for people: one sentence of verdict, the timeline as a picture, the candidates as a table, the names.
+//!
+//! It is made from a [`Document`] alone, so that it reads the same whether the document came over HTTP, out of the
+//! store or from a log. Everything a client or a target could have written is cleaned, so that no text of theirs can
+//! move the cursor of an operator's terminal; nothing but ASCII and box-drawing characters comes out, and no line is
+//! wider than asked for.
+
+use crate::snapshot::Document;
+
+use super::problem::Problem;
+
+pub(super) mod candidates;
+pub(super) mod table;
+mod timeline;
+mod verdict;
+pub(super) mod words;
+
+/// The width of what the lookup API answers, and the widest there is.
+pub const WIDTH_MAX: usize = 100;
+
+/// The narrowest: with less, no picture could be drawn. A smaller width is taken as this one.
+pub const WIDTH_MIN: usize = 60;
+
+/// The width that is kept to.
+pub(super) fn bounded(width: usize) -> usize {
+    width.clamp(WIDTH_MIN, WIDTH_MAX)
+}
+
+/// One snapshot, in at most `width` columns (within [`WIDTH_MIN`] and [`WIDTH_MAX`]).
+pub fn render(document: &Document<'_>, width: usize) -> String {
+    let width = bounded(width);
+    let sections = [
+        words::wrapped(&verdict::of(document), width),
+        timeline::picture(document, width),
+        candidates::table(&document.decision, width),
+        names(document, width),
+    ];
+    let shown: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
+    shown.join("\n")
+}
+
+/// Several snapshots that one key answers, newest first.
+pub fn render_matches(documents: &[Document<'_>], complete: bool, width: usize) -> String {
+    let width = bounded(width);
+    let more = if complete { "" } else { "; there are more, and these are the newest" };
+    let sentence =
+        format!("{} this key{more}.", words::counted_verb(documents.len() as u64, "request", "bear", "bears"));
+    let mut text = words::wrapped(&sentence, width);
+    for document in documents {
+        text.push_str(&format!("\n{}\n", words::line(&format!("== {}", words::clean(&document.id)), width)));
+        text.push_str(&render(document, width));
+    }
+    text
+}
+
+/// A problem, in at most `width` columns.
+pub fn problem(problem: &Problem, width: usize) -> String {
+    let width = bounded(width);
+    let title = words::clean(&problem.title);
+    let mut text = words::wrapped(&format!("{title}: {}.", words::clean(&problem.detail)), width);
+    let id = problem.id.iter().map(|id| ("id".to_owned(), id.clone()));
+    let reason = problem.reason.iter().map(|reason| ("reason".to_owned(), reason.clone().into_owned()));
+    let more = problem.more.iter().map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        (name.clone(), value)
+    });
+    let state = [("state".to_owned(), problem.state.clone().into_owned())];
+    text.push('\n');
+    for (name, value) in state.into_iter().chain(id).chain(reason).chain(more) {
+        text.push_str(&pair(&name, &value, width));
+    }
+    text
+}
+
+/// The names by which the request is known here and elsewhere.
+fn names(document: &Document<'_>, width: usize) -> String {
+    let request = &document.request;
+    let trace = &document.trace;
+    let whose = if trace.parent_span_id.is_some() { "the client's" } else { "begun here" };
+    let gateway = &document.gateway;
+    let mut asked = format!("{} {}", request.method, request.path);
+    for part in
+        request.model.iter().map(AsRef::as_ref).chain(request.stream.filter(|stream| *stream).map(|_| "streamed"))
+    {
+        asked.push_str(", ");
+        asked.push_str(part);
+    }
+    let mut text = pair("snapshot", &document.id, width);
+    let issued = format!(
+        "{} by {} ({}), snapgate {}",
+        document.issued_at, gateway.instance, gateway.instance_tag, gateway.version
+    );
+    text.push_str(&pair("issued", &issued, width));
+    text.push_str(&pair("request", &asked, width));
+    text.push_str(&pair("trace", &format!("{} ({whose})", trace.trace_id), width));
+    let optional = [
+        ("client id", &request.client_request_id),
+        ("response id", &document.outcome.response_id),
+        ("tenant", &request.tenant),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            text.push_str(&pair(name, value, width));
+        }
+    }
+    for (name, value) in request.labels.iter().take(LABELS_MAX) {
+        text.push_str(&pair("label", &format!("{name}: {value}"), width));
+    }
+    text
+}
+
+/// Labels that are shown; the gateway records no more, but a document may come from anywhere.
+const LABELS_MAX: usize = 16;
+
+/// Columns before a value.
+const NAMES_WIDTH: usize = 17;
+
+/// A name and its value, whole: a value that is cut off could not be looked up.
+fn pair(name: &str, value: &str, width: usize) -> String {
+    let name = words::line(&words::clean(name), NAMES_WIDTH - 3);
+    words::hanging(&format!("  {name}"), &words::clean(value), NAMES_WIDTH, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::specimen;
+    use super::*;
+    use crate::snapshot::Ending;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Compares a rendering with the file that shows how it should look. `UPDATE_GOLDEN=1` writes the files anew.
+    fn assert_looks(name: &str, text: &str) {
+        let path = format!("{}/src/lookup/render/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, text).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, golden, "{name} looks otherwise:\n{text}");
+    }
+
+    #[test]
+    fn typical_snapshots_look_as_they_should() {
+        for (name, record) in specimen::gallery() {
+            assert_looks(name, &render(&Document::of(&record), 100));
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_the_same_in_fewer_columns() {
+        let record = specimen::completed();
+        assert_looks("completed_stream_narrow", &render(&Document::of(&record), 60));
+    }
+
+    #[test]
+    fn a_document_read_from_json_renders_as_the_record_does() {
+        for (name, record) in specimen::gallery() {
+            let mut json = Vec::new();
+            Document::of(&record).write(&mut json);
+            let read: Document<'_> = serde_json::from_slice(&json).unwrap();
+            assert_eq!(render(&read, 100), render(&Document::of(&record), 100), "{name}");
+        }
+    }
+
+    #[test]
+    fn text_of_strangers_cannot_reach_the_terminal() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        document.request.client_request_id = Some("a\u{1b}[2J\u{202e}b\r\nc".into());
+        document.request.model = Some("模型".into());
+        let text = render(&document, 100);
+        assert!(text.contains("a\\u{1b}[2J\\u{202e}b\\r\\nc"), "{text}");
+        assert!(text.contains("\\u{6a21}\\u{578b}"), "{text}");
+    }
+
+    /// Whether a terminal shows it as one column and does nothing else.
+    fn is_drawn(c: char) -> bool {
+        c == ' ' || c.is_ascii_graphic() || ('\u{2500}'..='\u{257f}').contains(&c)
+    }
+
+    /// Numbers that may be unknown.
+    const NUMBERS: [&str; 16] = [
+        "/timings/first_byte_offset_us",
+        "/timings/first_content_offset_us",
+        "/timings/end_offset_us",
+        "/timings/inter_token_p50_us",
+        "/timings/inter_token_p99_us",
+        "/timings/inter_token_max_us",
+        "/decision/decided_offset_ns",
+        "/decision/view_age_ms",
+        "/decision/state/waiting",
+        "/decision/state/waiting_age_ms",
+        "/decision/state/kv_cache_usage",
+        "/decision/candidates/0/state/running",
+        "/outcome/completion_tokens",
+        "/attempts/0/connect_us",
+        "/attempts/0/first_byte_offset_us",
+        "/decision/candidates/1/state/waiting_age_ms",
+    ];
+
+    /// Numbers that are always known.
+    const COUNTS: [&str; 5] = [
+        "/attempts/0/started_offset_us",
+        "/decision/candidates/0/score",
+        "/decision/candidates/0/sample_age_ms",
+        "/decision/candidates/0/gateway_tokens_per_second",
+        "/outcome/events",
+    ];
+
+    /// Texts that clients, targets or operators write.
+    const TEXTS: [&str; 12] = [
+        "/id",
+        "/request/path",
+        "/request/model",
+        "/request/client_request_id",
+        "/request/labels/x-run-id",
+        "/decision/target",
+        "/decision/candidates/0/target",
+        "/attempts/0/target",
+        "/attempts/0/error",
+        "/outcome/target",
+        "/outcome/error",
+        "/outcome/finish_reason",
+    ];
+
+    /// A document of the gallery with keys changed to what no gateway would write, and its lists grown.
+    fn anything() -> impl Strategy<Value = String> {
+        let number = || prop_oneof![any::<u64>(), 0u64..5_000_000];
+        let numbers = (prop::sample::select(&NUMBERS[..]), prop::option::of(number()).prop_map(|n| json!(n)));
+        let counts = (prop::sample::select(&COUNTS[..]), number().prop_map(|n| json!(n)));
+        let texts = (prop::sample::select(&TEXTS[..]), any::<String>().prop_map(|text| json!(text)));
+        let endings = Ending::ALL.map(|ending| json!(ending)).into_iter().chain([json!(null)]).collect::<Vec<_>>();
+        let ending = (Just("/outcome/ending"), prop::sample::select(endings));
+        let changes = prop::collection::vec(prop_oneof![numbers, counts, texts, ending], 0..20);
+        (0..specimen::gallery().len(), changes, 0usize..20, 0usize..100).prop_map(changed)
+    }
+
+    fn changed((which, changes, attempts, candidates): (usize, Vec<(&str, Value)>, usize, usize)) -> String {
+        let mut json = Vec::new();
+        Document::of(&specimen::gallery()[which].1).write(&mut json);
+        let mut root: Value = serde_json::from_slice(&json).unwrap();
+        for (place, value) in changes {
+            if let Some(key) = root.pointer_mut(place) {
+                *key = value;
+            }
+        }
+        for (list, length) in [("/attempts", attempts), ("/decision/candidates", candidates)] {
+            let list = root.pointer_mut(list).and_then(Value::as_array_mut).unwrap();
+            if let Some(first) = list.first().cloned() {
+                list.resize(list.len() + length, first);
+            }
+        }
+        root.to_string()
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_fits_its_width(json in anything(), width in 0usize..300) {
+            let document: Document<'_> = serde_json::from_str(&json).unwrap();
+            let text = render(&document, width);
+            let matches = render_matches(&[document], false, width);
+            for line in text.lines().chain(matches.lines()) {
+                prop_assert!(line.chars().count() <= bounded(width), "{} columns: {line}", line.chars().count());
+                prop_assert!(!line.ends_with(' '), "{line:?}");
+                prop_assert!(line.chars().all(is_drawn), "{line:?}");
+            }
+        }
+    }
+}
