@@ -23,3 +23,5 @@ pub mod store;
 pub mod sink;
 
 pub mod lookup;
+
+pub mod config;

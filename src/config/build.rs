@@ -1,0 +1,279 @@
+//! From checked values to settings: what has to fit together, and one function per section.
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::layers::Effective;
+use super::mistake::{Mistakes, Origin};
+use super::value::Value;
+use super::{Config, Machine, Shown, Targets};
+use crate::gateway::{Routes, UpstreamRequestId};
+use crate::sink::json_log::Destination;
+use crate::snapshot::Policy;
+use crate::store::Durability;
+use crate::telemetry::{LogFormat, LogSettings};
+use crate::{fleet, gateway, lookup, pipeline, store};
+
+/// Pairs of which the first must not be more than the second, and what would happen.
+const IN_ORDER: [(&str, &str, &str); 6] = [
+    ("limits.body_bytes", "limits.buffered_bytes", "a body of the largest size could never be held"),
+    ("fleet.poll_interval", "fleet.fresh_within", "every value would be stale before the next poll"),
+    ("fleet.poll_interval", "fleet.window", "rates need two polls within the window"),
+    ("fleet.publish_interval", "fleet.fresh_within", "a view would be older than what it calls fresh"),
+    (
+        "store.wal_checkpoint_bytes",
+        "store.wal_max_bytes",
+        "the gateway would call itself not ready before it checkpoints",
+    ),
+    ("store.ballast_bytes", "store.retention_bytes", "the ballast would be larger than the store"),
+];
+
+/// Notes what does not fit together. A key that is wrong by itself is left out.
+pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mistakes) {
+    for (less, more, otherwise) in IN_ORDER {
+        let ((small, origin), (large, large_origin)) = (effective.get(less), effective.get(more));
+        if small.order(large) == Ordering::Greater && !mistakes.about(less) && !mistakes.about(more) {
+            let origin = if *origin == Origin::Default { large_origin } else { origin };
+            mistakes.add(origin.clone(), None, format!("{less} ({small}) is more than {more} ({large}): {otherwise}"));
+        }
+    }
+    check_addresses(effective, mistakes);
+    check_routes(effective, mistakes);
+    let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
+    if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
+        let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
+        mistakes.add(Origin::Default, Some("targets"), text);
+    }
+}
+
+fn check_addresses(effective: &Effective, mistakes: &mut Mistakes) {
+    let ((Value::Address(listen), listen_origin), (Value::Address(admin), origin)) =
+        (effective.get("listen"), effective.get("admin"))
+    else {
+        unreachable!("both are addresses")
+    };
+    let same_host = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+    let wrong = mistakes.about("listen") || mistakes.about("admin");
+    if same_host && listen.port() == admin.port() && listen.port() != 0 && !wrong {
+        let origin = if *origin == Origin::Default { listen_origin } else { origin };
+        mistakes.add(origin.clone(), None, format!("listen ({listen}) and admin ({admin}) need two ports"));
+    }
+}
+
+fn check_routes(effective: &Effective, mistakes: &mut Mistakes) {
+    let (Value::List(allow), origin) = effective.get("routes.allow") else { unreachable!("routes are a list") };
+    if allow.is_empty() {
+        mistakes.add(origin.clone(), Some("routes.allow"), "is empty: nothing would be forwarded");
+    } else if allow.len() > 1 && allow.iter().any(|route| route == "*") {
+        mistakes.add(origin.clone(), Some("routes.allow"), "\"*\" forwards everything: it stands alone");
+    }
+}
+
+/// The configuration. Only called when nothing is wrong.
+pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
+    let values = Values(effective);
+    let admin = values.address("admin");
+    Config {
+        instance: instance(values.text("instance"), machine),
+        listen: values.address("listen"),
+        admin,
+        data_dir: PathBuf::from(values.text("data_dir")),
+        json_log: match values.text("json_log") {
+            "off" => None,
+            "stdout" => Some(Destination::Stdout),
+            file => Some(Destination::File(PathBuf::from(file))),
+        },
+        log: log_settings(&values),
+        fleet: fleet_settings(&values),
+        gateway: gateway_settings(&values, machine),
+        shutdown_grace: values.duration("timeouts.shutdown_grace"),
+        pipeline: pipeline_settings(&values),
+        store: values.switch("store.enabled").then(|| store_settings(&values)),
+        lookup: lookup_settings(&values, admin.ip().is_loopback()),
+        shown: shown(effective),
+    }
+}
+
+/// The configured name, else the host name in the form of a name.
+fn instance(configured: &str, machine: &Machine) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
+    let name: String =
+        machine.hostname.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
+    if name.is_empty() { "snapgate".to_owned() } else { name }
+}
+
+fn log_settings(values: &Values<'_>) -> LogSettings {
+    LogSettings {
+        format: match values.text("log.format") {
+            "text" => LogFormat::Text,
+            _ => LogFormat::Json,
+        },
+        level: values.text("log.level").parse().expect("the table has only levels that exist"),
+    }
+}
+
+fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
+    let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
+    let target = |target: &super::tables::Target| fleet::TargetSettings {
+        name: target.name.clone(),
+        address: target.address.clone(),
+        gpus: target.gpus,
+    };
+    fleet::Settings {
+        targets: targets.iter().map(target).collect(),
+        poll_interval: values.duration("fleet.poll_interval"),
+        poll_timeout: values.duration("fleet.poll_timeout"),
+        poll_bytes_max: values.size("fleet.poll_bytes"),
+        poll_target_share: values.share("fleet.target_share"),
+        poll_cpu_share: values.share("fleet.cpu_share"),
+        fresh_within: values.duration("fleet.fresh_within"),
+        window: values.duration("fleet.window"),
+        publish_interval: values.duration("fleet.publish_interval"),
+        probe_path: values.text("fleet.probe_path").to_owned(),
+        probe_interval: values.duration("fleet.probe_interval"),
+        probe_timeout: values.duration("fleet.probe_timeout"),
+        unhealthy_after: values.small("fleet.unhealthy_after"),
+        healthy_after: values.small("fleet.healthy_after"),
+        metrics_path: values.text("fleet.metrics_path").to_owned(),
+    }
+}
+
+fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings {
+    let (allow, threads) = (values.list("routes.allow"), values.count("threads"));
+    let header = |name: &String| HeaderName::try_from(name.as_str()).expect("the table's check has parsed it");
+    gateway::Settings {
+        policy: Policy::from_name(values.text("policy")).expect("the table has only policies that exist"),
+        width: values.count("choice.width"),
+        routes: if allow == ["*"] { Routes::Any } else { Routes::Only(allow.iter().cloned().collect()) },
+        threads: if threads == 0 { machine.cores } else { threads },
+        in_flight_max: values.count("limits.in_flight"),
+        connections_max: values.count("limits.connections"),
+        body_bytes_max: values.size("limits.body_bytes"),
+        buffered_bytes_max: values.size("limits.buffered_bytes"),
+        head_bytes_max: values.size("limits.header_bytes"),
+        headers_max: values.count("limits.headers"),
+        request_head_timeout: values.duration("timeouts.request_header"),
+        request_body_timeout: values.duration("timeouts.request_body"),
+        connect_timeout: values.duration("timeouts.connect"),
+        head_timeout: values.duration("timeouts.response_head"),
+        silence_max: values.duration("timeouts.response_idle"),
+        pool_idle_timeout: values.duration("timeouts.pool_idle"),
+        pool_idle_per_target: values.count("upstream.pool_idle_per_target"),
+        request_id: match values.text("upstream.request_id") {
+            "off" => UpstreamRequestId::Off,
+            "client" => UpstreamRequestId::Client,
+            _ => UpstreamRequestId::Snapshot,
+        },
+        label_headers: values.list("record.headers").iter().map(header).collect(),
+    }
+}
+
+fn pipeline_settings(values: &Values<'_>) -> pipeline::Settings {
+    pipeline::Settings {
+        queue_records: values.count("pipeline.queue_records"),
+        queue_bytes: values.size("pipeline.queue_bytes"),
+        commit_interval: values.duration("pipeline.commit_interval"),
+        commit_records: values.count("pipeline.commit_records"),
+    }
+}
+
+fn store_settings(values: &Values<'_>) -> store::Settings {
+    store::Settings {
+        durability: match values.text("store.durability") {
+            "power" => Durability::Power,
+            _ => Durability::Process,
+        },
+        retention_age: values.duration("store.retention_age"),
+        retention_bytes: values.bytes("store.retention_bytes"),
+        wal_max_bytes: values.bytes("store.wal_max_bytes"),
+        wal_checkpoint_bytes: values.bytes("store.wal_checkpoint_bytes"),
+        ballast_bytes: values.bytes("store.ballast_bytes"),
+    }
+}
+
+fn lookup_settings(values: &Values<'_>, loopback: bool) -> lookup::Settings {
+    let (Value::Tokens(tokens), _) = values.0.get("lookup.tokens") else { unreachable!("tokens are tokens") };
+    let token = |token: &super::tables::Token| lookup::Token::new(&token.name, token.secret.expose());
+    lookup::Settings { tokens: tokens.iter().map(token).collect(), loopback }
+}
+
+fn shown(effective: &Effective) -> Vec<Shown> {
+    let each = effective.iter();
+    each.map(|(key, value, origin)| Shown { key: key.path, value: value.to_string(), origin: origin.clone() }).collect()
+}
+
+/// Values by kind. The table gives each key its kind, so that another one here is a mistake in this program; the test
+/// that builds the defaults finds it.
+struct Values<'a>(&'a Effective);
+
+impl<'a> Values<'a> {
+    fn duration(&self, path: &str) -> Duration {
+        match self.0.get(path).0 {
+            Value::Duration(duration) => *duration,
+            other => unreachable!("{path} is no duration but {other}"),
+        }
+    }
+
+    fn bytes(&self, path: &str) -> u64 {
+        match self.0.get(path).0 {
+            Value::Bytes(bytes) => *bytes,
+            other => unreachable!("{path} is no size but {other}"),
+        }
+    }
+
+    /// Bytes in memory.
+    fn size(&self, path: &str) -> usize {
+        usize::try_from(self.bytes(path)).unwrap_or(usize::MAX)
+    }
+
+    fn small(&self, path: &str) -> u32 {
+        match self.0.get(path).0 {
+            Value::Count(count) => u32::try_from(*count).expect("the table bounds it"),
+            other => unreachable!("{path} is no count but {other}"),
+        }
+    }
+
+    fn count(&self, path: &str) -> usize {
+        self.small(path) as usize
+    }
+
+    fn share(&self, path: &str) -> f64 {
+        match self.0.get(path).0 {
+            Value::Share(share) => *share,
+            other => unreachable!("{path} is no share but {other}"),
+        }
+    }
+
+    fn switch(&self, path: &str) -> bool {
+        match self.0.get(path).0 {
+            Value::Switch(on) => *on,
+            other => unreachable!("{path} is no switch but {other}"),
+        }
+    }
+
+    fn address(&self, path: &str) -> std::net::SocketAddr {
+        match self.0.get(path).0 {
+            Value::Address(address) => *address,
+            other => unreachable!("{path} is no address but {other}"),
+        }
+    }
+
+    fn text(&self, path: &str) -> &'a str {
+        match self.0.get(path).0 {
+            Value::Text(text) => text,
+            other => unreachable!("{path} is no text but {other}"),
+        }
+    }
+
+    fn list(&self, path: &str) -> &'a [String] {
+        match self.0.get(path).0 {
+            Value::List(list) => list,
+            other => unreachable!("{path} is no list but {other}"),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The one table of all keys: what each means, what it may hold, and what it is when nobody says.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::tables::check_name;
+use super::value::Kind;
+use crate::snapshot::Policy;
+
+/// Paths in `routes.allow` at most: they are compared one by one with every request.
+const PATHS_MAX: usize = 256;
+
+/// Names in `record.headers` at most: each may take a place in every record.
+const RECORDED_HEADERS_MAX: usize = 16;
+
+/// Headers that are never recorded, because what they hold opens doors.
+const CREDENTIALS: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"];
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// Section and name: `limits.in_flight`; a name alone for what stands before the first section.
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    /// As an environment variable would say it.
+    pub(super) default: &'static str,
+    /// For the example file.
+    pub(super) doc: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("SNAPGATE_{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// The flag of `snapgate serve` that sets it.
+    pub(super) fn flag(&self) -> Option<&'static str> {
+        FLAGS.iter().find(|(_, path)| *path == self.path).map(|(flag, _)| *flag)
+    }
+
+    /// Its section, and its name within it.
+    pub(super) fn split(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+}
+
+/// The key with this path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Flags of `snapgate serve`, each with its key's path.
+pub(super) const FLAGS: [(&str, &str); 6] = [
+    ("--target", "targets"),
+    ("--policy", "policy"),
+    ("--listen", "listen"),
+    ("--admin", "admin"),
+    ("--data-dir", "data_dir"),
+    ("--json-log", "json_log"),
+];
+
+/// Sections in the order of the example file, with what they are about.
+pub(super) const SECTIONS: [(&str, &str); 11] = [
+    ("log", "The gateway's own log, on standard error."),
+    ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
+    ("timeouts", "How long each step of a request may take."),
+    ("upstream", "The connections to the targets."),
+    ("routes", "Which requests are forwarded."),
+    ("choice", "How a target is chosen."),
+    ("record", "What is recorded beyond the decision and the outcome."),
+    ("fleet", "How the targets are watched: a poll of their metrics, and a probe that they are alive."),
+    ("store", "The embedded store, which answers lookups."),
+    ("pipeline", "The hand-off from the data path to the store."),
+    ("lookup", "Who may read snapshots."),
+];
+
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const MS: u64 = 1;
+const S: u64 = 1000 * MS;
+const H: u64 = 3600 * S;
+const D: u64 = 24 * H;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// All keys, in the order of the example file: what has no section first, because TOML wants it so.
+#[rustfmt::skip] // a table: one key, one place
+pub(super) const KEYS: &[Key] = &[
+    Key { path: "listen", kind: Kind::Address { host: ANY }, default: "0.0.0.0:8080",
+        doc: "Where requests come in. Port 0 lets the system choose; a line on standard error says what it chose." },
+    Key { path: "admin", kind: Kind::Address { host: LOOPBACK }, default: "127.0.0.1:8081",
+        doc: "Where lookups, fleet, health and metrics are served. Beyond loopback it serves lookups only if there \
+              are tokens, see [lookup]." },
+    Key { path: "data_dir", kind: Kind::Text(path), default: "./snapgate-data",
+        doc: "The directory of everything that must survive a restart: the store, the instance tag, the tenant \
+              secret. One gateway at a time." },
+    Key { path: "json_log", kind: Kind::Text(path), default: "off",
+        doc: "Finished snapshots as JSON lines: \"off\", \"stdout\" (which then carries nothing else), or a file \
+              to append to." },
+    Key { path: "instance", kind: Kind::Text(instance), default: "",
+        doc: "The name of this gateway in its records. Empty: the machine's host name, which in a pod is the pod's \
+              name." },
+    Key { path: "policy", kind: Kind::Choice(&POLICIES), default: "least_request",
+        doc: "The rule that chooses a target: each in turn, or the one with the fewest requests of this gateway in \
+              flight." },
+    Key { path: "threads", kind: count(0, 1024), default: "0",
+        doc: "Data threads. 0: one for each core." },
+    Key { path: "targets", kind: Kind::Targets, default: "",
+        doc: "The inference pods. A target is http://HOST:PORT; its name is for everybody and goes into answers \
+              and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
+              `gpus` is how many GPUs it has, if you want that recorded. --target [NAME=]URL may be repeated and \
+              replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+    Key { path: "log.format", kind: Kind::Choice(&["json", "text"]), default: "json",
+        doc: "One JSON object per line, or text for people." },
+    Key { path: "log.level", kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]), default: "info",
+        doc: "The least important level that is written." },
+    Key { path: "limits.in_flight", kind: count(1, 1_000_000), default: "10000",
+        doc: "Requests between accept and finish. One more is answered 503 at once." },
+    Key { path: "limits.connections", kind: count(1, 1_000_000), default: "10000",
+        doc: "Client connections. One more is closed at accept." },
+    Key { path: "limits.body_bytes", kind: bytes(KIB, GIB), default: "16MiB",
+        doc: "One request's body. It is held to read the model from it and to try a second target. A longer one is \
+              answered 413." },
+    Key { path: "limits.buffered_bytes", kind: bytes(MIB, TIB), default: "256MiB",
+        doc: "The bodies of all requests that are held at once." },
+    Key { path: "limits.header_bytes", kind: bytes(8 * KIB, 16 * MIB), default: "64KiB",
+        doc: "The head of a request or of an answer." },
+    Key { path: "limits.headers", kind: count(16, 4096), default: "100",
+        doc: "Header lines of a request or of an answer." },
+    Key { path: "timeouts.request_header", kind: time(10 * MS, H), default: "60s",
+        doc: "Until a request's head is complete; on a kept connection counted from the last answer, so that idle \
+              clients are let go." },
+    Key { path: "timeouts.request_body", kind: time(10 * MS, H), default: "30s",
+        doc: "Until a request's body is complete." },
+    Key { path: "timeouts.connect", kind: time(MS, 60 * S), default: "2s",
+        doc: "Until a connection to a target stands. After that the next candidate is tried." },
+    Key { path: "timeouts.response_head", kind: time(10 * MS, D), default: "10m",
+        doc: "From the request sent to the head of the answer. An engine that does not stream sends nothing until \
+              it has generated everything." },
+    Key { path: "timeouts.response_idle", kind: time(10 * MS, D), default: "5m",
+        doc: "Between two pieces of the answer's body." },
+    Key { path: "timeouts.shutdown_grace", kind: time(0, H), default: "30s",
+        doc: "How long open requests may go on after SIGTERM." },
+    Key { path: "timeouts.pool_idle", kind: time(0, H), default: "4s",
+        doc: "How long an unused connection to a target is kept. Shorter than the target's own limit, or requests \
+              meet closing connections: uvicorn, which serves vLLM, closes after 5 s." },
+    Key { path: "upstream.request_id", kind: Kind::Choice(&["snapshot", "client", "off"]), default: "snapshot",
+        doc: "The x-request-id an engine gets: the snapshot ID, which vLLM then uses in its answer and its log; \
+              the client's own; or none." },
+    Key { path: "upstream.pool_idle_per_target", kind: count(0, 65_536), default: "64",
+        doc: "Unused connections kept per target and data thread." },
+    Key { path: "routes.allow", kind: Kind::List { max: PATHS_MAX, check: route },
+        default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
+                  /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models",
+        doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
+              everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
+    Key { path: "choice.width", kind: count(1, 64), default: "16",
+        doc: "How many targets are scored for one request, drawn at random when there are more. It bounds the cost \
+              and the record of a decision." },
+    Key { path: "record.headers", kind: Kind::List { max: RECORDED_HEADERS_MAX, check: header }, default: "",
+        doc: "Request headers copied into request.labels of the record, by name, at most 16; each value is cut at \
+              128 bytes. Headers that hold credentials are refused." },
+    Key { path: "fleet.poll_interval", kind: time(10 * MS, H), default: "500ms",
+        doc: "Pause between two polls of a target's metrics, jittered." },
+    Key { path: "fleet.poll_timeout", kind: time(MS, 60 * S), default: "2s",
+        doc: "The longest a poll may take." },
+    Key { path: "fleet.poll_bytes", kind: bytes(KIB, GIB), default: "4MiB",
+        doc: "The largest metrics page that is read." },
+    Key { path: "fleet.target_share", kind: Kind::Share, default: "0.02",
+        doc: "The largest share of a target's time that polls may take: when it answers slowly, it is asked less \
+              often." },
+    Key { path: "fleet.cpu_share", kind: Kind::Share, default: "0.1",
+        doc: "The largest share of one core that all polls may take here: when there are many targets, each is \
+              asked less often." },
+    Key { path: "fleet.fresh_within", kind: time(MS, D), default: "2s",
+        doc: "Up to this age a value is fresh, beyond it is stale." },
+    Key { path: "fleet.window", kind: time(S, H), default: "10s",
+        doc: "Over how long rates per second and the prefix cache's hit ratio are taken." },
+    Key { path: "fleet.publish_interval", kind: time(10 * MS, 60 * S), default: "100ms",
+        doc: "Pause between two views of the fleet, from which targets are chosen." },
+    Key { path: "fleet.metrics_path", kind: Kind::Text(request_path), default: "/metrics",
+        doc: "Where a target's metrics are." },
+    Key { path: "fleet.probe_path", kind: Kind::Text(request_path), default: "/health",
+        doc: "Where a target says that it is alive, with a status of 2xx." },
+    Key { path: "fleet.probe_interval", kind: time(10 * MS, H), default: "1s",
+        doc: "Pause between two probes of a target." },
+    Key { path: "fleet.probe_timeout", kind: time(MS, 60 * S), default: "1s",
+        doc: "The longest a probe may take." },
+    Key { path: "fleet.unhealthy_after", kind: count(1, 1000), default: "3",
+        doc: "Failed probes in a row after which a target gets no more requests." },
+    Key { path: "fleet.healthy_after", kind: count(1, 1000), default: "1",
+        doc: "Good probes in a row after which it gets requests again." },
+    Key { path: "store.enabled", kind: Kind::Switch, default: "true",
+        doc: "Without the store, lookups know only requests in flight." },
+    Key { path: "store.durability", kind: Kind::Choice(&["process", "power"]), default: "process",
+        doc: "What a committed record survives: the end of the process, however it came; or a power cut too, at \
+              the price of a disk flush per commit." },
+    Key { path: "store.retention_age", kind: time(60 * S, 3650 * D), default: "7d",
+        doc: "How old a record may become." },
+    Key { path: "store.retention_bytes", kind: bytes(16 * MIB, 64 * TIB), default: "10GiB",
+        doc: "How large the store may become. The oldest records go first." },
+    Key { path: "store.wal_checkpoint_bytes", kind: bytes(MIB, 64 * GIB), default: "8MiB",
+        doc: "Past this size of the write-ahead log it is moved into the store, beside the commits." },
+    Key { path: "store.wal_max_bytes", kind: bytes(MIB, TIB), default: "512MiB",
+        doc: "Past this size of the write-ahead log /readyz says that the store cannot keep up." },
+    Key { path: "store.ballast_bytes", kind: bytes(0, GIB), default: "16MiB",
+        doc: "A file of this size is freed when the disk is full, so that old records can still be deleted." },
+    Key { path: "pipeline.queue_records", kind: count(1, 16_777_216), default: "65536",
+        doc: "Finished records that may wait for the store. One more is dropped and counted: requests never wait." },
+    Key { path: "pipeline.queue_bytes", kind: bytes(MIB, 64 * GIB), default: "64MiB",
+        doc: "Their size together." },
+    Key { path: "pipeline.commit_interval", kind: time(MS, S), default: "25ms",
+        doc: "The longest a record waits for others before they are committed together." },
+    Key { path: "pipeline.commit_records", kind: count(1, 100_000), default: "2000",
+        doc: "Records in one commit at most." },
+    Key { path: "lookup.tokens", kind: Kind::Tokens, default: "",
+        doc: "Tokens that may read everything. Each has a name, and exactly one of `token`, `token_file` (a file that \
+              holds it) and `token_env` (a variable that does). Without any token, lookups are answered on loopback \
+              only. The variable takes NAME=TOKEN,NAME=TOKEN or a list in TOML." },
+];
+
+const POLICIES: [&str; Policy::ALL.len()] = [Policy::ALL[0].name(), Policy::ALL[1].name()];
+
+const fn time(min_ms: u64, max_ms: u64) -> Kind {
+    Kind::Duration { min: Duration::from_millis(min_ms), max: Duration::from_millis(max_ms) }
+}
+
+const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("a path cannot be empty or hold a zero byte".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { check_name(text) }
+}
+
+fn request_path(text: &str) -> Result<String, String> {
+    let valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#']);
+    if valid {
+        return Ok(text.to_owned());
+    }
+    Err(format!("\"{text}\" is not a request's path: it starts with / and has no spaces, query or fragment"))
+}
+
+fn route(text: &str) -> Result<String, String> {
+    if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
+}
+
+fn header(text: &str) -> Result<String, String> {
+    let name = HeaderName::try_from(text).map_err(|_| format!("\"{text}\" is not a header's name"))?;
+    if CREDENTIALS.contains(&name.as_str()) {
+        return Err(format!("{name} holds credentials, which are never recorded"));
+    }
+    Ok(name.as_str().to_owned())
+}

@@ -1,0 +1,418 @@
+//! The two lists of tables, targets and tokens: each entry is read by itself, so that each may be wrong by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::mistake::{Mistakes, Origin, Place, did_you_mean};
+use super::secret::Secret;
+use super::value::quoted;
+
+/// The longest name of a target or token.
+const NAME_CHARS_MAX: usize = 64;
+
+/// GPUs of one target: far more than any pod has.
+const GPUS_MAX: u32 = 1024;
+
+/// The shortest token: 16 random characters cannot be guessed over a network.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// The longest token: it has to fit into a request's head.
+const TOKEN_CHARS_MAX: usize = 512;
+
+/// One entry of `[[targets]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Target {
+    pub(super) name: String,
+    /// `host:port`.
+    pub(super) address: String,
+    pub(super) gpus: Option<u32>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ name = ")?;
+        quoted(f, &self.name)?;
+        f.write_str(", url = ")?;
+        quoted(f, &format!("http://{}", self.address))?;
+        self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
+        f.write_str(" }")
+    }
+}
+
+/// One entry of `[[lookup.tokens]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Token {
+    pub(super) name: String,
+    pub(super) secret: Secret,
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ name = ")?;
+        quoted(f, &self.name)?;
+        write!(f, ", token = \"{:?}\" }}", self.secret)
+    }
+}
+
+/// Reads entries for one key and notes what is wrong with them.
+pub(super) struct Tables<'a> {
+    pub(super) key: &'static str,
+    pub(super) mistakes: &'a mut Mistakes,
+    pub(super) environment: &'a BTreeMap<String, OsString>,
+    /// Variables that a `token_env` names: they are not unknown.
+    pub(super) referenced: &'a mut BTreeSet<String>,
+}
+
+/// An entry as written: `[NAME=]TEXT`, or a table's fields.
+enum Entry<'t> {
+    Short(String, Origin),
+    Fields(BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>, Origin),
+}
+
+impl Tables<'_> {
+    pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
+        let entries = self.entries(value, place, &["name", "url", "gpus"]);
+        self.targets(entries)
+    }
+
+    pub(super) fn targets_from_texts<'t>(
+        &mut self,
+        texts: impl Iterator<Item = &'t str>,
+        origin: &Origin,
+    ) -> Vec<Target> {
+        self.targets(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+    }
+
+    pub(super) fn tokens_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Token> {
+        let entries = self.entries(value, place, &["name", "token", "token_file", "token_env"]);
+        self.tokens(entries)
+    }
+
+    pub(super) fn tokens_from_texts<'t>(
+        &mut self,
+        texts: impl Iterator<Item = &'t str>,
+        origin: &Origin,
+    ) -> Vec<Token> {
+        self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+    }
+
+    fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
+        self.mistakes.add(origin.clone(), Some(self.key), text);
+    }
+
+    fn entries<'t>(
+        &mut self,
+        value: &'t Spanned<DeValue<'t>>,
+        place: &Place<'_>,
+        known: &[&'static str],
+    ) -> Vec<Entry<'t>> {
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong(&place.at(value.span()), format!("expected a list of tables: write [[{}]]", self.key));
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for item in items.iter() {
+            let origin = place.at(item.span());
+            match item.get_ref() {
+                DeValue::String(text) => entries.push(Entry::Short(text.to_string(), origin)),
+                DeValue::Table(table) => entries.push(Entry::Fields(self.fields(table, place, known), origin)),
+                other => self.wrong(&origin, format!("expected a table, found {}", other.type_str())),
+            }
+        }
+        entries
+    }
+
+    fn fields<'t>(
+        &mut self,
+        table: &'t DeTable<'t>,
+        place: &Place<'_>,
+        known: &[&'static str],
+    ) -> BTreeMap<&'t str, (&'t DeValue<'t>, Origin)> {
+        let mut fields = BTreeMap::new();
+        for (name, value) in table {
+            let origin = place.at(name.span());
+            let name = name.get_ref().as_ref();
+            if known.contains(&name) {
+                fields.insert(name, (value.get_ref(), origin));
+            } else {
+                let proposal = did_you_mean(name, known.iter().copied());
+                self.wrong(&origin, format!("unknown field `{name}`{proposal}"));
+            }
+        }
+        fields
+    }
+
+    /// A text field; what is there and is no text is noted.
+    fn text(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, name: &str) -> Option<(String, Origin)> {
+        let (value, origin) = fields.get(name)?;
+        match value {
+            DeValue::String(text) => Some((text.to_string(), origin.clone())),
+            other => {
+                self.wrong(origin, format!("`{name}` has to be a text in quotes, not {}", other.type_str()));
+                None
+            }
+        }
+    }
+
+    fn targets(&mut self, entries: Vec<Entry<'_>>) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        let mut origins: Vec<Origin> = Vec::new();
+        for entry in entries {
+            let (target, origin) = match entry {
+                Entry::Short(text, origin) => (self.short_target(&text, &origin), origin),
+                Entry::Fields(fields, origin) => (self.target(&fields, &origin), origin),
+            };
+            let Some(target) = target else { continue };
+            if let Some(other) = targets.iter().position(|other| other.address == target.address) {
+                self.wrong(
+                    &origin,
+                    format!(
+                        "{} is already the address of {} ({})",
+                        target.address, targets[other].name, origins[other]
+                    ),
+                );
+            } else if let Some(other) = targets.iter().position(|other| other.name == target.name) {
+                self.wrong(
+                    &origin,
+                    format!("the name {} is already taken ({}): names are unique", target.name, origins[other]),
+                );
+            } else {
+                targets.push(target);
+                origins.push(origin);
+            }
+        }
+        targets
+    }
+
+    fn short_target(&mut self, text: &str, origin: &Origin) -> Option<Target> {
+        // An equals sign inside a URL would stand after its scheme.
+        let (name, url) = match text.split_once('=') {
+            Some((name, url)) if !name.contains("://") => (Some(name), url),
+            _ => (None, text),
+        };
+        self.named_target(name, url, None, (origin, origin))
+    }
+
+    fn target(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Target> {
+        let name = self.text(fields, "name");
+        let gpus = fields.get("gpus").and_then(|(value, origin)| {
+            let gpus = value.as_integer().and_then(|gpus| gpus.as_str().parse().ok());
+            let gpus = gpus.filter(|gpus| (1..=GPUS_MAX).contains(gpus));
+            if gpus.is_none() {
+                self.wrong(origin, format!("`gpus` has to be a whole number from 1 to {GPUS_MAX}"));
+            }
+            gpus
+        });
+        if !fields.contains_key("url") {
+            self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
+        }
+        let (url, url_origin) = self.text(fields, "url")?;
+        let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
+        self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, gpus, (name_origin, &url_origin))
+    }
+
+    fn named_target(
+        &mut self,
+        name: Option<&str>,
+        url: &str,
+        gpus: Option<u32>,
+        origins: (&Origin, &Origin),
+    ) -> Option<Target> {
+        let address = parse_url(url).map_err(|text| self.wrong(origins.1, text)).ok();
+        let name = match (name, &address) {
+            (Some(name), _) => check_name(name).map_err(|text| self.wrong(origins.0, text)).ok(),
+            (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
+            (None, None) => None,
+        };
+        Some(Target { name: name?, address: address?, gpus })
+    }
+
+    fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
+        let mut tokens: Vec<Token> = Vec::new();
+        for entry in entries {
+            let (token, origin) = match entry {
+                Entry::Short(text, origin) => (self.short_token(&text, &origin), origin),
+                Entry::Fields(fields, origin) => (self.token(&fields, &origin), origin),
+            };
+            let Some(token) = token else { continue };
+            if tokens.iter().any(|other| other.name == token.name) {
+                self.wrong(&origin, format!("the name {} is already taken: names are unique", token.name));
+            } else if let Some(other) = tokens.iter().find(|other| other.secret == token.secret) {
+                self.wrong(
+                    &origin,
+                    format!("{} has the same secret as {}: nobody could tell who asked", token.name, other.name),
+                );
+            } else {
+                tokens.push(token);
+            }
+        }
+        tokens
+    }
+
+    fn short_token(&mut self, text: &str, origin: &Origin) -> Option<Token> {
+        let Some((name, secret)) = text.split_once('=') else {
+            self.wrong(origin, "a token is written NAME=TOKEN");
+            return None;
+        };
+        let name = check_name(name).map_err(|text| self.wrong(origin, text)).ok();
+        let secret = check_secret(secret, "the token").map_err(|text| self.wrong(origin, text)).ok();
+        Some(Token { name: name?, secret: secret? })
+    }
+
+    fn token(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Token> {
+        if !fields.contains_key("name") {
+            self.wrong(origin, "a token needs a `name`: it says in the log who asked");
+        }
+        let name = self
+            .text(fields, "name")
+            .and_then(|(name, origin)| check_name(&name).map_err(|text| self.wrong(&origin, text)).ok());
+        let forms: Vec<_> =
+            ["token", "token_file", "token_env"].into_iter().filter(|form| fields.contains_key(form)).collect();
+        let [form] = forms[..] else {
+            self.wrong(origin, "a token needs exactly one of `token`, `token_file` and `token_env`");
+            return None;
+        };
+        let (text, origin) = self.text(fields, form)?;
+        let secret = match form {
+            "token" => check_secret(&text, "the token"),
+            "token_file" => std::fs::read_to_string(&text)
+                .map_err(|error| format!("cannot read the token file {text}: {error}"))
+                .and_then(|secret| check_secret(secret.trim_end(), &format!("the token in {text}"))),
+            _ => {
+                self.referenced.insert(text.clone());
+                let secret = self.environment.get(&text).and_then(|secret| secret.to_str());
+                secret
+                    .ok_or_else(|| format!("the environment variable {text} is not set, or is not UTF-8"))
+                    .and_then(|secret| check_secret(secret, &format!("the token in {text}")))
+            }
+        };
+        let secret = secret.map_err(|text| self.wrong(&origin, text)).ok();
+        Some(Token { name: name?, secret: secret? })
+    }
+}
+
+const fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// Names of targets, tokens and instances: they stand in headers, metrics and file names.
+pub(super) fn check_name(name: &str) -> Result<String, String> {
+    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_name_char) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
+}
+
+/// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
+fn default_name(address: &str) -> Result<String, String> {
+    let name = address.split(|c: char| !is_name_char(c)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
+    check_name(&name).map_err(|_| format!("{address} is too long to be a name as well: write NAME=URL"))
+}
+
+/// `http://HOST:PORT` and nothing more. Answers `host:port`.
+fn parse_url(url: &str) -> Result<String, String> {
+    let form = "write http://HOST:PORT";
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(match url.split_once("://") {
+            Some(("https", _)) => format!("\"{url}\": https to targets is not supported yet: {form}"),
+            Some((scheme, _)) => format!("\"{url}\": {scheme} is not a protocol for targets: {form}"),
+            None => format!("\"{url}\" is not a URL: {form}, such as http://127.0.0.1:8000"),
+        });
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains('@') {
+        return Err(format!("a target's URL cannot hold a user name or password: {form}"));
+    }
+    if authority.contains(['/', '?', '#']) {
+        return Err(format!("\"{url}\": a target has no path, because requests keep theirs: {form}"));
+    }
+    let authority: http::uri::Authority = authority.parse().map_err(|_| format!("\"{url}\" is not a URL: {form}"))?;
+    match authority.port_u16() {
+        None | Some(0) => Err(format!("\"{url}\" has no port: {form}")),
+        Some(_) if authority.host().is_empty() => Err(format!("\"{url}\" has no host: {form}")),
+        Some(port) => Ok(format!("{}:{port}", authority.host().to_ascii_lowercase())),
+    }
+}
+
+/// The message never shows the secret.
+fn check_secret(secret: &str, what: &str) -> Result<Secret, String> {
+    if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{what} has characters other than visible ASCII: it could not be sent in a header"));
+    }
+    if !(TOKEN_CHARS_MIN..=TOKEN_CHARS_MAX).contains(&secret.len()) {
+        return Err(format!("{what} has {} characters: use {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX}", secret.len()));
+    }
+    Ok(Secret::new(secret.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_url_is_host_and_port() {
+        let cases = [
+            ("http://127.0.0.1:8000", "127.0.0.1:8000"),
+            ("http://vLLM-0.Pods:80/", "vllm-0.pods:80"),
+            ("http://[::1]:8000", "[::1]:8000"),
+        ];
+        for (url, address) in cases {
+            assert_eq!(parse_url(url).as_deref(), Ok(address), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_target_url_says_why() {
+        let cases = [
+            ("https://a:1", "not supported yet"),
+            ("ftp://a:1", "ftp is not a protocol"),
+            ("127.0.0.1:8000", "is not a URL: write http://HOST:PORT"),
+            ("http://a:1/v1", "has no path"),
+            ("http://a:1?x=1", "has no path"),
+            ("http://u:p@a:1", "user name or password"),
+            ("http://a", "has no port"),
+            ("http://a:0", "has no port"),
+            ("http://a:99999", "has no port"),
+            ("http://:80", "has no host"),
+            ("http://", "is not a URL"),
+            ("http://a b:1", "is not a URL"),
+            ("", "is not a URL"),
+        ];
+        for (url, part) in cases {
+            let text = parse_url(url).unwrap_err();
+            assert!(text.contains(part), "{url}: {text}");
+        }
+    }
+
+    #[test]
+    fn default_names_come_from_the_address() {
+        assert_eq!(default_name("10.0.3.2:8000").as_deref(), Ok("10.0.3.2-8000"));
+        assert_eq!(default_name("[fe80::1]:80").as_deref(), Ok("fe80-1-80"));
+        assert!(default_name(&format!("{}:80", "a".repeat(62))).unwrap_err().contains("write NAME=URL"));
+    }
+
+    #[test]
+    fn a_secret_is_never_in_a_message() {
+        for secret in ["hunter2", "hunter2 with spaces in it", "hunter2-\u{e9}-0123456789"] {
+            let text = check_secret(secret, "the token").unwrap_err();
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(format!("{:?}", check_secret("0123456789abcdef", "it").unwrap()), "<set>");
+    }
+
+    proptest! {
+        #[test]
+        fn no_url_panics_and_an_accepted_one_can_be_dialled(url in "(http://)?[a-z\\[\\]:0-9./@]{0,24}") {
+            if let Ok(address) = parse_url(&url) {
+                prop_assert!(default_name(&address).is_ok_and(|name| check_name(&name).is_ok()));
+                let (host, port) = address.rsplit_once(':').unwrap();
+                prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok());
+            }
+        }
+    }
+}

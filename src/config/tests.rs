@@ -1,0 +1,444 @@
+//! What a user may write, and what is said about what he may not.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::keys::{FLAGS, KEYS, Key};
+use super::value::Kind;
+use super::*;
+use crate::gateway::Routes;
+use crate::lookup::Token;
+
+const COMMITTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/snapgate.example.toml"));
+
+fn machine() -> Machine {
+    Machine { hostname: "pod-7".to_owned(), cores: 6 }
+}
+
+fn file(text: &str) -> Sources {
+    Sources::of_text("f.toml", text, machine())
+}
+
+fn environment(mut sources: Sources, variables: &[(&str, &str)]) -> Sources {
+    sources.environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
+    sources
+}
+
+fn load(sources: &Sources) -> Result<Config, Mistakes> {
+    Config::load(sources, Targets::Optional)
+}
+
+/// The mistakes in this file, one a line.
+fn mistakes(sources: &Sources) -> Vec<String> {
+    load(sources).unwrap_err().list().iter().map(Mistake::to_string).collect()
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = load(&file("")).unwrap();
+    assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.admin.to_string(), "127.0.0.1:8081");
+    assert_eq!(config.data_dir, Path::new("./snapgate-data"));
+    assert_eq!((config.instance.as_str(), config.gateway.threads), ("pod-7", 6));
+    assert_eq!(config.json_log, None);
+    assert_eq!(config.gateway.policy.name(), "least_request");
+    assert_eq!(config.gateway.body_bytes_max, 16 << 20);
+    assert_eq!(config.gateway.head_timeout, Duration::from_secs(600));
+    assert_eq!(config.fleet.poll_target_share, 0.02);
+    assert_eq!(config.store.as_ref().unwrap().retention_age, Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(config.pipeline.queue_records, 65_536);
+    assert!(matches!(&config.gateway.routes, Routes::Only(paths) if paths.contains("/v1/chat/completions")));
+    assert!(config.fleet.targets.is_empty() && config.lookup.tokens.is_empty());
+}
+
+#[test]
+fn serving_needs_a_target() {
+    let wrong = Config::load(&file(""), Targets::Required).unwrap_err().to_string();
+    let expected = "targets: there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS\n\
+                    1 mistake in the configuration: nothing was started";
+    assert_eq!(wrong, expected);
+    let given = file("").with_flag("--target", "targets", vec!["a=http://h:1".into()]);
+    assert_eq!(Config::load(&given, Targets::Required).unwrap().fleet.targets.len(), 1);
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let written = file("listen = \":1\"\nadmin = \":2\"\ndata_dir = \"a\"\n[[targets]]\nurl = \"http://h:1\"");
+    let written = environment(
+        written,
+        &[("SNAPGATE_LISTEN", ":3"), ("SNAPGATE_ADMIN", ":4"), ("SNAPGATE_TARGETS", "http://h:2")],
+    );
+    let sources = written.with_flag("--listen", "listen", vec![":5".into()]);
+    let config = load(&sources).unwrap();
+    assert_eq!((config.listen.port(), config.admin.port(), config.data_dir.as_path()), (5, 4, Path::new("a")));
+    assert_eq!(config.fleet.targets[0].address, "h:2");
+    let origins: Vec<_> = ["listen", "admin", "data_dir", "threads"]
+        .map(|key| config.shown.iter().find(|shown| shown.key == key).unwrap().origin.to_string())
+        .into();
+    assert_eq!(origins, ["--listen", "SNAPGATE_ADMIN", "f.toml:3", "default"]);
+}
+
+/// A valid value of the key that is not its default.
+fn other_value(key: &Key) -> String {
+    let quoted = |text: &str| format!("\"{text}\"");
+    match (key.kind, key.path) {
+        (Kind::Duration { max, .. }, _) => quoted(&units::show_duration(max - Duration::from_micros(1))),
+        (Kind::Bytes { max, .. }, _) => quoted(&units::show_bytes(max - 1)),
+        (Kind::Count { max, .. }, _) => (max - 1).to_string(),
+        (Kind::Share, _) => "0.5".to_owned(),
+        (Kind::Switch, _) => "false".to_owned(),
+        (Kind::Choice(words), _) => quoted(words.iter().find(|word| **word != key.default).unwrap()),
+        (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
+        (Kind::Text(_), "instance") => quoted("gw-9"),
+        (Kind::Text(_), _) => quoted("/other"),
+        (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
+        (Kind::List { .. }, _) => "[\"/v9\"]".to_owned(),
+        (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
+        (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
+    }
+}
+
+/// What would not fit together with a value near the end of its range.
+fn companions(key: &str) -> &'static str {
+    match key {
+        "limits.body_bytes" => "limits.buffered_bytes = \"1TiB\"\n",
+        "fleet.poll_interval" | "fleet.publish_interval" => "fleet.fresh_within = \"1d\"\nfleet.window = \"1h\"\n",
+        "store.wal_checkpoint_bytes" => "store.wal_max_bytes = \"1TiB\"\n",
+        _ => "",
+    }
+}
+
+#[test]
+fn every_key_reaches_a_setting_from_the_file_and_from_its_variable() {
+    for key in KEYS {
+        let meaning = |sources: &Sources| {
+            let mut config = load(sources).unwrap_or_else(|wrong| panic!("{}: {wrong}", key.path));
+            config.shown.clear();
+            format!("{config:?}")
+        };
+        let value = other_value(key);
+        let around = companions(key.path);
+        let default = meaning(&file(around));
+        let from_file = meaning(&file(&format!("{around}{} = {value}", key.path)));
+        assert_ne!(default, from_file, "{} changes nothing", key.path);
+        let variable = environment(file(around), &[(&key.variable(), value.trim_matches('"'))]);
+        assert_eq!(meaning(&variable), from_file, "{}", key.path);
+    }
+}
+
+#[test]
+fn flags_are_for_keys_that_exist() {
+    for (flag, path) in FLAGS {
+        assert_eq!(keys::find(path).and_then(Key::flag), Some(flag));
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_their_places() {
+    let text = r#"listen = "8080"
+lisetn = "0.0.0.0:1"
+policy = "least_requests"
+threads = "four"
+limits.in_flight = 0
+
+[timeouts]
+connect = 500
+response_head = "1 hour"
+poll_timeout = "1s"
+
+[limts]
+headers = 5
+
+[routes]
+allow = ["/v1/chat/completions", "v1/x"]
+
+[record]
+headers = ["x-run-id", "Authorization"]
+
+[fleet]
+poll_interval = "1m"
+target_share = 2
+
+[[targets]]
+url = "http://a:1"
+[[targets]]
+name = "b"
+url = "http://a:1"
+[[targets]]
+name = "b c"
+url = "https://a:2"
+gpu = 4
+[[targets]]
+name = "d"
+"#;
+    let sources =
+        environment(file(text), &[("SNAPGATE_STORE_ENABLED", "yes"), ("SNAPGATE_LIMITS_INFLIGHT", "3"), ("HOME", "/")]);
+    let sources = sources.with_flag("--admin", "admin", vec!["here".into()]);
+    let expected = [
+        r#"f.toml:1: listen: "8080" is not an address to listen on: write IP:PORT, such as 0.0.0.0:8080 or [::]:8080, or :PORT"#,
+        "f.toml:2: unknown key `lisetn`: did you mean `listen`?",
+        r#"f.toml:3: policy: "least_requests" is not one of round_robin, least_request"#,
+        "f.toml:4: threads: expected a whole number without quotes, found a string",
+        "f.toml:5: limits.in_flight: 0 is less than 1",
+        r#"f.toml:8: timeouts.connect: 500 has no unit: write "500ms" or "500s""#,
+        r#"f.toml:9: timeouts.response_head: "1 hour" is not a duration: write a whole number with its unit, such as 500ms, 2s or 1h30m"#,
+        "f.toml:10: unknown key `timeouts.poll_timeout`: did you mean `fleet.poll_timeout`?",
+        "f.toml:12: unknown section [limts]: did you mean `limits`?",
+        r#"f.toml:16: routes.allow: "v1/x" is not a request's path: it starts with / and has no spaces, query or fragment"#,
+        "f.toml:19: record.headers: authorization holds credentials, which are never recorded",
+        r#"f.toml:22: fleet.poll_interval ("1m") is more than fleet.fresh_within ("2s"): every value would be stale before the next poll"#,
+        r#"f.toml:22: fleet.poll_interval ("1m") is more than fleet.window ("10s"): rates need two polls within the window"#,
+        "f.toml:23: fleet.target_share: 2 is not above 0 and up to 1",
+        "f.toml:27: targets: a:1 is already the address of a-1 (f.toml:25)",
+        r#"f.toml:31: targets: "b c" is not a name: use 1 to 64 letters, digits, dots, underscores and hyphens"#,
+        r#"f.toml:32: targets: "https://a:2": https to targets is not supported yet: write http://HOST:PORT"#,
+        "f.toml:33: targets: unknown field `gpu`: did you mean `gpus`?",
+        r#"f.toml:34: targets: a target needs a `url`, such as "http://10.0.3.2:8000""#,
+        "SNAPGATE_LIMITS_INFLIGHT: no key has this variable: did you mean `SNAPGATE_LIMITS_IN_FLIGHT`?",
+        r#"SNAPGATE_STORE_ENABLED: store.enabled: "yes" is neither true nor false"#,
+        r#"--admin: admin: "here" is not an address to listen on: write IP:PORT, such as 0.0.0.0:8080 or [::]:8080, or :PORT"#,
+    ];
+    assert_eq!(mistakes(&sources), expected);
+    assert!(load(&sources).unwrap_err().to_string().ends_with("22 mistakes in the configuration: nothing was started"));
+}
+
+#[test]
+fn a_broken_file_says_where_and_other_layers_are_still_checked() {
+    let sources = environment(file("listen = \nadmin = \":x\"\n"), &[("SNAPGATE_THREADS", "-1")]);
+    let found = mistakes(&sources);
+    assert!(found[0].starts_with("f.toml:1: "), "{found:?}");
+    assert!(found[1].starts_with("f.toml:2: admin: \":x\" is not"), "{found:?}");
+    assert_eq!(found[2], "SNAPGATE_THREADS: threads: \"-1\" is not a whole number");
+}
+
+#[test]
+fn single_mistakes_say_what_to_do() {
+    let cases = [
+        ("limits = 5", "f.toml:1: `limits` is a section: write [limits] on a line of its own"),
+        (
+            "[listen]\na = 1",
+            "f.toml:1: listen: expected an address in quotes, such as \"127.0.0.1:8081\", found a table",
+        ),
+        ("in_flight = 5", "f.toml:1: unknown key `in_flight`: did you mean `limits.in_flight`?"),
+        ("colour = 5", "f.toml:1: unknown key `colour`"),
+        ("targets = \"http://a:1\"", "f.toml:1: targets: expected a list of tables: write [[targets]]"),
+        ("targets = [5]", "f.toml:1: targets: expected a table, found integer"),
+        ("[[targets]]\nurl = 5", "f.toml:2: targets: `url` has to be a text in quotes, not integer"),
+        (
+            "targets = [{ url = \"http://a:1\", gpus = 0 }]",
+            "f.toml:1: targets: `gpus` has to be a whole number from 1 to 1024",
+        ),
+        (
+            "targets = [\"x=http://a:1\", \"x=http://a:2\"]",
+            "f.toml:1: targets: the name x is already taken (f.toml:1): names are unique",
+        ),
+        ("listen = \":9\"\nadmin = \":9\"", "f.toml:2: listen (0.0.0.0:9) and admin (127.0.0.1:9) need two ports"),
+        ("routes.allow = []", "f.toml:1: routes.allow: is empty: nothing would be forwarded"),
+        ("routes.allow = [\"*\", \"/x\"]", "f.toml:1: routes.allow: \"*\" forwards everything: it stands alone"),
+        (
+            "routes.allow = \"*\"",
+            "f.toml:1: routes.allow: expected a list of texts, such as [\"a\", \"b\"], found a string",
+        ),
+        ("record.headers = [\"a\", \"A\"]", "f.toml:1: record.headers: \"a\" is there twice"),
+        (
+            "limits.body_bytes = \"16MB\"",
+            "f.toml:1: limits.body_bytes: \"16MB\" is not a size: write a whole number with B, KiB, MiB, GiB or TiB, such as 16MiB (1MiB is 1048576 bytes)",
+        ),
+        (
+            "limits.body_bytes = \"1GiB\"",
+            "f.toml:1: limits.body_bytes (\"1GiB\") is more than limits.buffered_bytes (\"256MiB\"): a body of the largest size could never be held",
+        ),
+        (
+            "limits.buffered_bytes = \"1MiB\"",
+            "f.toml:1: limits.body_bytes (\"16MiB\") is more than limits.buffered_bytes (\"1MiB\"): a body of the largest size could never be held",
+        ),
+        (
+            "instance = \"a b\"",
+            "f.toml:1: instance: \"a b\" is not a name: use 1 to 64 letters, digits, dots, underscores and hyphens",
+        ),
+        (
+            "fleet.cpu_share = \"0.1\"",
+            "f.toml:1: fleet.cpu_share: expected a number above 0 and up to 1, without quotes, found a string",
+        ),
+        ("store.enabled = 1", "f.toml:1: store.enabled: expected true or false without quotes, found an integer"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(mistakes(&file(text)), [expected], "{text}");
+    }
+    let many: Vec<_> = (0..17).map(|n| format!("\"x-{n}\"")).collect();
+    let many = format!("record.headers = [{}]", many.join(","));
+    assert_eq!(mistakes(&file(&many)), ["f.toml:1: record.headers: 17 entries are more than 16"]);
+}
+
+#[test]
+fn other_peoples_variables_are_not_mistakes() {
+    let variables = [
+        ("SNAPGATE_CONFIG", "f.toml"),
+        ("SNAPGATE_TOKEN", "secret"),
+        ("SNAPGATE_SERVICE_HOST", "10.0.0.1"),
+        ("SNAPGATE_PORT", "tcp://10.0.0.1:80"),
+        ("SNAPGATE_ADMIN_PORT_8081_TCP_ADDR", "10.0.0.1"),
+    ];
+    load(&environment(file(""), &variables)).unwrap();
+    let meant = environment(file(""), &[("SNAPGATE_PORT", "8080")]);
+    assert!(mistakes(&meant)[0].starts_with("SNAPGATE_PORT: no key has this variable"));
+}
+
+#[test]
+fn lists_in_variables_are_short_or_toml() {
+    let short = environment(
+        file(""),
+        &[("SNAPGATE_TARGETS", "a=http://h:1, http://h:2"), ("SNAPGATE_RECORD_HEADERS", "X-A,x-b")],
+    );
+    let long = environment(
+        file(""),
+        &[
+            ("SNAPGATE_TARGETS", r#"[{name="a",url="http://h:1"},{url="http://h:2"}]"#),
+            ("SNAPGATE_RECORD_HEADERS", r#"["x-a", "x-b"]"#),
+        ],
+    );
+    let (short, long) = (load(&short).unwrap(), load(&long).unwrap());
+    assert_eq!(short.text(), long.text());
+    assert_eq!(short.fleet.targets[1].name, "h-2");
+}
+
+#[test]
+fn tokens_come_from_file_variable_or_text_and_are_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "from-a-file-000000\n").unwrap();
+    let text = format!(
+        "[[lookup.tokens]]\nname = \"a\"\ntoken = \"in-the-text-000000\"\n\
+         [[lookup.tokens]]\nname = \"b\"\ntoken_file = {path:?}\n\
+         [[lookup.tokens]]\nname = \"c\"\ntoken_env = \"SNAPGATE_OPS\"\n"
+    );
+    let config = load(&environment(file(&text), &[("SNAPGATE_OPS", "in-a-variable-0000")])).unwrap();
+    let secrets = ["in-the-text-000000", "from-a-file-000000", "in-a-variable-0000"];
+    let names = ["a", "b", "c"];
+    let expected: Vec<_> = names.into_iter().zip(secrets).map(|(name, secret)| Token::new(name, secret)).collect();
+    assert_eq!(config.lookup.tokens, expected);
+    let printed = format!("{config:?}{}{:?}", config.text(), config.shown());
+    assert!(!secrets.iter().any(|secret| printed.contains(secret)), "{printed}");
+    assert!(config.text().contains(r#"lookup.tokens = [{ name = "a", token = "<set>" }, "#));
+}
+
+#[test]
+fn wrong_tokens_say_what_is_wrong_but_not_what_they_are() {
+    let cases = [
+        ("name = \"a\"\ntoken = \"hunter2\"", "f.toml:3: lookup.tokens: the token has 7 characters: use 16 to 512"),
+        ("name = \"a\"", "f.toml:1: lookup.tokens: a token needs exactly one of `token`, `token_file` and `token_env`"),
+        (
+            "name = \"a\"\ntoken = \"x\"\ntoken_env = \"Y\"",
+            "f.toml:1: lookup.tokens: a token needs exactly one of `token`, `token_file` and `token_env`",
+        ),
+        (
+            "token = \"hunter2hunter2hunter2\"",
+            "f.toml:1: lookup.tokens: a token needs a `name`: it says in the log who asked",
+        ),
+        (
+            "name = \"a\"\ntoken_env = \"NOT_SET\"",
+            "f.toml:3: lookup.tokens: the environment variable NOT_SET is not set, or is not UTF-8",
+        ),
+        (
+            "name = \"a\"\nsecret = \"hunter2\"\ntoken = \"hunter2hunter2hunter2\"",
+            "f.toml:3: lookup.tokens: unknown field `secret`",
+        ),
+    ];
+    for (fields, expected) in cases {
+        assert_eq!(mistakes(&file(&format!("[[lookup.tokens]]\n{fields}"))), [expected], "{fields}");
+    }
+    let missing = mistakes(&file("[[lookup.tokens]]\nname = \"a\"\ntoken_file = \"/does/not/exist\""));
+    assert!(
+        missing[0].starts_with("f.toml:3: lookup.tokens: cannot read the token file /does/not/exist: "),
+        "{missing:?}"
+    );
+    let twice = "ops=0123456789abcdef,dev=0123456789abcdef";
+    let twice = mistakes(&environment(file(""), &[("SNAPGATE_LOOKUP_TOKENS", twice)]));
+    assert_eq!(
+        twice,
+        ["SNAPGATE_LOOKUP_TOKENS: lookup.tokens: dev has the same secret as ops: nobody could tell who asked"]
+    );
+    let broken =
+        mistakes(&environment(file(""), &[("SNAPGATE_LOOKUP_TOKENS", "[{name=\"a\",token=\"hunter2hunter2\"")]));
+    assert!(broken.len() == 1 && !broken[0].contains("hunter2"), "{broken:?}");
+}
+
+#[test]
+fn the_text_is_toml_that_means_the_same() {
+    let config = load(&file("threads = 3\ninstance = \"gw\"\n[[targets]]\nurl = \"http://h:1\"\ngpus = 2")).unwrap();
+    let again = load(&file(&config.text())).unwrap();
+    assert_eq!(again.text(), config.text());
+    assert_eq!(again.fleet.targets, config.fleet.targets);
+    assert!(config.text().is_ascii() && config.text().lines().is_sorted());
+}
+
+#[test]
+fn the_hash_is_of_the_meaning() {
+    let hash = |sources: &Sources| load(sources).unwrap().hash();
+    let plain = hash(&file(""));
+    assert!(plain.len() == 8 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    // Neither where it was written, nor how, nor on which machine.
+    assert_eq!(hash(&file("# said twice\nlisten = \":8080\"\ntimeouts.response_head = \"600s\"")), plain);
+    assert_eq!(hash(&environment(file(""), &[("SNAPGATE_LIMITS_BODY_BYTES", "16777216")])), plain);
+    assert_eq!(hash(&Sources::of_text("g.toml", "", Machine { hostname: "other".into(), cores: 1 })), plain);
+    assert_ne!(hash(&file("threads = 1")), plain);
+}
+
+#[test]
+fn the_committed_example_is_the_generated_one() {
+    let hint = "run: cargo run -- check --example > deploy/snapgate.example.toml";
+    assert!(COMMITTED == example(), "deploy/snapgate.example.toml is not what the table says; {hint}");
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let example = Config::load(&file(COMMITTED), Targets::Required).unwrap();
+    let defaults = load(&file("[[targets]]\nname = \"vllm-0\"\nurl = \"http://127.0.0.1:8000\"")).unwrap();
+    assert_eq!(example.text(), defaults.text());
+    for key in KEYS {
+        assert!(COMMITTED.contains(&key.variable()), "{} is not explained", key.path);
+    }
+}
+
+#[test]
+fn what_the_example_leaves_commented_is_valid_too() {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let text: String = COMMITTED.lines().map(uncomment).collect();
+    let config = load(&environment(file(&text), &[("OPERATORS_TOKEN", "0123456789abcdef")])).unwrap();
+    assert_eq!((config.fleet.targets.len(), config.fleet.targets[0].gpus), (2, Some(1)));
+    assert_eq!(config.lookup.tokens.len(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake_among_others() {
+    let sources = Sources::of_process(Some(Path::new("/does/not/exist.toml")), Vec::new()).with_flag(
+        "--admin",
+        "admin",
+        vec!["x".into()],
+    );
+    let found = load(&sources).unwrap_err();
+    assert!(found.to_string().starts_with("/does/not/exist.toml: cannot be read: "), "{found}");
+    assert!(found.list().iter().any(|mistake| mistake.key == Some("admin")), "{found}");
+}
+
+proptest! {
+    #[test]
+    fn no_file_panics(text in "([a-z_.]{1,12} ?= ?(\"[a-z0-9:/]{0,8}\"|[0-9]{1,4}|\\[.{0,6}\\])\n|\\[{1,2}(targets|limits|lookup\\.tokens|x)\\]{1,2}\n|.{0,10}\n){0,8}") {
+        match load(&file(&text)) {
+            Ok(config) => prop_assert!(!config.shown().is_empty()),
+            Err(wrong) => prop_assert!(!wrong.list().is_empty()),
+        }
+    }
+
+    #[test]
+    fn no_variable_panics(place in 0..KEYS.len(), value in "\\[?.{0,16}") {
+        let sources = environment(file(""), &[(&KEYS[place].variable(), &value)]);
+        if let Err(wrong) = load(&sources) {
+            prop_assert!(!wrong.list().is_empty());
+        }
+    }
+}
