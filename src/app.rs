@@ -1,0 +1,313 @@
+//! The only place that builds, starts and stops things.
+//!
+//! Ports are bound before anything is opened, and requests are accepted last, when whatever they need is there. Everything
+//! is stopped in the direction of flow, so nothing is lost on the way: stop accepting, let requests end, drain the worker,
+//! drain the exits, and only then stop answering lookups.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::gateway::{self, Gateway, Server};
+use crate::ledger::Ledger;
+use crate::lookup::{self, LookupState, Readiness};
+use crate::pipeline::{self, Balance, Intake, Pipeline};
+use crate::sink::Sink;
+use crate::sink::json_log::JsonLog;
+use crate::snapshot::{InstanceTag, Run, RunId};
+use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
+use crate::telemetry::Metrics;
+
+/// How long the exits may go on after the last request has ended.
+const LANES_GRACE: Duration = Duration::from_secs(5);
+
+/// How long lookups under way may take at the very end.
+const LOOKUP_GRACE: Duration = Duration::from_secs(2);
+
+/// Why the gateway did not start. No request was accepted.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address could not be listened on.
+    Bind {
+        /// Which setting named it.
+        setting: &'static str,
+        /// What it said.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The data directory could not be used.
+    DataDir(DataDirError),
+    /// The store could not be opened.
+    Store(store::OpenError),
+    /// The JSON log could not be opened.
+    JsonLog(crate::sink::json_log::OpenError),
+    /// A thread or a runtime could not be started.
+    Thread(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { setting, address, source } => {
+                write!(f, "cannot listen on {address}: {source}: choose another address with --{setting}")
+            }
+            Self::DataDir(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+            Self::JsonLog(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind { source, .. } => Some(source),
+            Self::DataDir(error) => Some(error),
+            Self::Store(error) => Some(error),
+            Self::JsonLog(error) => Some(error),
+            Self::Thread(error) => Some(error),
+        }
+    }
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    /// Where clients connect.
+    pub data: SocketAddr,
+    /// Where lookups are answered.
+    pub admin: SocketAddr,
+    shutdown_grace: Duration,
+    server: Server,
+    pipeline: Pipeline,
+    /// For the fleet's polling and for lookups: nothing of the data path runs on it.
+    control: Runtime,
+    fleet: (oneshot::Sender<()>, JoinHandle<()>),
+    lookup: (oneshot::Sender<()>, JoinHandle<()>),
+    /// Set first thing at the stop, so that nobody sends new clients here.
+    stopping: Arc<AtomicBool>,
+    /// Held for the lifetime of the process: its lock keeps a second one out.
+    _data_dir: Option<DataDir>,
+}
+
+/// The parts that outlive the request and are shared by several modules.
+struct Shared {
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    ledger: Arc<Ledger>,
+    run: Arc<Run>,
+    problem: Arc<ArcSwapOption<String>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Builds and starts everything.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let (data, admin) = (bind("listen", config.listen)?, bind("admin", config.admin)?);
+        let admin_address = admin.local_addr().map_err(StartError::Thread)?;
+        let (clock, metrics) = (Clock::start(), Metrics::new());
+        let data_dir = config.store.as_ref().map(|_| DataDir::open(&config.data_dir)).transpose();
+        let data_dir = data_dir.map_err(StartError::DataDir)?;
+        let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
+        let (problem, stopping) = (Arc::default(), Arc::default());
+        let shared = Shared { clock, metrics, ledger: Arc::default(), run, problem, stopping };
+
+        let sinks = open_sinks(&config)?;
+        let store = open_store(&config, data_dir.as_ref(), &shared)?;
+        let reader = store.as_ref().map(|(_, reader)| reader.clone());
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("snapgate-control")
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+
+        let (intake, pipeline) = start_pipeline(&config, &shared, store, sinks)?;
+        let fleet = Fleet::new(config.fleet.clone(), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
+        let lookup = start_lookup(&config, &shared, &fleet, reader, admin, &control)?;
+        let polling = start_fleet(Arc::clone(&fleet), &control);
+        let secret = data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret());
+        let server = start_gateway(&config, &shared, &fleet, intake, data, secret)?;
+        Ok(Self {
+            data: server.address(),
+            admin: admin_address,
+            shutdown_grace: config.shutdown_grace,
+            server,
+            pipeline,
+            fleet: polling,
+            lookup,
+            control,
+            stopping: shared.stopping,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Stops in the direction of flow. Blocks for the configured grace at most, then until what has ended is stored.
+    pub fn stop(self) -> Balance {
+        self.stopping.store(true, Relaxed);
+        self.server.stop(Instant::now() + self.shutdown_grace);
+        let (stop_fleet, fleet) = self.fleet;
+        // Gone already only if the fleet's task has ended.
+        stop_fleet.send(()).ok();
+        if self.control.block_on(fleet).is_err() {
+            tracing::error!("the fleet's task panicked");
+        }
+        let balance = self.pipeline.join(Instant::now() + LANES_GRACE);
+        let (stop_lookup, lookup) = self.lookup;
+        // Likewise.
+        stop_lookup.send(()).ok();
+        if self.control.block_on(async { tokio::time::timeout(LOOKUP_GRACE, lookup).await }).is_err() {
+            tracing::warn!("lookups under way were cut short");
+        }
+        self.control.shutdown_timeout(LOOKUP_GRACE);
+        balance
+    }
+}
+
+fn this_run(config: &Config, data_dir: Option<&DataDir>, clock: &Clock) -> Run {
+    Run {
+        id: RunId(rand::random()),
+        instance: config.instance.as_str().into(),
+        tag: data_dir.map_or_else(|| InstanceTag(rand::random()), DataDir::tag),
+        version: env!("CARGO_PKG_VERSION").into(),
+        config: config.hash().into(),
+        started: clock.now(),
+    }
+}
+
+fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::Bind { setting, address, source })
+}
+
+fn open_store(
+    config: &Config,
+    data_dir: Option<&DataDir>,
+    shared: &Shared,
+) -> Result<Option<(Writer, Reader)>, StartError> {
+    let (Some(settings), Some(data_dir)) = (&config.store, data_dir) else { return Ok(None) };
+    let run = Arc::clone(&shared.run);
+    let opened = Store::open(data_dir, settings, run, &config.text(), shared.clock.now());
+    opened.map(Some).map_err(StartError::Store)
+}
+
+fn open_sinks(config: &Config) -> Result<Vec<Box<dyn Sink>>, StartError> {
+    let Some(destination) = &config.json_log else { return Ok(Vec::new()) };
+    let log = JsonLog::open(destination).map_err(StartError::JsonLog)?;
+    Ok(vec![Box::new(log)])
+}
+
+fn start_pipeline(
+    config: &Config,
+    shared: &Shared,
+    store: Option<(Writer, Reader)>,
+    sinks: Vec<Box<dyn Sink>>,
+) -> Result<(Intake, Pipeline), StartError> {
+    let parts = pipeline::Parts {
+        ledger: Arc::clone(&shared.ledger),
+        store,
+        sinks,
+        clock: Arc::clone(&shared.clock),
+        metrics: Arc::clone(&shared.metrics),
+        problem: Arc::clone(&shared.problem),
+    };
+    pipeline::start(&config.pipeline, parts).map_err(StartError::Thread)
+}
+
+fn start_gateway(
+    config: &Config,
+    shared: &Shared,
+    fleet: &Arc<Fleet>,
+    intake: Intake,
+    listener: TcpListener,
+    tenant_secret: [u8; 32],
+) -> Result<Server, StartError> {
+    let parts = gateway::Parts {
+        clock: Arc::clone(&shared.clock),
+        run: Arc::clone(&shared.run),
+        tenant_secret,
+        fleet: Arc::clone(fleet),
+        ledger: Arc::clone(&shared.ledger),
+        intake,
+        metrics: Arc::clone(&shared.metrics),
+    };
+    gateway::start(Gateway::new(config.gateway.clone(), parts), listener).map_err(StartError::Thread)
+}
+
+fn start_fleet(fleet: Arc<Fleet>, control: &Runtime) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = control.spawn(fleet.run(async {
+        // Dropped or sent, both mean stop.
+        drop(stopped.await);
+    }));
+    (stop, running)
+}
+
+fn start_lookup(
+    config: &Config,
+    shared: &Shared,
+    fleet: &Arc<Fleet>,
+    reader: Option<Reader>,
+    listener: TcpListener,
+    control: &Runtime,
+) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
+    let readiness = {
+        let (fleet, problem, stopping) = (Arc::clone(fleet), Arc::clone(&shared.problem), Arc::clone(&shared.stopping));
+        Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
+    };
+    let view = Arc::clone(fleet);
+    let router = lookup::router(LookupState {
+        run: Arc::clone(&shared.run),
+        ledger: Arc::clone(&shared.ledger),
+        reader,
+        metrics: Arc::clone(&shared.metrics),
+        clock: Arc::clone(&shared.clock),
+        fleet: Arc::new(move || Arc::clone(&view.view())),
+        readiness,
+        settings: config.lookup.clone(),
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let listen = || {
+        listener.set_nonblocking(true)?;
+        let _context = control.enter();
+        tokio::net::TcpListener::from_std(listener)
+    };
+    let served = axum::serve(listen().map_err(StartError::Thread)?, router).with_graceful_shutdown(async {
+        // Dropped or sent, both mean stop.
+        drop(stopped.await);
+    });
+    let serving = control.spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the admin listener broke");
+        }
+    });
+    Ok((stop, serving))
+}
+
+/// Ready means: requests can be served and recorded.
+fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
+    let mut reasons = Vec::new();
+    if stopping {
+        reasons.push("the gateway is stopping".to_owned());
+    }
+    let view = fleet.view();
+    if view.eligible.is_empty() {
+        reasons.push(format!("none of {} targets is able to serve", view.members.len()));
+    }
+    if let Some(problem) = &*problem.load() {
+        reasons.push(format!("store: {problem}"));
+    }
+    Readiness { reasons }
+}

@@ -1,0 +1,193 @@
+//! What each command of the command line does.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::App;
+use crate::cli::{self, Command, DemoArgs, Exit, LookupArgs, ServeArgs, SimArgs};
+use crate::clock::Clock;
+use crate::config::{Config, Targets};
+use crate::demo;
+use crate::demo::sim::Sim;
+use crate::lookup::client::{self, Fetched};
+use crate::lookup::resolve::{self, Matches};
+use crate::lookup::{Key, Problem, render};
+use crate::store::{DataDir, Reader};
+use crate::telemetry;
+
+/// Columns of an explanation when the terminal does not say how many it has.
+const COLUMNS: usize = 100;
+
+/// Does what was typed.
+pub fn run(command: Command) -> Exit {
+    let done = match command {
+        Command::Serve(args) => serve(&args),
+        Command::Demo(args) => show(&args),
+        Command::Sim(args) => sim(*args),
+        Command::Lookup(args) => lookup(&args),
+        Command::Check(args) => {
+            cli::check(&args, &mut io::stdout().lock(), &mut io::stderr().lock()).map_err(|error| failed(&error))
+        }
+    };
+    done.unwrap_or_else(|exit| exit)
+}
+
+/// Says on standard error what went wrong, and that the program has failed.
+fn failed(error: &dyn Display) -> Exit {
+    complain(error);
+    Exit::Failure
+}
+
+fn complain(text: &dyn Display) {
+    // Nobody can be told that telling failed.
+    writeln!(io::stderr().lock(), "snapgate: {text}").ok();
+}
+
+fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
+    let config = Config::load(&args.sources(), Targets::Required).map_err(|mistakes| {
+        complain(&mistakes);
+        Exit::Usage
+    })?;
+    telemetry::start_log(&config.log);
+    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let (hash, store) = (config.hash(), config.store.is_some());
+    let data_dir = config.data_dir.clone();
+    let app = App::start(config).map_err(|error| failed(&error))?;
+    announce(&serde_json::json!({
+        "event": "listening",
+        "listen": app.data.to_string(),
+        "admin": app.admin.to_string(),
+        "data_dir": store.then(|| data_dir.display().to_string()),
+        "config": hash,
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+    }));
+    runtime.block_on(stopped);
+    tracing::info!("stopping: open requests may end");
+    let balance = app.stop();
+    let exits: serde_json::Map<_, _> = balance
+        .exits
+        .iter()
+        .map(|exit| (exit.name.to_owned(), serde_json::json!({"delivered": exit.delivered, "left": exit.left})))
+        .collect();
+    announce(&serde_json::json!({
+        "event": "stopped", "offered": balance.offered, "stored": balance.stored, "exits": exits,
+    }));
+    Ok(Exit::Success)
+}
+
+/// One JSON line on standard error, for whoever started the process.
+fn announce(line: &serde_json::Value) {
+    // Nobody can be told that telling failed.
+    writeln!(io::stderr().lock(), "{line}").ok();
+}
+
+/// A runtime for waiting, and the wait for SIGTERM or SIGINT.
+fn until_stopped() -> io::Result<(Runtime, impl Future<Output = ()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let stopped = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok((runtime, stopped))
+}
+
+fn sim(args: SimArgs) -> Result<Exit, Exit> {
+    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let SimArgs { listen, settings } = args;
+    let name = settings.name.clone();
+    let sim = runtime
+        .block_on(Sim::bind(listen, settings))
+        .map_err(|error| failed(&format_args!("cannot listen on {listen}: {error}: choose another --listen")))?;
+    announce(&serde_json::json!({"event": "listening", "listen": sim.address().to_string(), "name": name}));
+    runtime.block_on(sim.run(stopped));
+    Ok(Exit::Success)
+}
+
+fn show(args: &DemoArgs) -> Result<Exit, Exit> {
+    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let settings = demo::Settings { once: args.once, targets: args.targets.into(), rate: args.rate };
+    let mut out = io::stdout();
+    let colour = out.is_terminal();
+    demo::run(&settings, colour, &runtime, stopped, &mut out).map_err(|error| failed(&error))?;
+    Ok(Exit::Success)
+}
+
+fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
+    match &args.data_dir {
+        Some(dir) => lookup_in_store(dir, args),
+        None => lookup_at_gateway(args),
+    }
+}
+
+fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+    let token = args.token();
+    let asked = client::fetch(&args.admin, &args.key, token.as_ref().map(|token| token.expose()));
+    match runtime.block_on(asked).map_err(|error| failed(&error))? {
+        Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
+        Fetched::One(found) => print(&render::render(&found.document(), COLUMNS)),
+        Fetched::Several { documents, .. } if args.json => {
+            print(&documents.iter().map(|document| format!("{}\n", document.json())).collect::<String>())
+        }
+        Fetched::Several { documents, complete } => {
+            let documents: Vec<_> = documents.iter().map(client::FetchedDocument::document).collect();
+            print(&render::render_matches(&documents, complete, COLUMNS))
+        }
+        Fetched::Problem(problem) => nothing(&problem, args.json),
+    }
+}
+
+fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
+    let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
+    let reader = Reader::open(dir).map_err(|error| failed(&error))?;
+    let key = match Key::parse(&args.key) {
+        Ok(key) => key,
+        Err(error) => return nothing(&Problem::malformed_key(error), args.json),
+    };
+    let answer = resolve::search(None, Some(&reader), &key, Clock::start().now()).map_err(|error| failed(&error))?;
+    let (found, complete) = match answer {
+        Ok(Matches::One(found)) => (vec![found], true),
+        Ok(Matches::Several { found, complete }) => (found, complete),
+        Err(absence) => return nothing(&Problem::absent(&absence, &key, tag), args.json),
+    };
+    let documents: Vec<_> = found.iter().map(resolve::Found::document).collect();
+    match &documents[..] {
+        documents if args.json => {
+            let mut lines = Vec::new();
+            for document in documents {
+                document.write(&mut lines);
+                lines.push(b'\n');
+            }
+            print(&String::from_utf8_lossy(&lines))
+        }
+        [document] => print(&render::render(document, COLUMNS)),
+        documents => print(&render::render_matches(documents, complete, COLUMNS)),
+    }
+}
+
+fn print(text: &str) -> Result<Exit, Exit> {
+    cli::print(text).map_err(|error| failed(&error))?;
+    Ok(Exit::Success)
+}
+
+/// Nothing was found: the reason goes where the answer would have gone, and the exit code says so.
+fn nothing(problem: &Problem, json: bool) -> Result<Exit, Exit> {
+    if json {
+        print(&format!("{}\n", serde_json::json!(problem)))?;
+    } else {
+        print(&render::problem(problem, COLUMNS))?;
+    }
+    Ok(Exit::Failure)
+}
