@@ -1,0 +1,243 @@
+//! The store's disk is full: requests, their latency and the JSON log go on, lookups and `/readyz` say what is wrong, and
+//! once there is space records are stored again, without a restart.
+//!
+//! The disk is a tmpfs of 24 MiB in a mount namespace of the gateway's own, which the test reaches through `/proc` and which
+//! goes with the process. It needs root or user namespaces; without either the test is skipped, and says so.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion, eventually};
+
+/// Mounts the disk at `$1` and becomes what follows.
+const ON_SMALL_DISK: &str = r#"mount -t tmpfs -o size=24m snapgate-test "$1" && shift && exec "$@""#;
+
+/// Requests of a phase: enough for a median, few enough for a debug build.
+const REQUESTS: usize = 200;
+
+/// How much slower the median request may be while the disk is full: what a busy test machine does by itself.
+const SLOWER_MAX: (u32, Duration) = (3, Duration::from_millis(5));
+
+/// The smallest store there can be, so that its disk can be small.
+const CONFIG: &str = r#"
+[store]
+retention_bytes = "16MiB"
+ballast_bytes = "1MiB"
+wal_checkpoint_bytes = "1MiB"
+"#;
+
+/// The flags of `unshare` that give this user a mount namespace.
+fn namespace() -> Option<&'static [&'static str]> {
+    let flags: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
+    let mounts = |flags: &&[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(*flags).args(["sh", "-c", ON_SMALL_DISK, "sh", "/mnt", "true"]);
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    flags.into_iter().find(mounts)
+}
+
+/// A gateway whose store is on the small disk and whose JSON log is on the usual one.
+struct Scene {
+    gateway: Gateway,
+    client: Client,
+    /// The small disk, seen from here.
+    disk: PathBuf,
+    log: PathBuf,
+    /// Every ID that was issued.
+    issued: Vec<String>,
+}
+
+impl Scene {
+    fn start(dir: &Path, namespace: &[&str], engine: &Engine) -> Self {
+        let (data_dir, log, config) = (dir.join("data"), dir.join("log.jsonl"), dir.join("snapgate.toml"));
+        fs::create_dir(&data_dir).expect("the temporary directory can be written");
+        fs::write(&config, CONFIG).expect("likewise");
+        let mut command = Command::new("unshare");
+        command.args(namespace).args(["sh", "-c", ON_SMALL_DISK, "sh"]).arg(&data_dir);
+        command.arg(binary()).args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--target", &format!("engine=http://{}", engine.address)]);
+        command.arg("--config").arg(&config).arg("--data-dir").arg(&data_dir).arg("--json-log").arg(&log);
+        let gateway = Gateway::start(command);
+        gateway.until_ready();
+        let root = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
+        let disk = root.join(data_dir.strip_prefix("/").expect("a temporary directory has an absolute path"));
+        assert!(disk.join("snapshots.db").exists(), "the small disk holds the store");
+        let client = Client::connect(gateway.data).expect("the data listener accepts");
+        Self { gateway, client, disk, log, issued: Vec::new() }
+    }
+
+    /// One request, which must succeed. Answers its ID.
+    fn request(&mut self) -> String {
+        let answer = self.client.ask(&completion(false), |_| {}).expect("a request is answered");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let id = answer.id.expect("every answer has an ID");
+        self.issued.push(id.clone());
+        id
+    }
+
+    /// Many requests, one after the other. Answers their IDs and their median duration.
+    fn requests(&mut self) -> (Vec<String>, Duration) {
+        let (mut ids, mut took) = (Vec::new(), Vec::new());
+        for _ in 0..REQUESTS {
+            let began = Instant::now();
+            ids.push(self.request());
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        (ids, took[REQUESTS / 2])
+    }
+
+    fn lookup(&self, id: &str) -> Answer {
+        ask_once(self.gateway.admin, &format!("/v1/snapshots/{id}"))
+    }
+
+    /// What became of a request once it is decided: whether it was stored.
+    fn stored(&self, id: &str) -> bool {
+        eventually("the request is stored or dropped", || {
+            let answer = self.lookup(id);
+            let page = answer.json();
+            match answer.status {
+                200 if page["stored"] == true => Some(true),
+                200 => None,
+                410 => {
+                    assert_eq!(
+                        (&page["state"], &page["reason"]),
+                        (&"dropped".into(), &"store_failed".into()),
+                        "{page}"
+                    );
+                    let detail = page["detail"].as_str().unwrap_or_default();
+                    assert!(detail.contains("make space on the disk"), "{detail}");
+                    Some(false)
+                }
+                status => panic!("{id}: {status}: {page}"),
+            }
+        })
+    }
+
+    /// Takes all the space there is. What the gateway frees meanwhile is taken, too.
+    fn fill_disk(&self) {
+        let filler = OpenOptions::new().create(true).append(true).open(self.disk.join("filler"));
+        let mut filler = filler.expect("a name needs no space");
+        let block = [0; 4096];
+        loop {
+            match filler.write_all(&block) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return,
+                Err(error) => panic!("the disk cannot be filled: {error}"),
+            }
+        }
+    }
+
+    /// The IDs in the JSON log, each once, as its exit promises while nothing fails there.
+    fn logged(&self) -> HashSet<String> {
+        let text = fs::read_to_string(&self.log).expect("the JSON log is there");
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let ids: Vec<_> = whole
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("every line is a document"))
+            .map(|document| document["id"].as_str().expect("a document has an ID").to_owned())
+            .collect();
+        let once: HashSet<_> = ids.iter().cloned().collect();
+        assert_eq!(once.len(), ids.len(), "no line comes twice");
+        once
+    }
+
+    fn until_logged(&self, ids: &[String]) {
+        eventually("the JSON log has them all", || {
+            let logged = self.logged();
+            ids.iter().all(|id| logged.contains(id)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
+    let Some(namespace) = namespace() else {
+        eprintln!("SKIPPED: no small disk can be mounted here: run as root, or allow user namespaces");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let engine = Engine::start();
+    let mut scene = Scene::start(dir.path(), namespace, &engine);
+    let (ids, usual) = scene.requests();
+    assert!(ids.iter().all(|id| scene.stored(id)), "with space, everything is stored");
+
+    // Full: the first commits may still find room in the log, the later ones do not.
+    scene.fill_disk();
+    let mut dropped = Vec::new();
+    eventually("a record cannot be stored", || {
+        let id = scene.request();
+        if scene.stored(&id) {
+            scene.fill_disk();
+            return None;
+        }
+        dropped.push(id);
+        Some(())
+    });
+    scene.fill_disk();
+    let (ids, full) = scene.requests();
+    let (times, more) = SLOWER_MAX;
+    assert!(full <= usual * times + more, "a request took {usual:?}, and {full:?} with a full disk");
+    scene.until_logged(&ids);
+    dropped.extend(ids.into_iter().filter(|id| !scene.stored(id)));
+    assert!(dropped.len() > REQUESTS / 2, "only {} records could not be stored", dropped.len());
+    let ready = eventually("/readyz says why", || {
+        let ready = scene.gateway.ready();
+        (ready.status == 503).then(|| ready.text())
+    });
+    assert!(ready.contains("the store's disk is full: make space"), "{ready}");
+
+    // Space again: stored again, by the same process.
+    fs::remove_file(scene.disk.join("filler")).expect("the filler is there");
+    eventually("a record is stored again", || {
+        let id = scene.request();
+        if scene.stored(&id) {
+            return Some(());
+        }
+        dropped.push(id);
+        None
+    });
+    scene.gateway.until_ready();
+    let (ids, _) = scene.requests();
+    assert!(ids.iter().all(|id| scene.stored(id)), "once there is space, everything is stored");
+    assert!(dropped.iter().all(|id| !scene.stored(id)), "what was dropped says so for good");
+    scene.until_logged(&scene.issued);
+    the_books_balance(&scene, dropped.len());
+    the_store_is_whole(scene, dir.path(), dropped.len());
+}
+
+fn the_books_balance(scene: &Scene, dropped: usize) {
+    let issued = scene.issued.len() as f64;
+    let page = eventually("all exits are at rest", || {
+        let page = scene.gateway.metrics();
+        let at_rest = ["store", "json_log"].iter().all(|exit| page.books(exit) == (issued, issued));
+        at_rest.then_some(page)
+    });
+    assert_eq!(page.get("snapgate_snapshots_delivered_total{exit=\"json_log\"}"), issued);
+    assert_eq!(page.get("snapgate_snapshots_dropped_total{exit=\"store\",reason=\"store_failed\"}"), dropped as f64);
+    assert_eq!(page.get("snapgate_snapshots_pending{exit=\"json_log\"}"), 0.0);
+    assert!(page.get("snapgate_exit_errors_total{exit=\"store\",reason=\"disk_full\"}") > 0.0);
+}
+
+/// Ends the gateway and looks into what it leaves.
+fn the_store_is_whole(mut scene: Scene, dir: &Path, dropped: usize) {
+    // The disk goes with the process, but for who still holds it.
+    let disk = File::open(&scene.disk).expect("the small disk can be opened");
+    assert!(scene.gateway.stop().success(), "a stop is clean after all that");
+    let left = dir.join("left.db");
+    let from = format!("/proc/self/fd/{}/snapshots.db", disk.as_raw_fd());
+    fs::copy(from, &left).expect("the store can be copied");
+    let store = rusqlite::Connection::open(left).expect("the store can be opened");
+    let verdict: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it can be read");
+    assert_eq!(verdict, "ok");
+    let counted: i64 = store.query_row("SELECT sum(count) FROM drops", [], |row| row.get(0)).expect("it can be read");
+    assert_eq!(counted, dropped as i64, "what was dropped is remembered beyond the process");
+}

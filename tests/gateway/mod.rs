@@ -1,0 +1,247 @@
+//! The language of the tests: a whole gateway in this process, on free ports and in a directory of its own, and what can
+//! be asked of it. Tests are plain threads; the gateway and the simulated pods bring their own runtimes.
+
+pub(crate) mod client;
+pub(crate) mod upstream;
+pub(crate) mod wire;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use snapgate::app::App;
+use snapgate::config::{Config, Flag, Machine, Sources, Targets};
+use snapgate::pipeline::Balance;
+use tempfile::TempDir;
+
+pub(crate) use client::{Answer, Client, End, Request};
+pub(crate) use upstream::{Exchange, Sims, Then, Upstream};
+pub(crate) use wire::PATIENCE;
+
+/// Pause between two looks at a condition that is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// What every test's gateway is set to, before the test's own settings.
+const DEFAULTS: [(&str, &str); 7] = [
+    ("listen", "127.0.0.1:0"),
+    ("admin", "127.0.0.1:0"),
+    ("instance", "test"),
+    ("threads", "2"),
+    // Disks of test machines have better things to do.
+    ("store.ballast_bytes", "0"),
+    // A dead target stays a candidate, so that connecting to it is what fails.
+    ("fleet.unhealthy_after", "1000"),
+    ("timeouts.shutdown_grace", "2s"),
+];
+
+/// A gateway that is about to be started.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    settings: Vec<(&'static str, String)>,
+    dir: TempDir,
+}
+
+impl Setup {
+    /// Before targets that are called `t0`, `t1`, …
+    pub(crate) fn before(targets: &[SocketAddr]) -> Self {
+        Self::in_dir(tempfile::tempdir().expect("a directory can be made"), targets)
+    }
+
+    /// The same, in the directory of a gateway that was stopped.
+    pub(crate) fn in_dir(dir: TempDir, targets: &[SocketAddr]) -> Self {
+        let mut settings: Vec<_> = DEFAULTS.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        settings.push(("data_dir", dir.path().join("data").display().to_string()));
+        settings.push(("json_log", log_file(dir.path()).display().to_string()));
+        let targets = targets.iter().enumerate().map(|(number, address)| format!("t{number}=http://{address}"));
+        settings.push(("targets", targets.collect::<Vec<_>>().join(",")));
+        Self { settings, dir }
+    }
+
+    /// Sets a key as its environment variable would.
+    pub(crate) fn set(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.settings.push((key, value.to_string()));
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Gateway {
+        let config = self.config();
+        let app = App::start(config).unwrap_or_else(|error| panic!("the gateway does not start: {error}"));
+        Gateway { data: app.data, admin: app.admin, app: Some(app), dir: Some(self.dir) }
+    }
+
+    /// What it would be started with.
+    #[track_caller]
+    pub(crate) fn config(&self) -> Config {
+        let flag = |(key, value): &(&'static str, String)| Flag { name: "the test", key, values: vec![value.clone()] };
+        let sources = Sources {
+            file: None,
+            environment: BTreeMap::new(),
+            flags: self.settings.iter().map(flag).collect(),
+            machine: Machine { hostname: "test".into(), cores: 2 },
+        };
+        Config::load(&sources, Targets::Required).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+}
+
+/// A running gateway. It is stopped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// Where clients connect.
+    pub(crate) data: SocketAddr,
+    /// Where lookups are answered.
+    pub(crate) admin: SocketAddr,
+    app: Option<App>,
+    dir: Option<TempDir>,
+}
+
+impl Gateway {
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub(crate) fn ask(&self, request: &Request) -> Answer {
+        Client::to(self.data).ask(request)
+    }
+
+    /// One request to the admin listener.
+    #[track_caller]
+    pub(crate) fn admin(&self, path: &str) -> Found {
+        Found::by(&mut Client::to(self.admin), path)
+    }
+
+    /// What is known of a key now.
+    #[track_caller]
+    pub(crate) fn lookup(&self, key: &str) -> Found {
+        self.admin(&format!("/v1/snapshots/{key}"))
+    }
+
+    /// The snapshot of a request that has ended, or is about to.
+    #[track_caller]
+    pub(crate) fn ended(&self, id: &str) -> Found {
+        let found = self.admin(&format!("/v1/snapshots/{id}?wait=30s"));
+        assert_eq!((found.status, found.at("/phase").as_str()), (200, Some("complete")), "{}", found.text);
+        found
+    }
+
+    /// The snapshot from the store, once it is there.
+    #[track_caller]
+    pub(crate) fn stored(&self, id: &str) -> Found {
+        until("the snapshot is stored", || Some(self.lookup(id)).filter(Found::stored))
+    }
+
+    /// Stops as SIGTERM does.
+    pub(crate) fn stop(mut self) -> Stopped {
+        let balance = self.app.take().expect("it is stopped once").stop();
+        Stopped { dir: self.dir.take().expect("it is stopped once"), balance }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(app) = self.app.take() {
+            app.stop();
+        }
+    }
+}
+
+/// What a gateway leaves behind.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) dir: TempDir,
+    pub(crate) balance: Balance,
+}
+
+impl Stopped {
+    /// The lines of the JSON log by snapshot ID.
+    #[track_caller]
+    pub(crate) fn log(&self) -> HashMap<String, Vec<String>> {
+        let text = std::fs::read_to_string(log_file(self.dir.path())).expect("there is a JSON log");
+        let mut lines: HashMap<_, Vec<_>> = HashMap::new();
+        for line in text.lines() {
+            let document: Value = serde_json::from_str(line).expect("every line is JSON");
+            let id = document["id"].as_str().expect("every line has an ID").to_owned();
+            lines.entry(id).or_default().push(line.to_owned());
+        }
+        lines
+    }
+
+    /// Each of these requests has one record and no other has: in the books, and in the JSON log, where it is the same.
+    #[track_caller]
+    pub(crate) fn has_exactly(&self, ended: &[Found]) {
+        let (Balance { offered, stored, .. }, expected) = (&self.balance, ended.len() as u64);
+        assert_eq!((*offered, *stored), (expected, expected), "offered and stored");
+        let log = self.log();
+        for found in ended {
+            let id = found.at("/id").as_str().expect("a snapshot has an ID");
+            assert_eq!(log.get(id).map(Vec::as_slice), Some(&[found.document().to_owned()][..]));
+        }
+        assert_eq!(log.len(), ended.len(), "snapshots in the JSON log");
+    }
+}
+
+/// An answer of the admin listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+    json: Value,
+}
+
+impl Found {
+    #[track_caller]
+    pub(crate) fn by(client: &mut Client, path: &str) -> Self {
+        let answer = client.ask(&Request::get(path));
+        assert_eq!(answer.end, End::Clean);
+        let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        Self { status: answer.status, text: answer.text().to_owned(), json }
+    }
+
+    /// Whether a snapshot is committed.
+    pub(crate) fn stored(&self) -> bool {
+        self.json["stored"] == Value::Bool(true)
+    }
+
+    /// The snapshot as it is stored and logged: the lookup adds one key at its end.
+    #[track_caller]
+    pub(crate) fn document(&self) -> String {
+        let end = format!(r#","stored":{}}}"#, self.stored());
+        let document = self.text.strip_suffix(&end).unwrap_or_else(|| panic!("no `stored` ends {}", self.text));
+        format!("{document}}}")
+    }
+
+    /// The value at a JSON pointer, which has to be there.
+    #[track_caller]
+    pub(crate) fn at(&self, pointer: &str) -> &Value {
+        self.json.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {}", self.text))
+    }
+
+    /// The text at a JSON pointer; `None` if it is null.
+    #[track_caller]
+    pub(crate) fn text_at(&self, pointer: &str) -> Option<&str> {
+        self.at(pointer).as_str()
+    }
+
+    /// The elements of a list.
+    #[track_caller]
+    pub(crate) fn list(&self, pointer: &str) -> &[Value] {
+        self.at(pointer).as_array().unwrap_or_else(|| panic!("{pointer} is no list in {}", self.text))
+    }
+}
+
+fn log_file(dir: &Path) -> std::path::PathBuf {
+    dir.join("snapshots.jsonl")
+}
+
+/// Looks again and again until there is something to see.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}

@@ -1,0 +1,14 @@
+//! The integration tests: one binary, so that the crate is linked once. Real sockets on port 0; fakes only for peers.
+
+// The test languages: `gateway` runs one in this process, `process` runs the program itself.
+mod gateway;
+mod process;
+
+// What is recorded is what happened.
+mod truth;
+
+// What survives `kill -9`.
+mod crash;
+
+// What goes on when the store's disk is full.
+mod disk_full;

@@ -1,0 +1,76 @@
+//! What a review by an attacker found, each as a test.
+
+use super::assert_ended;
+use crate::gateway::{Client, Request, Setup, Then, Upstream};
+
+/// A target that answers with these bytes.
+fn target(bytes: &'static str) -> Upstream {
+    Upstream::start(move |exchange| {
+        exchange.send(bytes);
+        Then::Next
+    })
+}
+
+#[test]
+fn an_answer_with_trailers_is_complete() {
+    let upstream =
+        target("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-trailer: 1\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+    for _ in 0..2 {
+        let answer = gateway.ask(&Request::chat());
+        assert_eq!(answer.text(), "hello");
+        assert_ended(&gateway.ended(&answer.id()), "completed", None, 200);
+    }
+    let connections: Vec<_> = upstream.received().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0, 0], "the connection serves again");
+}
+
+#[test]
+fn a_length_beside_chunks_is_not_passed_on() {
+    let upstream =
+        target("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).start();
+    let answer = gateway.ask(&Request::chat());
+    assert_eq!((answer.text(), answer.header("content-length")), ("hello", None));
+    assert_ended(&gateway.ended(&answer.id()), "completed", None, 200);
+}
+
+#[test]
+fn a_target_that_switches_protocols_unasked_is_at_fault() {
+    let upstream = target("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).start();
+    let answer = gateway.ask(&Request::chat().with("connection", "upgrade").with("upgrade", "websocket"));
+    assert_ended(&gateway.ended(&answer.id()), "upstream_reset", Some("target"), 502);
+}
+
+#[test]
+fn nobody_is_given_a_tunnel() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).start();
+    let mut client = Client::to(gateway.data);
+    client.send_bytes(b"CONNECT /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n");
+    let head = client.head();
+    let id = head.header("x-snapshot-id").expect("every answer has one").to_owned();
+    assert_ended(&gateway.ended(&id), "rejected", Some("client"), 405);
+    assert!(upstream.received().is_empty());
+}
+
+#[test]
+fn a_method_of_any_length_is_recorded_in_bounded_space() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).start();
+    let mut client = Client::to(gateway.data);
+    client.send_bytes(format!("{} /v1/models HTTP/1.1\r\nhost: x\r\n\r\n", "A".repeat(20_000)).as_bytes());
+    let id = client.head().header("x-snapshot-id").expect("every answer has one").to_owned();
+    let found = gateway.ended(&id);
+    assert_eq!(found.text_at("/request/method"), Some(&*"A".repeat(32)));
+}
+
+#[test]
+fn a_pool_that_keeps_nothing_works() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let gateway = Setup::before(&[upstream.address]).set("upstream.pool_idle_per_target", 0).start();
+    for _ in 0..3 {
+        assert_eq!(gateway.ask(&Request::chat()).text(), "{}");
+    }
+}

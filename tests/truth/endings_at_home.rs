@@ -1,0 +1,213 @@
+//! Every ending that is the gateway's own doing: what it refuses, what it has no target or no room for, and what its own
+//! end cuts short.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use snapgate::clock::Clock;
+use snapgate::fleet::Fleet;
+use snapgate::gateway::recorder::Recorder;
+use snapgate::gateway::{self, Gateway as DataPath};
+use snapgate::ledger::Ledger;
+use snapgate::pipeline;
+use snapgate::snapshot::{Document, Ending, InstanceTag, Run, RunId, TraceContext};
+use snapgate::telemetry::Metrics;
+
+use super::assert_ended;
+use super::endings_abroad::assert_local;
+use crate::gateway::client::id_of;
+use crate::gateway::{Client, End, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
+
+/// A request of a body of so many bytes.
+fn of_bytes(count: usize) -> Request {
+    Request::post("/v1/chat/completions", vec![b' '; count])
+}
+
+#[test]
+fn a_request_without_any_healthy_target_has_no_target() {
+    let sims = Sims::refusing(2);
+    let setup = Setup::before(sims.addresses()).set("fleet.unhealthy_after", 1).set("fleet.probe_interval", "10ms");
+    let gateway = setup.start();
+    until("every target is unhealthy", || Some(gateway.admin("/readyz")).filter(|ready| ready.status == 503));
+    let answer = gateway.ask(&Request::chat());
+    assert_local(&answer, 503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let found = gateway.ended(&answer.id());
+    assert_ended(&found, "no_target", Some("gateway"), 503);
+    assert_eq!((found.text_at("/decision/target"), found.list("/attempts").len()), (None, 0));
+    assert_eq!(found.text_at("/request/model"), Some("llama-3.1-8b"), "it was read all the same");
+    gateway.stop().has_exactly(&[found]);
+}
+
+#[test]
+fn a_request_that_is_refused_for_what_it_is_says_why() {
+    let upstream = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "reached");
+        Then::Next
+    });
+    let setup = Setup::before(&[upstream.address]).set("limits.body_bytes", "1KiB");
+    let gateway = setup.set("timeouts.request_body", "50ms").start();
+    let chunked = |chunks: &str| {
+        let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        format!("{head}{chunks}").into_bytes()
+    };
+    let growing = chunked(&format!("400\r\n{}\r\n1\r\n.\r\n0\r\n\r\n", ".".repeat(1024)));
+    let half = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf".to_vec();
+    let ask = |request: &Request| gateway.ask(request);
+    let ask_bytes = |bytes: &[u8]| {
+        let mut client = Client::to(gateway.data);
+        client.send_bytes(bytes);
+        let head = client.head();
+        client.rest_of(head)
+    };
+    let ended = [
+        (ask(&Request::get("/metrics")), 404, "routes.allow"),
+        (ask(&Request::get("/v1/models/")), 404, "routes.allow"),
+        (ask(&of_bytes(1025)), 413, "larger than 1024 bytes"),
+        (ask_bytes(&growing), 413, "larger than 1024 bytes"),
+        (ask_bytes(&half), 408, "not complete within 0.05 s"),
+        (ask_bytes(&chunked("no number\r\n")), 400, "not framed"),
+    ]
+    .map(|(answer, status, why)| {
+        assert_local(&answer, status);
+        assert!(answer.text().contains(why), "{}", answer.text());
+        let found = gateway.ended(&answer.id());
+        assert_ended(&found, "rejected", Some("client"), status);
+        found
+    });
+    assert_eq!(upstream.received().len(), 0, "nothing of it reached the target");
+    assert_eq!(ask(&of_bytes(1024)).text(), "reached", "the limit itself is allowed");
+    let stopped = gateway.stop();
+    let log = stopped.log();
+    assert_eq!(log.len(), ended.len() + 1);
+    for found in ended {
+        let id = found.text_at("/id").expect("a snapshot has an ID");
+        assert_eq!(log[id], [found.document()]);
+    }
+}
+
+#[test]
+fn one_request_more_than_may_be_in_flight_is_overloaded() {
+    let (finish, finished) = mpsc::channel::<()>();
+    let finished = std::sync::Mutex::new(finished);
+    let upstream = Upstream::start(move |exchange| {
+        // An error means that the test has failed already.
+        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        exchange.answer("200 OK", "", "late");
+        Then::Next
+    });
+    let gateway = Setup::before(&[upstream.address]).set("limits.in_flight", 1).start();
+    let mut first = Client::to(gateway.data);
+    first.send(&Request::chat());
+    until("the first is at the target", || upstream.received().pop());
+    let second = gateway.ask(&Request::chat());
+    assert_local(&second, 503);
+    assert_eq!(second.header("retry-after"), Some("1"));
+    finish.send(()).expect("the target waits");
+    let head = first.head();
+    let first = first.rest_of(head);
+    assert_eq!((first.status, first.text()), (200, "late"));
+    let (first, second) = (gateway.ended(&first.id()), gateway.ended(&second.id()));
+    assert_ended(&first, "completed", None, 200);
+    assert_ended(&second, "overloaded", Some("gateway"), 503);
+    gateway.stop().has_exactly(&[first, second]);
+}
+
+#[test]
+fn a_body_that_there_is_no_room_for_is_overloaded() {
+    let (finish, finished) = mpsc::channel::<()>();
+    let finished = std::sync::Mutex::new(finished);
+    let upstream = Upstream::start(move |exchange| {
+        // An error means that the test has failed already.
+        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        exchange.answer("200 OK", "", "late");
+        Then::Next
+    });
+    let setup = Setup::before(&[upstream.address]).set("limits.buffered_bytes", "1MiB");
+    let gateway = setup.set("limits.body_bytes", "1MiB").start();
+    let mut first = Client::to(gateway.data);
+    first.send(&of_bytes(600_000));
+    until("the first is at the target", || upstream.received().pop());
+    let second = gateway.ask(&of_bytes(600_000));
+    assert_local(&second, 503);
+    assert_ended(&gateway.ended(&second.id()), "overloaded", Some("gateway"), 503);
+    finish.send(()).expect("the target waits");
+    assert_eq!(first.head().first_line, "HTTP/1.1 200 OK");
+    finish.send(()).expect("the target waits");
+    assert_eq!(gateway.ask(&of_bytes(600_000)).text(), "late", "there is room again");
+}
+
+#[test]
+fn a_stream_that_outlasts_the_gateway_was_ended_by_its_shutdown() {
+    let upstream = Upstream::start(|exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun");
+        exchange.is_left();
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.shutdown_grace", "50ms").start();
+    let mut client = Client::to(gateway.data);
+    client.send(&Request::stream(9));
+    let head = client.head();
+    let id = id_of(&head);
+    assert_eq!(client.piece(), Ok(b"begun".to_vec()));
+    let stopped = gateway.stop();
+    assert_eq!(client.piece(), Err(End::BrokenOff), "it is cut short, and the client can see it");
+
+    let line = stopped.log().remove(&id).expect("the request is in the log");
+    let gateway = Setup::in_dir(stopped.dir, &[upstream.address]).start();
+    let found = gateway.stored(&id);
+    assert_ended(&found, "shutdown", Some("gateway"), 200);
+    assert_eq!(found.at("/outcome/response_bytes"), 5);
+    assert_eq!([found.document()], *line);
+}
+
+/// No request can make the gateway panic, so this one is begun by hand, on the same data path without its sockets.
+#[test]
+fn a_request_that_panics_is_recorded_as_the_gateways_own_fault() {
+    let config = Setup::before(&["127.0.0.1:9".parse().expect("an address")]).config();
+    let (clock, metrics, ledger) = (Clock::start(), Metrics::new(), Arc::<Ledger>::default());
+    let parts = pipeline::Parts {
+        ledger: Arc::clone(&ledger),
+        store: None,
+        sinks: Vec::new(),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        problem: Arc::default(),
+    };
+    let (intake, pipeline) = pipeline::start(&config.pipeline, parts).expect("a thread can be started");
+    let run = Run {
+        id: RunId(1),
+        instance: "test".into(),
+        tag: InstanceTag(1),
+        version: "0".into(),
+        config: "00000000".into(),
+        started: clock.now(),
+    };
+    let parts = gateway::Parts {
+        run: Arc::new(run),
+        tenant_secret: [7; 32],
+        fleet: Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics)),
+        ledger: Arc::clone(&ledger),
+        intake,
+        metrics,
+        clock,
+    };
+    let path = DataPath::new(config.gateway, parts);
+    let mut decided = None;
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let mut recorder = Recorder::named(&path, Instant::now(), Default::default(), TraceContext::root);
+        decided = recorder.decide();
+        panic!("on purpose: the recorder is to notice");
+    }));
+    assert!(panicked.is_err());
+    let record = decided.expect("the target is eligible");
+    let outcome = record.outcome().expect("it has ended");
+    assert_eq!((outcome.ending, outcome.status), (Ending::Internal, Some(500)));
+    let mut line = Vec::new();
+    Document::of(&record).write(&mut line);
+    assert!(String::from_utf8(line).expect("JSON").contains(r#""ending":"internal","fault":"gateway""#));
+    drop(path);
+    assert_eq!(pipeline.join(Instant::now() + PATIENCE).offered, 1);
+    assert!(ledger.is_empty(), "it was settled");
+}

@@ -1,0 +1,167 @@
+//! Connections to the targets: used again, replaced when they were closed, and given up for another target's.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+use super::assert_ended;
+use crate::gateway::{Client, End, Gateway, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
+
+/// Every counter of requests in flight is back at zero.
+#[track_caller]
+fn assert_idle(gateway: &Gateway) {
+    let idle = |gateway: &Gateway| {
+        let fleet = gateway.admin("/v1/fleet");
+        let busy = fleet.list("/targets").iter().any(|target| target["gateway_in_flight"] != 0);
+        let metrics = gateway.admin("/metrics").text;
+        (!busy && metrics.lines().any(|line| line == "snapgate_requests_in_flight 0")).then_some(())
+    };
+    until("nothing is in flight", || idle(gateway));
+}
+
+#[test]
+fn requests_one_after_another_share_a_connection_to_the_target() {
+    let upstream = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    // One thread, for each has connections of its own.
+    let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+    let ids: Vec<_> = (0..5).map(|_| gateway.ask(&Request::chat()).id()).collect();
+    let connections: Vec<_> = upstream.received().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0; 5], "although each client's connection was its own");
+    for (number, id) in ids.iter().enumerate() {
+        let connect_us = gateway.ended(id).at("/attempts/0/connect_us").as_u64().expect("there was a connection");
+        assert_eq!(connect_us == 0, number > 0, "the first had to connect: {connect_us}");
+    }
+    assert_idle(&gateway);
+}
+
+#[test]
+fn an_answer_that_was_not_read_whole_gives_its_connection_to_nobody() {
+    let (tell, left) = mpsc::channel();
+    let upstream = Upstream::start(move |exchange| {
+        if exchange.request.head.header("x-first").is_none() {
+            exchange.answer("200 OK", "", "{}");
+            return Then::Next;
+        }
+        exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf");
+        tell.send(exchange.is_left()).expect("the test listens");
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+    let mut client = Client::to(gateway.data);
+    client.send(&Request::chat().with("x-first", 1));
+    client.head();
+    drop(client);
+    assert_eq!(left.recv_timeout(PATIENCE), Ok(true));
+    assert_eq!(gateway.ask(&Request::chat()).text(), "{}");
+    assert_eq!(upstream.received()[1].connection, 1);
+    assert_idle(&gateway);
+}
+
+#[test]
+fn a_pooled_connection_that_the_target_closed_costs_no_request() {
+    let (tell, closed) = mpsc::channel();
+    let upstream = Upstream::start(move |exchange| {
+        exchange.answer("200 OK", "", "{}");
+        exchange.hang_up();
+        tell.send(()).expect("the test listens");
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+    let mut client = Client::to(gateway.data);
+    for number in 0..20 {
+        let answer = client.ask(&Request::chat());
+        assert_eq!((answer.status, answer.text()), (200, "{}"), "request {number}");
+        assert_ended(&gateway.ended(&answer.id()), "completed", None, 200);
+        closed.recv_timeout(PATIENCE).expect("the target hangs up");
+    }
+    assert_eq!(upstream.received().len(), 20, "none was sent twice");
+    assert_idle(&gateway);
+}
+
+#[test]
+fn a_target_that_cannot_be_connected_to_is_passed_over_and_the_record_says_so() {
+    let dead = Sims::refusing(1);
+    let alive = Sims::one();
+    let targets = [dead.addresses()[0], alive.addresses()[0]];
+    let gateway = Setup::before(&targets).set("policy", "round_robin").start();
+    let mut ended = Vec::new();
+    let mut passed_over = 0;
+    for _ in 0..4 {
+        let answer = gateway.ask(&Request::stream(3));
+        assert_eq!((answer.status, answer.end, answer.header("target-pod")), (200, End::Clean, Some("t1")));
+        let found = gateway.ended(&answer.id());
+        assert_ended(&found, "completed", None, 200);
+        assert_eq!(found.text_at("/outcome/target"), Some("t1"), "whose answer it was");
+        let chosen = found.text_at("/decision/target").expect("a target was chosen");
+        let attempts = found.list("/attempts");
+        let tried: Vec<_> = attempts.iter().map(|attempt| attempt["target"].as_str()).collect();
+        if chosen == "t0" {
+            passed_over += 1;
+            assert_eq!(tried, [Some("t0"), Some("t1")]);
+            assert!(attempts[0]["error"].as_str().is_some_and(|error| error.starts_with("connect: ")), "{attempts:?}");
+            assert_eq!((&attempts[0]["status"], &attempts[1]["status"]), (&serde_json::Value::Null, &200.into()));
+        } else {
+            assert_eq!(tried, [Some("t1")]);
+        }
+        assert_eq!(attempts[attempts.len() - 1]["error"], serde_json::Value::Null);
+        assert_eq!(found.at("/outcome/attempt_count"), attempts.len());
+        ended.push(found);
+    }
+    assert_eq!(passed_over, 2, "in turn, the dead one is chosen every other time");
+    assert_idle(&gateway);
+    gateway.stop().has_exactly(&ended);
+}
+
+#[test]
+fn nothing_stays_in_flight_whatever_went_wrong() {
+    let sims = Sims::one();
+    let dead = Sims::refusing(1);
+    let targets = [sims.addresses()[0], dead.addresses()[0]];
+    let gateway =
+        Setup::before(&targets).set("timeouts.response_head", "50ms").set("limits.body_bytes", "1KiB").start();
+    for fault in ["none", "reset", "reset-after=1", "hang", "garbage-after=1", "error=503"] {
+        let answer = gateway.ask(&Request::stream(2).with("x-sim-fault", fault));
+        gateway.ended(&answer.id());
+    }
+    gateway.ask(&Request::get("/no/such/path"));
+    gateway.ask(&Request::post("/v1/completions", vec![b' '; 2048]));
+    assert_idle(&gateway);
+}
+
+/// Connections that a target accepts and closes, counted.
+fn hanging_up() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let connections = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&connections);
+    let hang_up = move || {
+        for stream in listener.incoming() {
+            drop(stream);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    // It ends with the process of the tests.
+    std::thread::Builder::new().name("hanging-up".into()).spawn(hang_up).expect("a thread can be started");
+    (address, connections)
+}
+
+#[test]
+fn a_target_that_hangs_up_on_everybody_is_asked_once_by_each_request() {
+    const REQUESTS: usize = 20;
+    let (address, connections) = hanging_up();
+    let gateway = Setup::before(&[address]).set("fleet.probe_interval", "10s").start();
+    for _ in 0..REQUESTS {
+        let answer = gateway.ask(&Request::chat());
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        let found = gateway.ended(&answer.id());
+        assert_ended(&found, "upstream_reset", Some("target"), 502);
+        assert_eq!(found.list("/attempts").len(), 1);
+    }
+    let connections = connections.load(Ordering::Relaxed);
+    // Besides the requests there are the polls, two a second, and on a busy machine this takes some seconds.
+    assert!(connections < 2 * REQUESTS, "{connections} connections for {REQUESTS} requests");
+    assert_idle(&gateway);
+}
