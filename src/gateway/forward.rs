@@ -106,7 +106,7 @@ fn set_connect_us(recorder: &mut Recorder, connect_us: u64) {
 
 /// Sends the request and waits for the head of the answer.
 async fn ask(mut lease: Lease, request: Request<Full<Bytes>>, limit: Duration) -> Result<Answered, Failure> {
-    let Ok(sent) = tokio::time::timeout(limit, lease.sender().try_send_request(request)).await else {
+    let Ok(sent) = tokio::time::timeout(limit, lease.send(request)).await else {
         let detail = format!("no answer within {} ms", limit.as_millis());
         let message = "the target did not begin to answer in time";
         let refusal = Refusal::failed(Ending::UpstreamTimeout, message, Some(detail.into()));

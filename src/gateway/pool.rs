@@ -1,28 +1,38 @@
 //! Connections to the targets: one pool per data thread, so that nobody waits for another thread's lock.
 //!
-//! A request holds a [`Lease`]. Given back after a whole answer, its connection serves again; dropped at any other
-//! moment, it is closed at once, which is how a client's leaving reaches the engine.
+//! A request holds a [`Lease`] and drives its connection itself: there is no task between the target and the client, so
+//! no wake-up from one to the other, and what has come together from the target goes out together. Given back after a
+//! whole answer, the connection serves again; dropped at any other moment, it is closed at once, which is how a client's
+//! leaving reaches the engine.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 use super::Settings;
+
+/// Idle connections that one sweep looks at, so that it never holds up requests for long.
+const SWEPT_MAX: usize = 512;
 
 /// The idle connections of one data thread.
 #[derive(Debug)]
 pub(super) struct Pool {
-    /// By the target's slot.
-    idle: Mutex<Vec<VecDeque<Idle>>>,
+    idle: Mutex<Shelf>,
     idle_timeout: Duration,
     idle_per_target: usize,
     /// Of an answer, as of a request.
@@ -30,26 +40,45 @@ pub(super) struct Pool {
     headers_max: usize,
 }
 
+#[derive(Debug, Default)]
+struct Shelf {
+    /// By the target's slot; the last in use is at the back.
+    slots: Vec<VecDeque<Idle>>,
+    /// Where the next sweep begins.
+    unswept: usize,
+}
+
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
-/// An open connection and the task that drives it.
+/// An open connection. Nothing moves on it but while it is driven.
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    _driver: Driver,
+    /// `None` once it has ended.
+    driven: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
 }
 
-/// Ends the task, and so the connection, when dropped.
-#[derive(Debug)]
-struct Driver(JoinHandle<()>);
+impl Connection {
+    /// Moves what can be moved, and has the task woken when there is more to move.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driven) = &mut self.driven
+            && let Poll::Ready(ended) = Pin::new(driven).poll(cx)
+        {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            self.driven = None;
+        }
+    }
 
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
+    /// Whether it can take a request: open as far as is known by now, and done with what it had.
+    fn is_idle(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.sender.is_ready()
     }
 }
 
@@ -58,7 +87,7 @@ impl Drop for Driver {
 pub(super) struct Lease {
     pool: Arc<Pool>,
     slot: u32,
-    connection: Connection,
+    connection: Box<Connection>,
 }
 
 /// Why there is no connection.
@@ -96,9 +125,9 @@ impl Pool {
     /// The most recently used idle connection to a target, if one is still good.
     pub(super) fn take(self: &Arc<Self>, slot: u32) -> Option<Lease> {
         let mut idle = self.locked();
-        let connections = idle.get_mut(slot as usize)?;
-        while let Some(Idle { connection, since }) = connections.pop_back() {
-            if connection.sender.is_ready() && since.elapsed() < self.idle_timeout {
+        let connections = idle.slots.get_mut(slot as usize)?;
+        while let Some(Idle { mut connection, since }) = connections.pop_back() {
+            if since.elapsed() < self.idle_timeout && connection.is_idle() {
                 return Some(Lease { pool: Arc::clone(self), slot, connection });
             }
         }
@@ -121,44 +150,94 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(self.head_bytes_max).max_headers(self.headers_max);
         let (sender, driven) = builder.handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
-        #[expect(clippy::disallowed_methods, reason = "owned by the Driver, which ends it")]
-        let driver = tokio::spawn(async move {
-            if let Err(error) = driven.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        let connection = Connection { sender, _driver: Driver(driver) };
+        let connection = Box::new(Connection { sender, driven: Some(driven) });
         Ok(Lease { pool: Arc::clone(self), slot, connection })
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<VecDeque<Idle>>> {
+    /// Closes what has been idle for too long or was closed at the other end, slot by slot, a part of them at a time.
+    pub(super) fn sweep(&self) {
+        let mut idle = self.locked();
+        let Shelf { slots, unswept } = &mut *idle;
+        let mut looked_at = 0;
+        for _ in 0..slots.len() {
+            *unswept = (*unswept + 1) % slots.len();
+            looked_at += slots[*unswept].len();
+            slots[*unswept]
+                .retain_mut(|Idle { connection, since }| since.elapsed() < self.idle_timeout && connection.is_idle());
+            if looked_at >= SWEPT_MAX {
+                return;
+            }
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Shelf> {
         // A panic between two operations on a deque leaves a whole deque.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Lease {
-    pub(super) fn sender(&mut self) -> &mut SendRequest<Full<Bytes>> {
-        &mut self.connection.sender
+    /// Sends the request and waits for the head of the answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        let mut sent = pin!(self.connection.sender.try_send_request(request));
+        others_first().await;
+        poll_fn(|cx| {
+            self.connection.drive(cx);
+            // Only driving brings it on, so nobody has to be woken for it.
+            sent.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        })
+        .await
+    }
+
+    /// The next piece of the answer's body: what has come already, or what driving the connection brings.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut unwoken = Context::from_waker(Waker::noop());
+        let frame = Pin::new(&mut *body).poll_frame(&mut unwoken);
+        if frame.is_ready() {
+            return frame;
+        }
+        self.connection.drive(cx);
+        Pin::new(body).poll_frame(&mut unwoken)
     }
 
     /// The answer was read whole: another request may have the connection.
     pub(super) fn give_back(self) {
-        let Self { pool, slot, connection } = self;
-        if connection.sender.is_closed() || pool.idle_per_target == 0 {
+        let Self { pool, slot, mut connection } = self;
+        if pool.idle_per_target == 0 || !connection.is_idle() {
             return;
         }
         let mut idle = pool.locked();
         let slot = slot as usize;
-        if idle.len() <= slot {
-            idle.resize_with(slot + 1, VecDeque::new);
+        if idle.slots.len() <= slot {
+            idle.slots.resize_with(slot + 1, VecDeque::new);
         }
-        let connections = &mut idle[slot];
-        while connections.front().is_some_and(|oldest| oldest.since.elapsed() >= pool.idle_timeout)
-            || connections.len() >= pool.idle_per_target
-        {
+        let connections = &mut idle.slots[slot];
+        if connections.len() >= pool.idle_per_target {
             connections.pop_front();
         }
         connections.push_back(Idle { connection, since: Instant::now() });
     }
+}
+
+/// Lets the other tasks that are ready go first. All requests that have come are then read before the first is written,
+/// and the writes come together, which wakes the other ends less often: a fifth less CPU per request on both sides where
+/// they share a machine, for one more poll.
+async fn others_first() {
+    let mut gone = false;
+    poll_fn(|cx| {
+        if gone {
+            return Poll::Ready(());
+        }
+        gone = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

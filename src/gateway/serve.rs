@@ -27,6 +27,9 @@ const DEALT_MAX: usize = 1_024;
 /// How long accepting rests when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a part of the idle upstream connections is looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The running data path.
 #[derive(Debug)]
 pub struct Server {
@@ -153,10 +156,15 @@ impl Data {
         let pool = Pool::new(settings);
         let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool });
         let graceful = GracefulShutdown::new();
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             let stream = tokio::select! {
                 stream = self.receiver.recv() => stream,
                 _ = self.stopped.changed() => None,
+                _ = sweep.tick() => {
+                    thread.pool.sweep();
+                    continue;
+                }
             };
             let Some(stream) = stream else { break };
             self.serve(&thread, stream, &graceful);

@@ -68,7 +68,7 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
 pub(super) struct RecordedBody {
     inner: Incoming,
     recorder: Recorder,
-    /// Given back at the end; dropped, and so closed, at any other.
+    /// What the body comes on. Given back at the end; dropped, and so closed, at any other.
     lease: Option<Lease>,
     silence: Silence,
     /// Of the client's connection.
@@ -138,7 +138,8 @@ impl Body for RecordedBody {
         if this.failed.is_some() {
             return this.poll_failed();
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
+        match lease.poll_frame(&mut this.inner, cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let now = Instant::now();
                 if let Some(data) = frame.data_ref() {

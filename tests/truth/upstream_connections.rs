@@ -61,6 +61,19 @@ fn an_answer_that_was_not_read_whole_gives_its_connection_to_nobody() {
 }
 
 #[test]
+fn a_connection_that_nobody_needs_is_closed_without_a_request_to_notice_it() {
+    let (tell, left) = mpsc::channel();
+    let upstream = Upstream::start(move |exchange| {
+        exchange.answer("200 OK", "", "{}");
+        tell.send(exchange.is_left()).expect("the test listens");
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.pool_idle", "10ms").start();
+    assert_eq!(gateway.ask(&Request::chat()).text(), "{}");
+    assert_eq!(left.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
 fn a_pooled_connection_that_the_target_closed_costs_no_request() {
     let (tell, closed) = mpsc::channel();
     let upstream = Upstream::start(move |exchange| {
