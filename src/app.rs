@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fleet::Fleet;
-use crate::gateway::{self, Gateway, Server};
+use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
 use crate::lookup::{self, LookupState, Readiness};
 use crate::pipeline::{self, Balance, Intake, Pipeline};
@@ -90,6 +90,8 @@ pub struct App {
     pub data: SocketAddr,
     /// Where lookups are answered.
     pub admin: SocketAddr,
+    /// From not being ready any more to not accepting any more.
+    pub shutdown_delay: Duration,
     shutdown_grace: Duration,
     server: Server,
     pipeline: Pipeline,
@@ -144,6 +146,7 @@ impl App {
         Ok(Self {
             data: server.address(),
             admin: admin_address,
+            shutdown_delay: config.shutdown_delay,
             shutdown_grace: config.shutdown_grace,
             server,
             pipeline,
@@ -155,9 +158,19 @@ impl App {
         })
     }
 
+    /// Calls itself not ready, and goes on: who sends clients here has `shutdown_delay` to notice.
+    pub fn retire(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// For a stop that takes too long for somebody.
+    pub fn hurry(&self) -> Hurry {
+        self.server.hurry()
+    }
+
     /// Stops in the direction of flow. Blocks for the configured grace at most, then until what has ended is stored.
     pub fn stop(self) -> Balance {
-        self.stopping.store(true, Relaxed);
+        self.retire();
         self.server.stop(Instant::now() + self.shutdown_grace);
         let (stop_fleet, fleet) = self.fleet;
         // Gone already only if the fleet's task has ended.

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
 use crate::cli::{self, Command, DemoArgs, Exit, LookupArgs, ServeArgs, SimArgs};
@@ -17,6 +17,7 @@ use crate::demo::sim::Sim;
 use crate::lookup::client::{self, Fetched};
 use crate::lookup::resolve::{self, Matches};
 use crate::lookup::{Key, Problem, render};
+use crate::pipeline::{Balance, ExitBalance};
 use crate::store::{DataDir, Reader};
 use crate::telemetry;
 
@@ -54,7 +55,7 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         Exit::Usage
     })?;
     telemetry::start_log(&config.log);
-    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
     let (hash, store) = (config.hash(), config.store.is_some());
     let data_dir = config.data_dir.clone();
     let app = App::start(config).map_err(|error| failed(&error))?;
@@ -67,18 +68,45 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
     }));
-    runtime.block_on(stopped);
-    tracing::info!("stopping: open requests may end");
-    let balance = app.stop();
+    runtime.block_on(signals.next());
+    let balance = runtime.block_on(stop(app, &mut signals));
     let exits: serde_json::Map<_, _> = balance
         .exits
         .iter()
-        .map(|exit| (exit.name.to_owned(), serde_json::json!({"delivered": exit.delivered, "left": exit.left})))
+        .map(|&ExitBalance { name, delivered, rejected, dropped, left }| {
+            let of = serde_json::json!({
+                "delivered": delivered, "rejected": rejected, "dropped": dropped, "left": left,
+            });
+            (name.to_owned(), of)
+        })
         .collect();
     announce(&serde_json::json!({
-        "event": "stopped", "offered": balance.offered, "stored": balance.stored, "exits": exits,
+        "event": "stopped",
+        "offered": balance.offered,
+        "stored": balance.stored,
+        "dropped": balance.dropped,
+        "exits": exits,
     }));
     Ok(Exit::Success)
+}
+
+/// Not ready any more, then the delay, then the stop. One more signal ends the delay and cuts open requests short.
+async fn stop(app: App, signals: &mut Signals) -> Balance {
+    app.retire();
+    tracing::info!(delay = ?app.shutdown_delay, "not ready any more; then no new connections, and open requests may end");
+    let hurry = app.hurry();
+    let mut hurried = tokio::time::timeout(app.shutdown_delay, signals.next()).await.is_ok();
+    let mut stopped = tokio::task::spawn_blocking(|| app.stop());
+    loop {
+        if hurried {
+            tracing::warn!("told to stop again: open requests are cut short");
+            hurry.now();
+        }
+        tokio::select! {
+            balance = &mut stopped => return balance.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+            () = signals.next() => hurried = true,
+        }
+    }
 }
 
 /// One JSON line on standard error, for whoever started the process.
@@ -87,20 +115,36 @@ fn announce(line: &serde_json::Value) {
     writeln!(io::stderr().lock(), "{line}").ok();
 }
 
-/// A runtime for waiting, and the wait for SIGTERM or SIGINT.
-fn until_stopped() -> io::Result<(Runtime, impl Future<Output = ()>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
-        let _context = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    let stopped = async move {
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// The next of either.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// A runtime for waiting, and the signals to wait for.
+fn signals() -> io::Result<(Runtime, Signals)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? }
     };
-    Ok((runtime, stopped))
+    Ok((runtime, signals))
+}
+
+/// The same, for what stops at the first of them.
+fn until_stopped() -> io::Result<(Runtime, impl Future<Output = ()>)> {
+    let (runtime, mut signals) = signals()?;
+    Ok((runtime, async move { signals.next().await }))
 }
 
 fn sim(args: SimArgs) -> Result<Exit, Exit> {

@@ -105,6 +105,8 @@ pub struct Metrics {
     rejected: Family<ExitLabels, Counter>,
     skipped: Family<ExitLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
+    /// By exit alone, for the closing line. Not on the page, where it would be said twice.
+    dropped_sums: Family<ExitLabels, Counter>,
     pending: Family<ExitLabels, Gauge>,
     exit_errors: Family<DropLabels, Counter>,
     /// From a request's finish to its commit.
@@ -142,6 +144,7 @@ impl Metrics {
             rejected: Family::default(),
             skipped: Family::default(),
             dropped: Family::default(),
+            dropped_sums: Family::default(),
             pending: Family::default(),
             exit_errors: Family::default(),
             commit_delay_seconds: Histogram::new(INTERNAL_SECONDS),
@@ -269,6 +272,7 @@ impl Metrics {
             skipped: self.skipped.get_or_create(&labels).clone(),
             pending: self.pending.get_or_create(&labels).clone(),
             dropped: self.dropped.clone(),
+            dropped_sum: self.dropped_sums.get_or_create(&labels).clone(),
             errors: self.exit_errors.clone(),
         }
     }
@@ -302,13 +306,20 @@ pub struct ExitBooks {
     /// Still to be taken.
     pub pending: Gauge,
     dropped: Family<DropLabels, Counter>,
+    dropped_sum: Counter,
     errors: Family<DropLabels, Counter>,
 }
 
 impl ExitBooks {
     /// Records the exit will never get.
     pub fn dropped(&self, reason: &'static str, count: u64) {
+        self.dropped_sum.inc_by(count);
         self.dropped.get_or_create(&DropLabels { exit: self.exit, reason }).inc_by(count);
+    }
+
+    /// How many of these there were, whatever the reason.
+    pub fn dropped_sum(&self) -> u64 {
+        self.dropped_sum.get()
     }
 
     /// A try that failed; what it meant for the records is counted elsewhere.

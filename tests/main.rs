@@ -10,5 +10,8 @@ mod truth;
 // What survives `kill -9`.
 mod crash;
 
+// How it stops.
+mod shutdown;
+
 // What goes on when the store's disk is full.
 mod disk_full;

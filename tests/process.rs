@@ -113,12 +113,18 @@ impl Gateway {
 
     /// SIGTERM, and until everything is stored.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+        self.terminate();
         self.ended()
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("a child can be waited for");
         if let Some(reader) = self.reader.take() {
             reader.join().expect("reading the log does not panic");

@@ -90,6 +90,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         fleet: fleet_settings(&values),
         gateway: gateway_settings(&values, machine),
         shutdown_grace: values.duration("timeouts.shutdown_grace"),
+        shutdown_delay: values.duration("timeouts.shutdown_delay"),
         pipeline: pipeline_settings(&values),
         store: values.switch("store.enabled").then(|| store_settings(&values)),
         lookup: lookup_settings(&values, admin.ip().is_loopback()),

@@ -144,8 +144,11 @@ pub(super) const KEYS: &[Key] = &[
               it has generated everything." },
     Key { path: "timeouts.response_idle", kind: time(10 * MS, D), default: "5m",
         doc: "Between two pieces of the answer's body." },
+    Key { path: "timeouts.shutdown_delay", kind: time(0, H), default: "0s",
+        doc: "How long after SIGTERM new connections are still accepted, while /readyz already says no. Behind a load \
+              balancer: as long as it takes to notice. A second signal ends the delay and the grace at once." },
     Key { path: "timeouts.shutdown_grace", kind: time(0, H), default: "30s",
-        doc: "How long open requests may go on after SIGTERM." },
+        doc: "How long open requests may go on after that." },
     Key { path: "timeouts.pool_idle", kind: time(0, H), default: "4s",
         doc: "How long an unused connection to a target is kept. Shorter than the target's own limit, or requests \
               meet closing connections: uvicorn, which serves vLLM, closes after 5 s." },

@@ -66,6 +66,8 @@ pub struct Config {
     pub gateway: gateway::Settings,
     /// How long open requests may go on after a stop.
     pub shutdown_grace: Duration,
+    /// How long it goes on serving after it has called itself not ready.
+    pub shutdown_delay: Duration,
     /// The hand-off.
     pub pipeline: pipeline::Settings,
     /// The store; none if `store.enabled` is off.

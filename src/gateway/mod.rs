@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
-pub use serve::{Server, start};
+pub use serve::{Hurry, Server, start};
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -37,6 +38,17 @@ pub struct Server {
     gateway: Arc<Gateway>,
     stop: watch::Sender<Option<Instant>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Ends a stop before its time.
+#[derive(Clone, Debug)]
+pub struct Hurry(watch::Sender<Option<Instant>>);
+
+impl Hurry {
+    /// Cuts short whatever is still open.
+    pub fn now(&self) {
+        self.0.send_replace(Some(Instant::now()));
+    }
 }
 
 /// One data thread as the acceptor sees it.
@@ -73,10 +85,21 @@ impl Server {
         self.address
     }
 
+    /// For somebody who cannot wait for [`Server::stop`].
+    pub fn hurry(&self) -> Hurry {
+        Hurry(self.stop.clone())
+    }
+
     /// Stops accepting, lets open requests end until `deadline`, then cuts them short. Blocks until all is quiet.
     pub fn stop(self, deadline: Instant) {
-        // No receiver means that every thread has ended already.
-        self.stop.send(Some(deadline)).ok();
+        // It may have been hurried before.
+        self.stop.send_if_modified(|until| {
+            let earlier = until.is_none_or(|until| deadline < until);
+            if earlier {
+                *until = Some(deadline);
+            }
+            earlier
+        });
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a data thread panicked");
@@ -182,10 +205,15 @@ impl Data {
     }
 
     /// Waits for the open requests; what is left at the deadline ends with the runtime, which drops its tasks.
-    async fn drain(self, graceful: GracefulShutdown) {
-        let deadline = self.stopped.borrow().unwrap_or_else(Instant::now);
-        if tokio::time::timeout_at(deadline.into(), graceful.shutdown()).await.is_err() {
-            self.gateway.cut_short();
+    async fn drain(mut self, graceful: GracefulShutdown) {
+        let mut quiet = pin!(graceful.shutdown());
+        loop {
+            let deadline = self.stopped.borrow_and_update().unwrap_or_else(Instant::now);
+            tokio::select! {
+                () = &mut quiet => return,
+                () = tokio::time::sleep_until(deadline.into()) => return self.gateway.cut_short(),
+                Ok(()) = self.stopped.changed() => {}
+            }
         }
     }
 }

@@ -166,6 +166,10 @@ impl Lane {
         self.name
     }
 
+    pub(super) fn books(&self) -> ExitBooks {
+        self.books.clone()
+    }
+
     /// Lets the lane work until it is done or `deadline` has come. Its feed must be gone.
     pub(super) fn join(self, deadline: Instant) -> Done {
         // The lane may have ended already, and then needs no deadline.

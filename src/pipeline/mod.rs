@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::sink::Sink;
 use crate::store::{Reader, Writer};
-use crate::telemetry::Metrics;
+use crate::telemetry::{ExitBooks, Metrics};
 
 /// The name of the store in the books of the exits.
 pub const STORE_EXIT: &str = "store";
@@ -68,6 +68,8 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Pipeline {
     worker: JoinHandle<worker::Closing>,
+    /// Of the store.
+    books: ExitBooks,
     lanes: Vec<Lane>,
 }
 
@@ -78,17 +80,23 @@ pub struct Balance {
     pub offered: u64,
     /// Of these, committed.
     pub stored: u64,
+    /// Finished requests that could not be stored.
+    pub dropped: u64,
     /// The other exits.
     pub exits: Vec<ExitBalance>,
 }
 
 /// What one exit did in this run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitBalance {
     /// Its name.
     pub name: &'static str,
     /// Records it has taken.
     pub delivered: u64,
+    /// Records it has refused for good.
+    pub rejected: u64,
+    /// Records it will never get.
+    pub dropped: u64,
     /// Records left for its cursor.
     pub left: u64,
 }
@@ -96,7 +104,8 @@ pub struct ExitBalance {
 /// Starts the worker and a lane for each sink.
 pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)> {
     let exits: Vec<_> = std::iter::once(STORE_EXIT).chain(parts.sinks.iter().map(|sink| sink.name())).collect();
-    let books = exits.iter().map(|exit| parts.metrics.exit(exit)).collect();
+    let books: Vec<_> = exits.iter().map(|exit| parts.metrics.exit(exit)).collect();
+    let store_books = books[0].clone();
     let (intake, queue) = intake::channel(settings, Arc::clone(&parts.ledger), Arc::clone(&parts.metrics), books);
 
     let (writer, reader) = parts.store.unzip();
@@ -109,7 +118,7 @@ pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)
     }
     let worker = Worker::new(settings.clone(), queue, writer, feeds);
     let worker = worker.start(parts.ledger, parts.clock, parts.metrics, parts.problem)?;
-    Ok((intake, Pipeline { worker, lanes }))
+    Ok((intake, Pipeline { worker, books: store_books, lanes }))
 }
 
 impl Pipeline {
@@ -118,17 +127,22 @@ impl Pipeline {
     ///
     /// All intakes must be gone, or this waits for ever.
     pub fn join(self, deadline: Instant) -> Balance {
-        let Self { worker, lanes } = self;
-        let mut closing = worker.join().unwrap_or_default();
+        let mut closing = self.worker.join().unwrap_or_default();
         let mut exits = Vec::new();
         let mut cursors = Vec::new();
-        for lane in lanes {
-            let name = lane.name();
+        for lane in self.lanes {
+            let (name, books) = (lane.name(), lane.books());
             let done = lane.join(deadline);
             cursors.push((name, done.cursor));
-            exits.push(ExitBalance { name, delivered: done.delivered, left: done.left });
+            exits.push(ExitBalance {
+                name,
+                delivered: done.delivered,
+                rejected: books.rejected.get(),
+                dropped: books.dropped_sum(),
+                left: done.left,
+            });
         }
         closing.close(&cursors);
-        Balance { offered: closing.offered, stored: closing.stored, exits }
+        Balance { offered: closing.offered, stored: closing.stored, dropped: self.books.dropped_sum(), exits }
     }
 }

@@ -194,6 +194,10 @@ fn sum(metrics: &Metrics, prefix: &str) -> u64 {
     values.map(|value| value.parse::<u64>().unwrap()).sum()
 }
 
+fn balanced(delivered: u64, left: u64) -> ExitBalance {
+    ExitBalance { name: EXIT, delivered, left, ..ExitBalance::default() }
+}
+
 fn dropped(metrics: &Metrics, exit: &str, reason: &str) -> u64 {
     sum(metrics, &format!("snapgate_snapshots_dropped_total{{exit=\"{exit}\",reason=\"{reason}\"}}"))
 }
@@ -251,7 +255,7 @@ fn every_record_is_stored_and_delivered_once_and_in_order() {
     running.offer(100..150);
     let (balance, metrics) = running.stop(PATIENCE);
     assert_eq!((balance.offered, balance.stored), (150, 150));
-    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 150, left: 0 }]);
+    assert_eq!(balance.exits, [balanced(150, 0)]);
     assert_eq!(taken.numbers(), numbers(0..150));
     assert_eq!(sum(&metrics, "snapgate_requests_total{"), 150);
     assert_eq!(sum(&metrics, "snapgate_commit_delay_seconds_count"), 150);
@@ -345,13 +349,13 @@ fn what_an_exit_had_no_time_for_is_delivered_by_the_next_start() {
     first.offer(20..50);
     first.until_settled();
     let (balance, _) = first.stop(Duration::ZERO);
-    assert_eq!((balance.stored, &balance.exits[..]), (50, &[ExitBalance { name: EXIT, delivered: 20, left: 30 }][..]));
+    assert_eq!((balance.stored, &balance.exits[..]), (50, &[balanced(20, 30)][..]));
 
     let second = start(Some(&place), 10, taken.sink(|_| Ok(())));
     assert_eq!(count(&second.metrics, "recovered_total", EXIT), 30);
     second.offer(50..60);
     let (balance, _) = second.stop(PATIENCE);
-    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 40, left: 0 }]);
+    assert_eq!(balance.exits, [balanced(40, 0)]);
     assert_eq!(taken.numbers(), numbers(0..60), "in order, and none twice");
 }
 
@@ -379,11 +383,7 @@ fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
     let last = std::thread::Builder::new().name("last-step".into());
     let last = last.spawn(move || step.send(()).map(|()| step)).unwrap();
     let (balance, _) = running.stop(Duration::ZERO);
-    assert_eq!(
-        balance.exits,
-        [ExitBalance { name: EXIT, delivered: 20, left: 30 }],
-        "the rest stays for the next start"
-    );
+    assert_eq!(balance.exits, [balanced(20, 30)], "the rest stays for the next start");
     assert_eq!(taken.numbers(), numbers(0..20));
     drop(last.join().unwrap());
 }
@@ -402,7 +402,7 @@ fn an_exit_that_never_comes_back_is_left_behind() {
     );
     running.offer(0..10);
     let (balance, _) = running.stop(Duration::ZERO);
-    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 0, left: 10 }]);
+    assert_eq!(balance.exits, [balanced(0, 10)]);
     drop(open);
 }
 
@@ -437,7 +437,7 @@ fn after_a_kill_an_exit_is_owed_what_was_stored_and_nothing_that_never_was() {
     assert_eq!(count(&running.metrics, "recovered_total", EXIT), 26);
     running.offer(30..40);
     let (balance, metrics) = running.stop(PATIENCE);
-    assert_eq!(balance.exits, [ExitBalance { name: EXIT, delivered: 36, left: 0 }]);
+    assert_eq!(balance.exits, [balanced(36, 0)]);
     assert_eq!(taken.numbers(), numbers(4..40));
     assert_eq!(count(&metrics, "dropped_total", EXIT), 0);
 }

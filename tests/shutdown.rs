@@ -1,0 +1,45 @@
+//! SIGTERM: first not ready, then no new connections, then the rest; and a second one for whoever cannot wait.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::gateway::{Client, End, Request, Then, Upstream};
+use crate::process::{Gateway, binary, eventually};
+
+#[test]
+fn the_first_signal_turns_clients_away_and_the_second_ends_it() {
+    let upstream = Upstream::start(|exchange| {
+        if exchange.request.head.header("x-endless").is_none() {
+            exchange.answer("200 OK", "", "{}");
+            return Then::Next;
+        }
+        exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun");
+        exchange.is_left();
+        Then::Close
+    });
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+    command.args(["--target", &format!("http://{}", upstream.address)]);
+    command.env("SNAPGATE_TIMEOUTS_SHUTDOWN_DELAY", "1h").env("SNAPGATE_TIMEOUTS_SHUTDOWN_GRACE", "1h");
+    let mut gateway = Gateway::start(command);
+    gateway.until_ready();
+
+    let mut endless = Client::to(gateway.data);
+    endless.send(&Request::stream(9).with("x-endless", 1));
+    endless.head();
+    gateway.terminate();
+    eventually("the gateway is not ready", || (gateway.ready().status == 503).then_some(()));
+    let answer = Client::to(gateway.data).ask(&Request::chat());
+    assert_eq!((answer.status, answer.text()), (200, "{}"), "within the delay clients are served");
+
+    gateway.terminate();
+    assert!(gateway.ended().success());
+    assert_eq!(endless.piece(), Ok(b"begun".to_vec()));
+    assert_eq!(endless.piece(), Err(End::BrokenOff));
+    let words = gateway.last_words();
+    let last = words.lines().last().expect("it said something");
+    let line: Value = serde_json::from_str(last.trim()).expect("the closing line is JSON");
+    assert_eq!(line, json!({"event": "stopped", "offered": 2, "stored": 2, "dropped": 0, "exits": {}}));
+}
