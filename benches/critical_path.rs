@@ -5,24 +5,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use snapgate::clock::Clock;
 use snapgate::config::{Config, Machine, Sources, Targets};
 use snapgate::fleet::Fleet;
 use snapgate::gateway::recorder::Recorder;
-use snapgate::gateway::{Gateway, Parts};
+use snapgate::gateway::{Gateway, Parts, Prompt};
 use snapgate::ledger::Ledger;
 use snapgate::pipeline::{self, Pipeline};
-use snapgate::snapshot::{Ending, InstanceTag, Operation, Request, Run, RunId, TraceContext};
+use snapgate::snapshot::{Ending, InstanceTag, Operation, Policy, Request, Run, RunId, TraceContext};
 use snapgate::telemetry::Metrics;
 
 /// Fleets from one pod to more than anybody has.
 const TARGETS: [usize; 4] = [1, 16, 1_000, 10_000];
+
+/// The beginning of a chat, a little longer than what `prefix_affinity` goes by.
+const PROMPT: &str = concat!(
+    r#"[{"role":"system","content":"You are the assistant of a small online shop for bicycles. Answer politely and "#,
+    "briefly. If a customer asks for an order, ask for its number first. Never promise a delivery date that the ",
+    "warehouse has not confirmed. Prices are in euros and include tax. When a part does not fit a frame, say so plainly ",
+    "and name one that does. You help whoever asks, in whatever language they ask in, and if they ask for something that ",
+    r#"the shop does not have, name a shop that does."},{"role":"user","content":"Which of these fits a frame from 2019, "#,
+    r#"and is the order on its way? Please compare the two and say which one is lighter."}]"#
+);
 
 /// A gateway without sockets: real fleet, ledger, hand-off and worker; no store.
 struct Bench {
     gateway: Arc<Gateway>,
     pipeline: Pipeline,
     ledger: Arc<Ledger>,
+    /// With a session.
+    headers: HeaderMap,
 }
 
 impl Bench {
@@ -53,14 +66,20 @@ impl Bench {
             metrics,
             clock,
         };
-        Self { gateway: Gateway::new(config.gateway, parts), pipeline, ledger }
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("x-session-id"),
+            HeaderValue::from_static("019ab3c2d1e0a7f14c1f7a0f3e5b9d26"),
+        )]);
+        Self { gateway: Gateway::new(config.gateway, parts), pipeline, ledger, headers }
     }
 
     /// One request from its first header to the hand-off. Returns what must not be timed: the facts' own allocation.
     fn request(&self, facts: Request) {
         let mut recorder = Recorder::named(&self.gateway, Instant::now(), facts, TraceContext::root);
-        let decided = recorder.decide();
-        assert!(decided.is_some(), "every target is eligible");
+        let prompt = Prompt { system: None, turns: Some(PROMPT) };
+        let steer = self.gateway.steer(&self.headers, Some("llama-3.1-8b"), prompt);
+        let decided = recorder.decide(&steer);
+        assert!(decided.is_ok(), "every target is eligible");
         recorder.finish(Ending::Completed, Some(200), None);
     }
 }
@@ -90,14 +109,15 @@ fn facts() -> Request {
 }
 
 fn critical_path(criterion: &mut Criterion) {
-    for policy in ["round_robin", "least_request"] {
+    // Nothing is scraped here: policies that need an engine's state score, find nothing fresh and score again.
+    for policy in Policy::NAMES {
         let mut group = criterion.benchmark_group(format!("critical_path/{policy}"));
         for targets in TARGETS {
             let bench = Bench::new(policy, targets);
             group.bench_with_input(BenchmarkId::from_parameter(targets), &bench, |bencher, bench| {
                 bencher.iter_batched(facts, |facts| bench.request(facts), criterion::BatchSize::SmallInput);
             });
-            let Bench { gateway, pipeline, ledger } = bench;
+            let Bench { gateway, pipeline, ledger, .. } = bench;
             drop(gateway);
             pipeline.join(Instant::now() + Duration::from_secs(1));
             assert!(ledger.is_empty(), "the worker has settled everything");

@@ -274,15 +274,18 @@ impl Fleet {
         samples.rotate_left(first);
         let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
             sample,
+            place: Some(((first + index) as u64 % TARGETS) as u32),
             in_flight: (draw % 40) as u32 + index as u32,
             requests_per_second: (30_000 + draw % 900) as f64 / 10.0,
             tokens_per_second: (1_480_000 + draw % 9_000) as f64 / 10.0,
-            score: (draw % 40) as f64 + index as f64,
+            score: Some((draw % 40) as f64 + index as f64),
+            score_parts: [(draw % 40) as f64 + index as f64, 0.0, 0.0],
         };
         Decision {
             policy: Policy::LeastRequest,
             reason: Reason::LowestScore,
             forced: false,
+            fallback: None,
             decided_offset_ns: 20_000 + draw % 40_000,
             choose_ns: 1_000 + draw % 900,
             decided: Moment(moment.0 + 30),

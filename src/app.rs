@@ -316,7 +316,7 @@ fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> 
         reasons.push("the gateway is stopping".to_owned());
     }
     let view = fleet.view();
-    if view.eligible.is_empty() {
+    if view.pools.all().eligible.is_empty() {
         reasons.push(format!("none of {} targets is able to serve", view.members.len()));
     }
     if let Some(problem) = &*problem.load() {

@@ -119,7 +119,7 @@ pub struct ServeArgs {
     /// A pod, such as a=http://10.0.3.2:8000; may be repeated, and replaces the targets of the file
     #[arg(long = "target", value_name = "[NAME=]URL")]
     pub targets: Vec<String>,
-    /// How a target is chosen: round_robin or least_request [default: least_request]
+    /// How a target is chosen, such as least_queue; `snapgate check --example` has all policies [default: least_request]
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
     /// Where requests come in; port 0 lets the system choose [default: 0.0.0.0:8080]
@@ -257,7 +257,7 @@ fn summary(file: &Path, config: &Config) -> String {
         "ok: {}: {targets} target{}, {}, requests on {}, admin on {}, configuration {}\n",
         file.display(),
         if targets == 1 { "" } else { "s" },
-        config.gateway.policy.name(),
+        config.gateway.choice.policy.name(),
         config.listen,
         config.admin,
         config.hash(),

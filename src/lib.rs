@@ -21,6 +21,7 @@
 //! - [`snapshot`]: the noun. ID, trace, sample, view, decision, outcome, record, document. Plain data.
 //! - [`clock`]: time that never jumps. [`telemetry`]: the gateway's own log, and every metric's name.
 //! - [`fleet`]: keeps the latest view of the targets: polls, probes, the gateway's own rates.
+//! - [`choose`]: the choice, a pure function of what is recorded.
 //! - [`gateway`]: the data path; `Thread::handle` is the life of a request.
 //! - [`ledger`]: what is issued and not stored yet.
 //! - [`pipeline`]: the hand-off: intake, worker, lanes.
@@ -51,6 +52,8 @@ pub mod clock;
 pub mod telemetry;
 
 pub mod fleet;
+
+pub mod choose;
 
 pub mod gateway;
 

@@ -7,6 +7,9 @@ mod process;
 // What is recorded is what happened.
 mod truth;
 
+// Which target a request gets.
+mod choices;
+
 // What survives `kill -9`.
 mod crash;
 

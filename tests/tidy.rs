@@ -18,7 +18,8 @@ const LEAVES: [&str; 3] = ["snapshot", "clock", "telemetry"];
 /// Data flows one way; what is not here was left out on purpose. The reasons are in the design's layout section.
 const EDGES: &[(&str, &[&str])] = &[
     ("fleet", &[]),
-    ("gateway", &["fleet", "ledger", "pipeline::Intake"]),
+    ("choose", &[]),
+    ("gateway", &["choose", "fleet", "ledger", "pipeline::Intake"]),
     ("ledger", &[]),
     ("pipeline", &["ledger", "store", "sink::Sink", "sink::Refusal"]),
     ("store", &["ledger::DropReason", "ledger::DropCount"]),

@@ -10,7 +10,7 @@ use super::layers::Effective;
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
 use super::{Config, Machine, Shown, Targets};
-use crate::gateway::{Routes, UpstreamRequestId};
+use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::sink::json_log::Destination;
 use crate::snapshot::Policy;
 use crate::store::Durability;
@@ -42,6 +42,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     }
     check_addresses(effective, mistakes);
     check_routes(effective, mistakes);
+    check_models(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -69,6 +70,19 @@ fn check_routes(effective: &Effective, mistakes: &mut Mistakes) {
         mistakes.add(origin.clone(), Some("routes.allow"), "is empty: nothing would be forwarded");
     } else if allow.len() > 1 && allow.iter().any(|route| route == "*") {
         mistakes.add(origin.clone(), Some("routes.allow"), "\"*\" forwards everything: it stands alone");
+    }
+}
+
+fn check_models(effective: &Effective, mistakes: &mut Mistakes) {
+    let ((Value::Targets(targets), _), (Value::Models(models), origin)) =
+        (effective.get("targets"), effective.get("models"))
+    else {
+        unreachable!("both are lists of tables")
+    };
+    let served = |name: &String| targets.iter().any(|target| target.models.is_empty() || target.models.contains(name));
+    for model in models.iter().filter(|model| !targets.is_empty() && !served(&model.name)) {
+        let text = format!("no target serves {}: name it in the `models` of a target", model.name);
+        mistakes.add(origin.clone(), Some("models"), text);
     }
 }
 
@@ -124,6 +138,7 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         name: target.name.clone(),
         address: target.address.clone(),
         gpus: target.gpus,
+        models: target.models.clone(),
     };
     fleet::Settings {
         targets: targets.iter().map(target).collect(),
@@ -148,8 +163,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
     let (allow, threads) = (values.list("routes.allow"), values.count("threads"));
     let header = |name: &String| HeaderName::try_from(name.as_str()).expect("the table's check has parsed it");
     gateway::Settings {
-        policy: Policy::from_name(values.text("policy")).expect("the table has only policies that exist"),
-        width: values.count("choice.width"),
+        choice: choice_settings(values),
         routes: if allow == ["*"] { Routes::Any } else { Routes::Only(allow.iter().cloned().collect()) },
         threads: if threads == 0 { machine.cores } else { threads },
         in_flight_max: values.count("limits.in_flight"),
@@ -171,6 +185,18 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
             _ => UpstreamRequestId::Snapshot,
         },
         label_headers: values.list("record.headers").iter().map(header).collect(),
+    }
+}
+
+fn choice_settings(values: &Values<'_>) -> ChoiceSettings {
+    let (Value::Models(models), _) = values.0.get("models") else { unreachable!("models are models") };
+    ChoiceSettings {
+        policy: Policy::from_name(values.text("policy")).expect("the table has only policies that exist"),
+        policy_of_model: models.iter().map(|model| (model.name.as_str().into(), model.policy)).collect(),
+        width: values.count("choice.width"),
+        prefix_bytes: values.size("choice.prefix_bytes"),
+        session_header: HeaderName::try_from(values.text("choice.session_header")).expect("its check has parsed it"),
+        allow_forced: values.switch("choice.allow_forced"),
     }
 }
 

@@ -21,9 +21,16 @@ const TARGETS: &str = "\
 name = \"vllm-0\"
 url = \"http://127.0.0.1:8000\"
 #gpus = 1
+#models = [\"llama-3.1-8b\"]
 
 #[[targets]]
 #url = \"http://127.0.0.1:8001\"
+";
+
+const MODELS: &str = "\
+#[[models]]
+#name = \"llama-3.1-8b\"
+#policy = \"least_queue\"
 ";
 
 const TOKENS: &str = "\
@@ -60,6 +67,7 @@ fn described(key: &Key) -> String {
     let text = comment(key.doc) + &comment(&facts.join(" "));
     let setting = match key.kind {
         Kind::Targets => TARGETS.to_owned(),
+        Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
         Kind::List { .. } => format!("{} = {}\n", key.split().1, folded(key)),
         kind => format!("{} = {}\n", key.split().1, kind.parse(key.default).expect("a test reads every default")),

@@ -105,16 +105,25 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "instance", kind: Kind::Text(instance), default: "",
         doc: "The name of this gateway in its records. Empty: the machine's host name, which in a pod is the pod's \
               name." },
-    Key { path: "policy", kind: Kind::Choice(&POLICIES), default: "least_request",
-        doc: "The rule that chooses a target: each in turn, or the one with the fewest requests of this gateway in \
-              flight." },
+    Key { path: "policy", kind: Kind::Choice(&Policy::NAMES), default: "least_request",
+        doc: "The rule that chooses a target. round_robin: each in turn. least_request: the one with the fewest \
+              requests of this gateway in flight. random: any. least_queue: the one whose engine has the shortest \
+              queue, as its metrics say and by what this gateway has sent it since. least_kv_cache: the one with \
+              the most room in its KV cache, likewise. power_of_two: of two drawn ones the one with fewer requests \
+              in flight. prefix_affinity: the one that prompts with the same beginning go to, so that it has them \
+              cached, unless it has far more to do than the others. session_affinity: the one that the session's \
+              other requests went to. Whatever a policy needs and does not have, least_request stands in for it, \
+              and the record says so." },
     Key { path: "threads", kind: count(0, 1024), default: "0",
         doc: "Data threads. 0: one for each core." },
     Key { path: "targets", kind: Kind::Targets, default: "",
         doc: "The inference pods. A target is http://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
-              `gpus` is how many GPUs it has, if you want that recorded. --target [NAME=]URL may be repeated and \
+              `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
+              them it serves any. A request for a model that no target serves is answered 404. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+    Key { path: "models", kind: Kind::Models, default: "",
+        doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
     Key { path: "log.format", kind: Kind::Choice(&["json", "text"]), default: "json",
         doc: "One JSON object per line, or text for people." },
     Key { path: "log.level", kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]), default: "info",
@@ -165,6 +174,15 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "choice.width", kind: count(1, 64), default: "16",
         doc: "How many targets are scored for one request, drawn at random when there are more. It bounds the cost \
               and the record of a decision." },
+    Key { path: "choice.prefix_bytes", kind: bytes(64, 64 * KIB), default: "512B",
+        doc: "How much of a prompt's beginning prefix_affinity goes by, as it stands in the JSON. Prompts that are \
+              alike so far go to the same target; what is shorter is hardly worth caching." },
+    Key { path: "choice.session_header", kind: Kind::Text(header_name), default: "x-session-id",
+        doc: "The request header that names the session, for session_affinity. Records hold a keyed hash of it." },
+    Key { path: "choice.allow_forced", kind: Kind::Switch, default: "false",
+        doc: "Whether a request may name its target in the header target-pod. It can name only targets of this \
+              list, and gets there whatever the policy says, and whether or not the target is up. Otherwise the \
+              header is ignored." },
     Key { path: "record.headers", kind: Kind::List { max: RECORDED_HEADERS_MAX, check: header }, default: "",
         doc: "Request headers copied into request.labels of the record, by name, at most 16; each value is cut at \
               128 bytes. Headers that hold credentials are refused." },
@@ -227,8 +245,6 @@ pub(super) const KEYS: &[Key] = &[
               only. The variable takes NAME=TOKEN,NAME=TOKEN or a list in TOML." },
 ];
 
-const POLICIES: [&str; Policy::ALL.len()] = [Policy::ALL[0].name(), Policy::ALL[1].name()];
-
 const fn time(min_ms: u64, max_ms: u64) -> Kind {
     Kind::Duration { min: Duration::from_millis(min_ms), max: Duration::from_millis(max_ms) }
 }
@@ -264,10 +280,15 @@ fn route(text: &str) -> Result<String, String> {
     if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
 }
 
-fn header(text: &str) -> Result<String, String> {
+fn header_name(text: &str) -> Result<String, String> {
     let name = HeaderName::try_from(text).map_err(|_| format!("\"{text}\" is not a header's name"))?;
+    Ok(name.as_str().to_owned())
+}
+
+fn header(text: &str) -> Result<String, String> {
+    let name = header_name(text)?;
     if CREDENTIALS.contains(&name.as_str()) {
         return Err(format!("{name} holds credentials, which are never recorded"));
     }
-    Ok(name.as_str().to_owned())
+    Ok(name)
 }

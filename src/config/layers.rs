@@ -58,6 +58,7 @@ pub(super) fn read(sources: &Sources) -> (Effective, Mistakes) {
 fn default(key: &Key) -> Value {
     match key.kind {
         Kind::Targets => Value::Targets(Vec::new()),
+        Kind::Models => Value::Models(Vec::new()),
         Kind::Tokens => Value::Tokens(Vec::new()),
         kind => kind.parse(key.default).expect("a test reads every default"),
     }
@@ -154,6 +155,7 @@ impl Layers<'_> {
     fn read_toml(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, place: &Place<'_>, origin: Origin) {
         let read = match (key.kind, value.get_ref()) {
             (Kind::Targets, _) => Ok(Value::Targets(self.tables(key).targets_from_toml(value, place))),
+            (Kind::Models, _) => Ok(Value::Models(self.tables(key).models_from_toml(value, place))),
             (Kind::Tokens, _) => Ok(Value::Tokens(self.tables(key).tokens_from_toml(value, place))),
             (Kind::List { .. }, DeValue::Array(items)) => {
                 let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
@@ -171,7 +173,7 @@ impl Layers<'_> {
     /// From a variable, or from the values of a flag; only targets may have several.
     fn read_texts<'t>(&mut self, key: &'static Key, texts: impl Iterator<Item = &'t str> + Clone, origin: Origin) {
         let first = texts.clone().next().unwrap_or_default();
-        let is_list = matches!(key.kind, Kind::List { .. } | Kind::Targets | Kind::Tokens);
+        let is_list = matches!(key.kind, Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens);
         if is_list && first.trim_start().starts_with('[') {
             match DeValue::parse(first) {
                 Ok(value) => self.read_toml(key, &value, &Place::Value(&origin), origin.clone()),
@@ -185,6 +187,7 @@ impl Layers<'_> {
         let items = texts.flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty());
         let read = match key.kind {
             Kind::Targets => Ok(Value::Targets(self.tables(key).targets_from_texts(items, &origin))),
+            Kind::Models => Ok(Value::Models(self.tables(key).models_from_texts(items, &origin))),
             Kind::Tokens => Ok(Value::Tokens(self.tables(key).tokens_from_texts(items, &origin))),
             kind => kind.parse(first),
         };

@@ -1,4 +1,4 @@
-//! The two lists of tables, targets and tokens: each entry is read by itself, so that each may be wrong by itself.
+//! The lists of tables, targets, models and tokens: each entry is read by itself, so that each may be wrong by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -9,13 +9,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
-use super::value::quoted;
+use super::value::{quoted, quoted_list};
+use crate::snapshot::Policy;
 
 /// The longest name of a target or token.
 const NAME_CHARS_MAX: usize = 64;
 
 /// GPUs of one target: far more than any pod has.
 const GPUS_MAX: u32 = 1024;
+
+/// Models of one target: for each of all of them every view has a list of its targets.
+const MODELS_MAX: usize = 256;
+
+/// The longest name of a model, in bytes: from a request no longer one is read.
+const MODEL_BYTES_MAX: usize = 256;
 
 /// The shortest token: 16 random characters cannot be guessed over a network.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -30,6 +37,8 @@ pub(super) struct Target {
     /// `host:port`.
     pub(super) address: String,
     pub(super) gpus: Option<u32>,
+    /// None means any.
+    pub(super) models: Vec<String>,
 }
 
 impl fmt::Display for Target {
@@ -39,7 +48,26 @@ impl fmt::Display for Target {
         f.write_str(", url = ")?;
         quoted(f, &format!("http://{}", self.address))?;
         self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
+        if !self.models.is_empty() {
+            f.write_str(", models = ")?;
+            quoted_list(f, &self.models)?;
+        }
         f.write_str(" }")
+    }
+}
+
+/// One entry of `[[models]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Model {
+    pub(super) name: String,
+    pub(super) policy: Policy,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ name = ")?;
+        quoted(f, &self.name)?;
+        write!(f, ", policy = \"{}\" }}", self.policy.name())
     }
 }
 
@@ -75,7 +103,7 @@ enum Entry<'t> {
 
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
-        let entries = self.entries(value, place, &["name", "url", "gpus"]);
+        let entries = self.entries(value, place, &["name", "url", "gpus", "models"]);
         self.targets(entries)
     }
 
@@ -85,6 +113,19 @@ impl Tables<'_> {
         origin: &Origin,
     ) -> Vec<Target> {
         self.targets(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+    }
+
+    pub(super) fn models_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Model> {
+        let entries = self.entries(value, place, &["name", "policy"]);
+        self.models(entries)
+    }
+
+    pub(super) fn models_from_texts<'t>(
+        &mut self,
+        texts: impl Iterator<Item = &'t str>,
+        origin: &Origin,
+    ) -> Vec<Model> {
+        self.models(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
     pub(super) fn tokens_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Token> {
@@ -194,7 +235,7 @@ impl Tables<'_> {
             Some((name, url)) if !name.contains("://") => (Some(name), url),
             _ => (None, text),
         };
-        self.named_target(name, url, None, (origin, origin))
+        self.named_target(name, url, (origin, origin))
     }
 
     fn target(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Target> {
@@ -210,25 +251,67 @@ impl Tables<'_> {
         if !fields.contains_key("url") {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
+        let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
-        self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, gpus, (name_origin, &url_origin))
+        let target =
+            self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
+        Some(Target { gpus, models, ..target })
     }
 
-    fn named_target(
-        &mut self,
-        name: Option<&str>,
-        url: &str,
-        gpus: Option<u32>,
-        origins: (&Origin, &Origin),
-    ) -> Option<Target> {
+    /// The models of a target.
+    fn served(&mut self, value: &DeValue<'_>, origin: &Origin) -> Vec<String> {
+        let items = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
+        let Some(models) = items.and_then(Iterator::collect::<Option<Vec<&str>>>) else {
+            self.wrong(origin, "`models` has to be a list of texts, such as [\"llama-3.1-8b\"]");
+            return Vec::new();
+        };
+        if !(1..=MODELS_MAX).contains(&models.len()) {
+            self.wrong(origin, format!("`models` has to name 1 to {MODELS_MAX} models; leave it out for any"));
+        }
+        let checked =
+            models.into_iter().filter_map(|model| check_model(model).map_err(|text| self.wrong(origin, text)).ok());
+        checked.collect()
+    }
+
+    fn models(&mut self, entries: Vec<Entry<'_>>) -> Vec<Model> {
+        let mut models: Vec<Model> = Vec::new();
+        for entry in entries {
+            let (name, policy, origin) = match entry {
+                Entry::Short(text, origin) => {
+                    // A model's name may have an equals sign, a policy's has none.
+                    let (name, policy) = text.rsplit_once('=').unwrap_or((&text, ""));
+                    (name.to_owned(), policy.to_owned(), origin)
+                }
+                Entry::Fields(fields, origin) => {
+                    let mut field = |name| self.text(&fields, name).map(|(text, _)| text).unwrap_or_default();
+                    (field("name"), field("policy"), origin)
+                }
+            };
+            let name = check_model(&name).map_err(|text| self.wrong(&origin, text)).ok();
+            let known = Policy::from_name(&policy);
+            if known.is_none() {
+                let names = Policy::NAMES.join(", ");
+                self.wrong(&origin, format!("a model needs a `policy`, one of {names}; \"{policy}\" is none"));
+            }
+            let (Some(name), Some(policy)) = (name, known) else { continue };
+            if models.iter().any(|other| other.name == name) {
+                self.wrong(&origin, format!("the model {name} is there twice"));
+            } else {
+                models.push(Model { name, policy });
+            }
+        }
+        models
+    }
+
+    fn named_target(&mut self, name: Option<&str>, url: &str, origins: (&Origin, &Origin)) -> Option<Target> {
         let address = parse_url(url).map_err(|text| self.wrong(origins.1, text)).ok();
         let name = match (name, &address) {
             (Some(name), _) => check_name(name).map_err(|text| self.wrong(origins.0, text)).ok(),
             (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
             (None, None) => None,
         };
-        Some(Target { name: name?, address: address?, gpus })
+        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new() })
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
@@ -305,6 +388,14 @@ pub(super) fn check_name(name: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
+}
+
+/// A model as requests name it.
+fn check_model(name: &str) -> Result<String, String> {
+    if (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("\"{}\" is not a model's name: use 1 to {MODEL_BYTES_MAX} bytes of text", name.escape_default()))
 }
 
 /// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.

@@ -1,5 +1,6 @@
 //! What a user may write, and what is said about what he may not.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use super::value::Kind;
 use super::*;
 use crate::gateway::Routes;
 use crate::lookup::Token;
+use crate::snapshot::Policy;
 
 const COMMITTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/snapgate.example.toml"));
 
@@ -42,7 +44,7 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.data_dir, Path::new("./snapgate-data"));
     assert_eq!((config.instance.as_str(), config.gateway.threads), ("pod-7", 6));
     assert_eq!(config.json_log, None);
-    assert_eq!(config.gateway.policy.name(), "least_request");
+    assert_eq!(config.gateway.choice.policy.name(), "least_request");
     assert_eq!(config.gateway.body_bytes_max, 16 << 20);
     assert_eq!(config.gateway.head_timeout, Duration::from_secs(600));
     assert_eq!(config.fleet.poll_target_share, 0.02);
@@ -87,14 +89,16 @@ fn other_value(key: &Key) -> String {
         (Kind::Bytes { max, .. }, _) => quoted(&units::show_bytes(max - 1)),
         (Kind::Count { max, .. }, _) => (max - 1).to_string(),
         (Kind::Share, _) => "0.5".to_owned(),
-        (Kind::Switch, _) => "false".to_owned(),
+        (Kind::Switch, _) => (key.default != "true").to_string(),
         (Kind::Choice(words), _) => quoted(words.iter().find(|word| **word != key.default).unwrap()),
         (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
         (Kind::Text(_), "instance") => quoted("gw-9"),
+        (Kind::Text(_), "choice.session_header") => quoted("x-other"),
         (Kind::Text(_), _) => quoted("/other"),
         (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
         (Kind::List { .. }, _) => "[\"/v9\"]".to_owned(),
         (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
+        (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
         (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
     }
 }
@@ -178,7 +182,7 @@ name = "d"
     let expected = [
         r#"f.toml:1: listen: "8080" is not an address to listen on: write IP:PORT, such as 0.0.0.0:8080 or [::]:8080, or :PORT"#,
         "f.toml:2: unknown key `lisetn`: did you mean `listen`?",
-        r#"f.toml:3: policy: "least_requests" is not one of round_robin, least_request"#,
+        r#"f.toml:3: policy: "least_requests" is not one of round_robin, least_request, random, least_queue, least_kv_cache, power_of_two, prefix_affinity, session_affinity"#,
         "f.toml:4: threads: expected a whole number without quotes, found a string",
         "f.toml:5: limits.in_flight: 0 is less than 1",
         r#"f.toml:8: timeouts.connect: 500 has no unit: write "500ms" or "500s""#,
@@ -201,6 +205,57 @@ name = "d"
     ];
     assert_eq!(mistakes(&sources), expected);
     assert!(load(&sources).unwrap_err().to_string().ends_with("22 mistakes in the configuration: nothing was started"));
+}
+
+#[test]
+fn models_have_their_targets_and_policies() {
+    let text = r#"
+policy = "random"
+[[targets]]
+url = "http://a:1"
+models = ["m", "org/n=8b"]
+[[models]]
+name = "m"
+policy = "least_queue"
+"#;
+    let config = load(&file(text)).unwrap();
+    assert_eq!(config.fleet.targets[0].models, ["m", "org/n=8b"]);
+    assert_eq!(config.gateway.choice.policy_of_model, HashMap::from([("m".into(), Policy::LeastQueue)]));
+    let variable = environment(file(text), &[("SNAPGATE_MODELS", "org/n=8b=power_of_two")]);
+    let by_variable = load(&variable).unwrap().gateway.choice.policy_of_model;
+    assert_eq!(by_variable, HashMap::from([("org/n=8b".into(), Policy::PowerOfTwo)]));
+
+    let wrong = r#"
+[[targets]]
+url = "http://a:1"
+models = []
+[[targets]]
+url = "http://a:2"
+models = "m"
+[[targets]]
+url = "http://a:3"
+models = ["m", ""]
+[[models]]
+name = "n"
+policy = "least_que"
+[[models]]
+policy = "random"
+"#;
+    let all = Policy::NAMES.join(", ");
+    let expected = [
+        "f.toml:4: targets: `models` has to name 1 to 256 models; leave it out for any".to_owned(),
+        r#"f.toml:7: targets: `models` has to be a list of texts, such as ["llama-3.1-8b"]"#.to_owned(),
+        r#"f.toml:10: targets: "" is not a model's name: use 1 to 256 bytes of text"#.to_owned(),
+        format!("f.toml:11: models: a model needs a `policy`, one of {all}; \"least_que\" is none"),
+        r#"f.toml:14: models: "" is not a model's name: use 1 to 256 bytes of text"#.to_owned(),
+    ];
+    assert_eq!(mistakes(&file(wrong)), expected);
+    let unserved =
+        "[[targets]]\nurl = \"http://a:1\"\nmodels = [\"m\"]\n[[models]]\nname = \"n\"\npolicy = \"random\"\n";
+    assert_eq!(
+        mistakes(&file(unserved)),
+        ["f.toml:4: models: no target serves n: name it in the `models` of a target"]
+    );
 }
 
 #[test]
@@ -410,6 +465,7 @@ fn what_the_example_leaves_commented_is_valid_too() {
     let text: String = COMMITTED.lines().map(uncomment).collect();
     let config = load(&environment(file(&text), &[("OPERATORS_TOKEN", "0123456789abcdef")])).unwrap();
     assert_eq!((config.fleet.targets.len(), config.fleet.targets[0].gpus), (2, Some(1)));
+    assert_eq!(config.gateway.choice.policy_of_model.len(), 1);
     assert_eq!(config.lookup.tokens.len(), 1);
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::tables::{Target, Token};
+use super::tables::{Model, Target, Token};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 
 /// Says what is wrong with a text, or gives it in its normal form.
@@ -36,6 +36,8 @@ pub(super) enum Kind {
     List { max: usize, check: Check },
     /// `[[targets]]`.
     Targets,
+    /// `[[models]]`.
+    Models,
     /// `[[lookup.tokens]]`.
     Tokens,
 }
@@ -52,13 +54,14 @@ pub(super) enum Value {
     Text(String),
     List(Vec<String>),
     Targets(Vec<Target>),
+    Models(Vec<Model>),
     Tokens(Vec<Token>),
 }
 
 impl Kind {
     /// From an environment variable, a flag, or a TOML scalar that [`Kind::scalar`] let through.
     ///
-    /// Targets and tokens are read in `tables.rs`, because each of their entries may be wrong by itself.
+    /// Lists of tables are read in `tables.rs`, because each of their entries may be wrong by itself.
     pub(super) fn parse(self, text: &str) -> Result<Value, String> {
         let value = match self {
             Self::Duration { .. } => Value::Duration(parse_duration(text)?),
@@ -73,7 +76,7 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Tokens => unreachable!("tables.rs reads lists of tables"),
+            Self::Targets | Self::Models | Self::Tokens => unreachable!("tables.rs reads lists of tables"),
         };
         self.within_bounds(&value)?;
         Ok(value)
@@ -133,7 +136,7 @@ impl Kind {
             Self::Choice(_) | Self::Text(_) => "a text in quotes",
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Tokens => "a list of tables",
+            Self::Targets | Self::Models | Self::Tokens => "a list of tables",
         }
     }
 
@@ -186,11 +189,17 @@ impl fmt::Display for Value {
             Self::Switch(on) => write!(f, "{on}"),
             Self::Address(address) => quoted(f, &address.to_string()),
             Self::Text(text) => quoted(f, text),
-            Self::List(items) => listed(f, items, |f, item| quoted(f, item)),
+            Self::List(items) => quoted_list(f, items),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
+            Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
         }
     }
+}
+
+/// A list of TOML basic strings.
+pub(super) fn quoted_list(f: &mut fmt::Formatter<'_>, items: &[String]) -> fmt::Result {
+    listed(f, items, |f, item| quoted(f, item))
 }
 
 fn listed<T>(

@@ -165,7 +165,8 @@ mod tests {
     use super::*;
 
     fn budget(targets: usize) -> Budget {
-        let target = |n| TargetSettings { name: format!("t{n}"), address: "127.0.0.1:1".into(), gpus: None };
+        let target =
+            |n| TargetSettings { name: format!("t{n}"), address: "127.0.0.1:1".into(), gpus: None, models: Vec::new() };
         Budget::new(&Settings::new((0..targets).map(target).collect()))
     }
 

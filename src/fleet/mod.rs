@@ -92,6 +92,8 @@ pub struct TargetSettings {
     pub address: String,
     /// How many GPUs it has, if anybody said.
     pub gpus: Option<u32>,
+    /// The models it serves; none named means any.
+    pub models: Vec<String>,
 }
 
 impl Settings {
@@ -259,7 +261,7 @@ impl Watch {
 }
 
 fn new_slot(slot: u32, settings: &TargetSettings) -> Arc<Slot> {
-    let TargetSettings { name, address, gpus } = settings;
+    let TargetSettings { name, address, gpus, models } = settings;
     let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
-    Arc::new(Slot::new(target))
+    Arc::new(Slot::new(target, models.iter().map(|model| model.as_str().into()).collect()))
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
 /// Asks once; answers how many scrapes before had failed in a row. The values count from the moment of asking: an age
 /// may be too high by the time the answer took, never too low.
 async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Result<u32, ScrapeError> {
-    let at = Instant::now();
+    let (at, in_flight) = (Instant::now(), slot.live.in_flight());
     let settings = &watch.settings;
     let answer = watch.scraper.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
     if answer.status != StatusCode::OK {
@@ -62,7 +62,7 @@ async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Res
     }
     let text = answer.body?;
     match pages.read(&text, at) {
-        Some(page) => Ok(slot.scraped(watch.clock.at(at), &page)),
+        Some(page) => Ok(slot.scraped(watch.clock.at(at), in_flight, &page)),
         None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries),
         None => Err(ScrapeError::NotMetrics),
     }

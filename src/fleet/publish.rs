@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::engine;
 use super::rates::FleetWindow;
-use super::slot::{Observed, Slot};
-use crate::snapshot::{Excluded, FleetView, Freshness, Health, Member, Moment, Quantity, Reading, Sample, Source};
+use super::slot::{Observed, Slot, State};
+use crate::snapshot::{
+    FleetView, Freshness, Health, Member, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
+};
 
 /// The latest sample of each target, and what is needed for the next.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Publisher {
     window_ms: u32,
     latest: Vec<Latest>,
     window: FleetWindow,
+    /// Made anew when a target goes down or comes back.
+    pools: Arc<Pools>,
 }
 
 #[derive(Debug)]
@@ -37,19 +41,23 @@ impl Publisher {
         now: Moment,
     ) -> Self {
         let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
-        let latest = slots.iter().map(|slot| Latest::of(slot, 1, now, slot.known(), fresh_within, window_ms)).collect();
-        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()) }
+        let latest: Vec<_> =
+            slots.iter().map(|slot| Latest::of(slot, 1, now, slot.known(), fresh_within, window_ms)).collect();
+        let pools = Arc::new(pools(slots, &latest, None));
+        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()), pools }
     }
 
     /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
     /// stale since the last view. On the way the gateway's own rates are brought up to date.
     pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
         let mut members = Vec::with_capacity(slots.len());
-        let mut eligible = Vec::with_capacity(slots.len());
+        let mut one_came_or_went = false;
         let span = self.window.tick(instant, slots.iter().map(|slot| slot.live.totals()));
         for (index, (slot, latest)) in slots.iter().zip(&mut self.latest).enumerate() {
             let gone_stale = latest.fresh_until.is_some_and(|until| now > until);
             if let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) {
+                let is_down = |health| health == Health::Unhealthy;
+                one_came_or_went |= is_down(latest.sample.health) != is_down(known.health);
                 *latest = Latest::of(slot, latest.sample.n + 1, now, known, self.fresh_within, self.window_ms);
             }
             let (requests, tokens) = span.per_second(index, slot.live.totals());
@@ -57,35 +65,31 @@ impl Publisher {
             if slot.live.rates() != (requests, tokens) {
                 slot.live.set_rates(requests, tokens);
             }
-            if latest.sample.health != Health::Unhealthy {
-                eligible.push(index as u32);
-            }
             members.push(Member { sample: Arc::clone(&latest.sample), live: Arc::clone(&slot.live) });
         }
-        let unhealthy = (members.len() - eligible.len()) as u32;
-        FleetView {
-            published: now,
-            members: members.into(),
-            eligible: eligible.into(),
-            excluded: Excluded { unhealthy, ..Excluded::default() },
+        if one_came_or_went {
+            self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
         }
+        FleetView { published: now, members: members.into(), pools: Arc::clone(&self.pools) }
     }
 }
 
+fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pools {
+    let serving = slots.iter().zip(latest).map(|(slot, latest)| {
+        let up = latest.sample.health != Health::Unhealthy;
+        Serving { target: &slot.target, models: &slot.models, up }
+    });
+    Pools::new(&serving.collect::<Vec<_>>(), before)
+}
+
 impl Latest {
-    fn of(
-        slot: &Slot,
-        n: u64,
-        now: Moment,
-        (health, values): (Health, [Option<Observed>; Quantity::COUNT]),
-        fresh_within: Duration,
-        window_ms: u32,
-    ) -> Self {
-        let readings = Quantity::ALL.map(|quantity| reading(quantity, values[quantity as usize], now, fresh_within));
+    fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: Duration, window_ms: u32) -> Self {
+        let readings =
+            Quantity::ALL.map(|quantity| reading(quantity, known.values[quantity as usize], now, fresh_within));
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
         let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
-        let sample = Sample::new(Arc::clone(&slot.target), n, now, health, readings, window_ms);
-        Self { sample: Arc::new(sample), fresh_until }
+        let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
+        Self { sample: Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until }
     }
 }
 
@@ -105,7 +109,7 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
 mod tests {
     use super::super::engine::Observation;
     use super::*;
-    use crate::snapshot::Target;
+    use crate::snapshot::{Excluded, Target};
 
     const FRESH_WITHIN: Duration = Duration::from_secs(2);
     const WINDOW: Duration = Duration::from_secs(10);
@@ -123,7 +127,7 @@ mod tests {
     impl Bench {
         fn new(targets: u32) -> Self {
             let target = |slot| Target { slot, name: format!("t{slot}").into(), address: "-".into(), gpus: None };
-            let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(target(slot)))).collect();
+            let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(target(slot), [].into()))).collect();
             let start = Instant::now();
             let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, start, EPOCH);
             Self { slots, publisher, start, now: Duration::ZERO }
@@ -141,7 +145,8 @@ mod tests {
 
         fn scraped(&self, target: usize, values: [Option<f64>; Quantity::COUNT]) {
             let page = Observation { values, garbage: 0, absent: Vec::new() };
-            self.slots[target].scraped(self.at(), &page);
+            let slot = &self.slots[target];
+            slot.scraped(self.at(), slot.live.in_flight(), &page);
         }
     }
 
@@ -154,7 +159,7 @@ mod tests {
     #[test]
     fn at_first_everything_is_missing_and_everybody_eligible() {
         let view = Bench::new(2).view_after(0);
-        assert_eq!((&*view.eligible, view.excluded), (&[0, 1][..], Excluded::default()));
+        assert_eq!((&*view.pools.all().eligible, view.pools.all().excluded), (&[0, 1][..], Excluded::default()));
         let sample = &view.members[1].sample;
         assert_eq!((sample.n, sample.health, sample.window_ms, sample.target.slot), (1, Health::Unknown, 10_000, 1));
         for quantity in Quantity::ALL {
@@ -231,14 +236,28 @@ mod tests {
         let mut bench = Bench::new(3);
         bench.slots[1].probed(Health::Unhealthy, Some("down"));
         let view = bench.view_after(100);
-        assert_eq!((&*view.eligible, view.excluded.unhealthy), (&[0, 2][..], 1));
+        let of_all = |view: &FleetView| (view.pools.all().eligible.to_vec(), view.pools.all().excluded.unhealthy);
+        assert_eq!(of_all(&view), (vec![0, 2], 1));
         assert_eq!((view.members.len(), view.members[1].sample.health), (3, Health::Unhealthy));
 
         bench.slots[1].probed(Health::Unhealthy, Some("still down"));
         assert_eq!(bench.view_after(100).members[1].sample.n, 2, "no news");
         bench.slots[1].probed(Health::Healthy, None);
         let view = bench.view_after(100);
-        assert_eq!((&*view.eligible, view.excluded.unhealthy, view.members[1].sample.n), (&[0, 1, 2][..], 0, 3));
+        assert_eq!((of_all(&view), view.members[1].sample.n), ((vec![0, 1, 2], 0), 3));
+    }
+
+    #[test]
+    fn a_sample_has_what_was_in_flight_when_its_page_was_asked_for() {
+        let mut bench = Bench::new(1);
+        assert_eq!(bench.view_after(100).members[0].sample.in_flight_at_scrape, None, "nothing was asked for");
+        bench.slots[0].live.begin();
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        bench.slots[0].live.begin();
+        assert_eq!(bench.view_after(100).members[0].sample.in_flight_at_scrape, Some(1));
+        bench.scraped(0, [None; Quantity::COUNT]);
+        bench.slots[0].probed(Health::Healthy, None);
+        assert_eq!(bench.view_after(100).members[0].sample.in_flight_at_scrape, Some(1), "the page said nothing");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::snapshot::{Health, Live, Moment, Quantity, Target};
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) target: Arc<Target>,
+    /// The models it serves; none named means any.
+    pub(super) models: Box<[Box<str>]>,
     pub(super) live: Arc<Live>,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
@@ -20,9 +22,17 @@ pub(super) struct Slot {
 /// What is known. The lock is held for a copy, never across an await.
 #[derive(Debug)]
 struct Known {
-    health: Health,
-    values: [Option<Observed>; Quantity::COUNT],
+    state: State,
     problems: Problems,
+}
+
+/// What a sample is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    pub(super) health: Health,
+    pub(super) values: [Option<Observed>; Quantity::COUNT],
+    /// The gateway's requests in flight when the last page that said something was asked for.
+    pub(super) in_flight_at_scrape: Option<u32>,
 }
 
 /// A value and when it was true.
@@ -52,24 +62,30 @@ pub struct Problems {
 }
 
 impl Slot {
-    pub(super) fn new(target: Target) -> Self {
-        let known = Known { health: Health::Unknown, values: [None; Quantity::COUNT], problems: Problems::default() };
+    pub(super) fn new(target: Target, models: Box<[Box<str>]>) -> Self {
+        let state = State { health: Health::Unknown, values: [None; Quantity::COUNT], in_flight_at_scrape: None };
+        let known = Known { state, problems: Problems::default() };
         Self {
             target: Arc::new(target),
+            models,
             live: Arc::default(),
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
     }
 
-    /// A page was asked for at `at` and read. What it does not say keeps its value and its age. Answers how many scrapes
-    /// before had failed in a row.
-    pub(super) fn scraped(&self, at: Moment, page: &Observation) -> u32 {
+    /// A page was asked for at `at`, when the gateway had so many requests in flight at the target, and read. What it does
+    /// not say keeps its value and its age. Answers how many scrapes before had failed in a row.
+    pub(super) fn scraped(&self, at: Moment, in_flight: u32, page: &Observation) -> u32 {
         let mut known = self.lock();
-        for (known, value) in known.values.iter_mut().zip(page.values) {
+        let says_something = page.values.iter().any(Option::is_some);
+        for (known, value) in known.state.values.iter_mut().zip(page.values) {
             if let Some(value) = value {
                 *known = Some(Observed { value, at });
             }
+        }
+        if says_something {
+            known.state.in_flight_at_scrape = Some(in_flight);
         }
         let problems = &mut known.problems;
         problems.scrape_error = None;
@@ -79,7 +95,7 @@ impl Slot {
             problems.series_missing = page.absent.as_slice().into();
         }
         drop(known);
-        if page.values.iter().any(Option::is_some) {
+        if says_something {
             self.changed.store(true, Ordering::Release);
         }
         failures
@@ -104,8 +120,8 @@ impl Slot {
     pub(super) fn probed(&self, health: Health, error: Option<&str>) {
         let mut known = self.lock();
         known.problems.probe_error = error.map(Into::into);
-        if known.health != health {
-            known.health = health;
+        if known.state.health != health {
+            known.state.health = health;
             drop(known);
             self.changed.store(true, Ordering::Release);
         }
@@ -117,16 +133,15 @@ impl Slot {
     }
 
     /// What has changed since the last call; `None` if nothing.
-    pub(super) fn take_changed(&self) -> Option<(Health, [Option<Observed>; Quantity::COUNT])> {
+    pub(super) fn take_changed(&self) -> Option<State> {
         // Looking first keeps the line shared: most targets have not changed since the last tick.
         let changed = self.changed.load(Ordering::Relaxed) && self.changed.swap(false, Ordering::Acquire);
         changed.then(|| self.known())
     }
 
     /// What is known now.
-    pub(super) fn known(&self) -> (Health, [Option<Observed>; Quantity::COUNT]) {
-        let known = self.lock();
-        (known.health, known.values)
+    pub(super) fn known(&self) -> State {
+        self.lock().state
     }
 
     pub(super) fn problems(&self) -> Problems {

@@ -158,6 +158,7 @@ fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
         name: format!("t{n}"),
         address: (*address).to_owned(),
         gpus: Some(8),
+        models: Vec::new(),
     };
     let mut settings = Settings {
         poll_interval: 10 * MS,
@@ -230,7 +231,7 @@ async fn a_pods_page_becomes_the_view() {
     let waiting = sample.reading(Quantity::Waiting);
     assert_eq!((waiting.freshness, waiting.source), (Freshness::Fresh, Some(Source::Scrape)));
     assert!(waiting.observed <= sample.published && sample.published <= view.published);
-    assert_eq!((&*view.eligible, sample.target.gpus), (&[0][..], Some(8)));
+    assert_eq!((&*view.pools.all().eligible, sample.target.gpus), (&[0][..], Some(8)));
     let problems = running.problems(0);
     assert_eq!((&problems.scrape_error, &problems.probe_error, problems.garbage_lines), (&None, &None, 0));
     assert!(problems.series_missing.is_empty() && problems.scrape_duration.is_some());
@@ -313,7 +314,10 @@ async fn probes_alone_decide_on_health() {
         settings.probe_timeout = 2_000 * MS;
         settings.healthy_after = 2;
     });
-    let eligible = || (running.fleet.view().eligible.to_vec(), running.fleet.view().excluded.unhealthy);
+    let eligible = || {
+        let view = running.fleet.view();
+        (view.pools.all().eligible.to_vec(), view.pools.all().excluded.unhealthy)
+    };
     let health = |target: usize| running.member(target).sample.health;
     until("both healthy", || health(0) == Health::Healthy && health(1) == Health::Healthy).await;
     assert_eq!(running.reading(0, Quantity::Waiting), Reading::MISSING, "its page hangs");
@@ -381,7 +385,7 @@ async fn a_slow_page_is_asked_for_less_often() {
 async fn an_address_that_cannot_be_used_is_a_problem_and_no_panic() {
     let pod = Pod::start(ok(BUSY), ok("")).await;
     let running = start(&["not an address", &pod.address], |_| {});
-    until("excluded", || *running.fleet.view().eligible == [1]).await;
+    until("excluded", || *running.fleet.view().pools.all().eligible == [1]).await;
     assert!(running.problems(0).probe_error.unwrap().contains("no part of a URL"));
     until("the other is watched", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
 }

@@ -7,7 +7,6 @@
 //!
 //! `Thread::handle` shows the life of a request from top to bottom.
 
-pub mod choose;
 mod flushes;
 mod forward;
 mod gaps;
@@ -19,30 +18,33 @@ mod request_peek;
 mod respond;
 mod scan;
 mod serve;
+mod steer;
 mod stream;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
+pub use request_peek::Prompt;
 pub use serve::{Hurry, Server, start};
+pub use steer::{ChoiceSettings, Steer, Undecided};
 
 use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
-use crate::snapshot::{Ending, Policy, Run};
+use crate::snapshot::{Ending, Run};
 use crate::telemetry::Metrics;
-use choose::Facts;
 use flushes::Flushes;
 use identify::{Mint, Wanted};
 use pool::Pool;
 use receive::Buffers;
 use recorder::Recorder;
 use respond::{Body, Refusal};
+use steer::Steering;
 use stream::RecordedBody;
 
 /// What the engine is told as `x-request-id`.
@@ -78,9 +80,7 @@ impl Routes {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How targets are chosen.
-    pub policy: Policy,
-    /// Targets scored at most for one choice.
-    pub width: usize,
+    pub choice: ChoiceSettings,
     /// Paths that are forwarded.
     pub routes: Routes,
     /// Data threads; each has its own connections.
@@ -124,7 +124,7 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     /// This process.
     pub run: Arc<Run>,
-    /// Keys the tenants' hashes.
+    /// Keys the hashes of tenants, prompts and sessions.
     pub tenant_secret: [u8; 32],
     /// What is known of the targets.
     pub fleet: Arc<Fleet>,
@@ -149,7 +149,7 @@ pub struct Gateway {
     intake: Intake,
     metrics: Arc<Metrics>,
     buffers: Buffers,
-    ticket: AtomicU64,
+    steering: Steering,
     cut_short: AtomicBool,
 }
 
@@ -159,9 +159,9 @@ impl Gateway {
         let Parts { clock, run, tenant_secret, fleet, ledger, intake, metrics } = parts;
         Arc::new(Self {
             mint: Mint::new(Arc::clone(&clock), run.tag),
+            steering: Steering::new(settings.choice.clone(), &tenant_secret),
             wanted: Wanted { labels: settings.label_headers.clone(), tenant_secret },
             buffers: Buffers::new(settings.buffered_bytes_max),
-            ticket: AtomicU64::new(0),
             cut_short: AtomicBool::new(false),
             settings,
             clock,
@@ -173,11 +173,9 @@ impl Gateway {
         })
     }
 
-    /// What the next choice depends on besides the fleet.
-    fn facts(&self) -> Facts {
-        let Settings { policy, width, .. } = self.settings;
-        let ticket = if policy == Policy::RoundRobin { self.ticket.fetch_add(1, Relaxed) } else { 0 };
-        Facts { policy, width, ticket, draw: rand::random() }
+    /// What a choice for this request will depend on besides the fleet.
+    pub fn steer<'r>(&self, headers: &'r HeaderMap, model: Option<&str>, prompt: Prompt<'_>) -> Steer<'r> {
+        self.steering.of(headers, model, prompt)
     }
 
     /// From here on a request that is dropped was ended by the shutdown.
@@ -228,8 +226,10 @@ impl Thread {
         let Settings { body_bytes_max, request_body_timeout, .. } = self.gateway.settings;
         self.admit(&head)?;
         let body = receive::body(body, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
-        recorder.body_read(body.bytes.len(), request_peek::peek(&body.bytes));
-        let record = recorder.decide().ok_or_else(no_target)?;
+        let peek = request_peek::peek(&body.bytes);
+        let steer = self.gateway.steer(&head.headers, peek.model.as_deref(), peek.prompt);
+        recorder.body_read(body.bytes.len(), peek);
+        let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
         let (response, lease) = forward::send(self, recorder, &record, head, body.bytes.clone()).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let detail = "101 to a request that asked for no upgrade".into();
@@ -266,7 +266,19 @@ struct Answer {
     target: Box<str>,
 }
 
-fn no_target() -> Refusal {
-    let message = "no target is able to serve requests at the moment: try again soon";
-    Refusal::failed(Ending::NoTarget, message, Some("every target is unhealthy".into()))
+fn undecided_refusal(undecided: Undecided, model: Option<&str>) -> Refusal {
+    match undecided {
+        Undecided::NoTarget => {
+            let message = "no target is able to serve requests at the moment: try again soon";
+            Refusal::failed(Ending::NoTarget, message, Some("every target that could serve it is unhealthy".into()))
+        }
+        Undecided::ModelNotServed => {
+            let message = format!("the model `{}` does not exist: no target serves it", model.unwrap_or_default());
+            Refusal::rejected(StatusCode::NOT_FOUND, message).about("model", "model_not_found")
+        }
+        Undecided::UnknownTarget => {
+            let message = "no target has the name in the header target-pod: leave it out, or name one of the fleet";
+            Refusal::rejected(StatusCode::BAD_REQUEST, message).about("target-pod", "target_not_found")
+        }
+    }
 }

@@ -10,14 +10,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 
-use super::choose::{self, Choice};
 use super::request_peek::Peek;
 use super::scan::{Scanner, Seen};
+use super::steer::{Steer, Undecided};
 use super::{Gateway, identify};
+use crate::choose::Choice;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Decision, Ending, Inputs, Issued, Live, Moment, Outcome, Policy, Record, Request, SnapshotId, Target,
-    Timings, TraceContext,
+    Attempt, Decision, Ending, Issued, Live, Moment, Outcome, Reason, Record, Request, SnapshotId, Target, Timings,
+    TraceContext,
 };
 
 /// Owns a request's draft; consumes it exactly once.
@@ -95,7 +96,7 @@ impl Recorder {
     }
 
     /// The body was read; what of it could be understood goes into the record.
-    pub(super) fn body_read(&mut self, bytes: usize, peek: Peek) {
+    pub(super) fn body_read(&mut self, bytes: usize, peek: Peek<'_>) {
         if let Stage::Undecided(request) = &mut self.draft_mut().stage {
             request.body_bytes = bytes as u64;
             request.model = peek.model;
@@ -104,41 +105,45 @@ impl Recorder {
         }
     }
 
-    /// Captures the fleet, chooses, and enters the decision into the ledger: from here on the ID resolves. `None` if no
-    /// target is eligible.
-    pub fn decide(&mut self) -> Option<Arc<Record>> {
+    /// The model that was asked for, before the decision.
+    pub(super) fn model(&self) -> Option<&str> {
+        match &self.draft().stage {
+            Stage::Undecided(request) => request.model.as_deref(),
+            Stage::Decided { record, .. } => record.issued.request.model.as_deref(),
+        }
+    }
+
+    /// Captures the fleet, chooses, and enters the decision into the ledger: from here on the ID resolves. To be called
+    /// once, before the finish.
+    pub fn decide(&mut self, steer: &Steer<'_>) -> Result<Arc<Record>, Undecided> {
         let Self { gateway, draft } = self;
-        let draft = draft.as_mut()?;
-        let Stage::Undecided(request) = &mut draft.stage else { return None };
+        let draft = draft.as_mut().expect("a request is decided before its finish");
+        let Stage::Undecided(request) = &mut draft.stage else { unreachable!("a request is decided once") };
         let began = Instant::now();
         let view = gateway.fleet.view();
-        let facts = gateway.facts();
-        let Choice { candidates, reason, live } = choose::target(&view, &facts)?;
+        let (choice, inputs, eligible) = gateway.steering.choose(&view, request.model.as_deref(), steer)?;
+        let Choice { candidates, excluded, reason, fallback, live } = choice;
         live.begin();
         let decided = Instant::now();
         let decision = Decision {
-            policy: facts.policy,
+            policy: steer.policy,
             reason,
-            forced: false,
+            forced: reason == Reason::Forced,
+            fallback,
             decided_offset_ns: nanos(draft.accepted, decided),
             choose_ns: nanos(began, decided),
             decided: gateway.clock.at(decided),
             view_published: view.published,
-            eligible: view.eligible.len() as u32,
-            excluded: view.excluded,
+            eligible,
+            excluded,
             candidates,
-            inputs: Inputs {
-                prefix_hash: None,
-                session_hash: None,
-                ticket: (facts.policy == Policy::RoundRobin).then_some(facts.ticket),
-                draw: facts.draw,
-            },
+            inputs,
         };
         let request = std::mem::take(request);
         let record = Arc::new(Record::open(draft.issued(gateway, request, Some(decision))));
         gateway.ledger.insert(Arc::clone(&record));
         draft.stage = Stage::Decided { record: Arc::clone(&record), live };
-        Some(record)
+        Ok(record)
     }
 
     /// The request moves on to another target than the one it is counted at.

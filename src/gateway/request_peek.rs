@@ -1,4 +1,5 @@
-//! What the gateway needs to know of a request's body: the model, whether to stream, and how many tokens at most.
+//! What the gateway needs to know of a request's body: the model, whether to stream, how many tokens at most, and where
+//! the prompt is.
 //!
 //! The body goes to the target as it came; this only looks. Everything else in it is skipped without being decoded.
 
@@ -6,13 +7,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// A longer model name, in bytes, is not recorded: no target has it, and it would be stored with the record.
 const MODEL_BYTES_MAX: usize = 256;
 
 /// What a request's body says of itself. A field that is missing, `null` or of a wrong type is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Peek {
+pub(crate) struct Peek<'b> {
     /// `model`, if it is at most 256 bytes long.
     pub(crate) model: Option<Box<str>>,
     /// `stream`.
@@ -20,12 +22,23 @@ pub(crate) struct Peek {
     /// `max_completion_tokens`, else `max_output_tokens`, else `max_tokens`: the newer name wins, as it does in
     /// engines.
     pub(crate) max_tokens: Option<u64>,
+    /// The prompt, for a hash of its beginning.
+    pub(crate) prompt: Prompt<'b>,
     /// The body is one JSON object. When it is not, nothing above is set.
     pub(crate) readable: bool,
 }
 
+/// A prompt as it stands in the body: JSON, neither decoded nor copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prompt<'b> {
+    /// `system` (Anthropic) or `instructions` (responses): what engines put in front of the turns.
+    pub system: Option<&'b str>,
+    /// `messages`, else `prompt`, else `input`.
+    pub turns: Option<&'b str>,
+}
+
 /// Reads the top level of a request body. Of a key that stands twice, the last one counts.
-pub(crate) fn peek(body: &[u8]) -> Peek {
+pub(crate) fn peek(body: &[u8]) -> Peek<'_> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let fields = json.deserialize_any(Top).and_then(|fields| json.end().map(|()| fields));
     let Ok(Some(fields)) = fields else {
@@ -35,6 +48,7 @@ pub(crate) fn peek(body: &[u8]) -> Peek {
         model: fields.model.filter(|model| model.len() <= MODEL_BYTES_MAX).map(Into::into),
         stream: fields.stream,
         max_tokens: fields.max_completion_tokens.or(fields.max_output_tokens).or(fields.max_tokens),
+        prompt: Prompt { system: fields.system, turns: fields.messages.or(fields.prompt).or(fields.input) },
         readable: true,
     }
 }
@@ -46,6 +60,10 @@ struct Fields<'de> {
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
+    system: Option<&'de str>,
+    messages: Option<&'de str>,
+    prompt: Option<&'de str>,
+    input: Option<&'de str>,
 }
 
 enum Key {
@@ -54,6 +72,10 @@ enum Key {
     MaxTokens,
     MaxCompletionTokens,
     MaxOutputTokens,
+    System,
+    Messages,
+    Prompt,
+    Input,
     Other,
 }
 
@@ -82,6 +104,10 @@ impl Visitor<'_> for KeyName {
             "max_tokens" => Key::MaxTokens,
             "max_completion_tokens" => Key::MaxCompletionTokens,
             "max_output_tokens" => Key::MaxOutputTokens,
+            "system" | "instructions" => Key::System,
+            "messages" => Key::Messages,
+            "prompt" => Key::Prompt,
+            "input" => Key::Input,
             _ => Key::Other,
         })
     }
@@ -106,6 +132,10 @@ impl<'de> Visitor<'de> for Top {
                 Key::MaxTokens => fields.max_tokens = map.next_value_seed(Lenient)?.number(),
                 Key::MaxCompletionTokens => fields.max_completion_tokens = map.next_value_seed(Lenient)?.number(),
                 Key::MaxOutputTokens => fields.max_output_tokens = map.next_value_seed(Lenient)?.number(),
+                Key::System => fields.system = text_of(&mut map)?,
+                Key::Messages => fields.messages = text_of(&mut map)?,
+                Key::Prompt => fields.prompt = text_of(&mut map)?,
+                Key::Input => fields.input = text_of(&mut map)?,
                 Key::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -113,6 +143,11 @@ impl<'de> Visitor<'de> for Top {
         }
         Ok(Some(fields))
     }
+}
+
+/// A value as it stands; `null` is none.
+fn text_of<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<&'de str>, A::Error> {
+    Ok(Some(map.next_value::<&'de RawValue>()?.get()).filter(|text| *text != "null"))
 }
 
 /// A value of any type: a wrong one must cost only its own field, since the target may know better than we do.
@@ -209,8 +244,27 @@ mod tests {
 
     use super::*;
 
-    fn readable(model: Option<&str>, stream: Option<bool>, max_tokens: Option<u64>) -> Peek {
-        Peek { model: model.map(Into::into), stream, max_tokens, readable: true }
+    fn readable(model: Option<&str>, stream: Option<bool>, max_tokens: Option<u64>) -> Peek<'static> {
+        Peek { model: model.map(Into::into), stream, max_tokens, prompt: Prompt::default(), readable: true }
+    }
+
+    /// Without the prompt, which has a test of its own.
+    fn without_prompt(body: &[u8]) -> Peek<'_> {
+        Peek { prompt: Prompt::default(), ..peek(body) }
+    }
+
+    #[test]
+    fn the_prompt_is_where_it_stands() {
+        let prompt = |body: &'static str| peek(body.as_bytes()).prompt;
+        for (body, system, turns) in [
+            (r#"{"model":"m","messages":[{"role":"user"}]}"#, None, Some(r#"[{"role":"user"}]"#)),
+            (r#"{"prompt": "a\nb", "input":"c"}"#, None, Some(r#""a\nb""#)),
+            (r#"{"input":["a"],"instructions":"be brief"}"#, Some(r#""be brief""#), Some(r#"["a"]"#)),
+            (r#"{"messages":[],"system":"be brief","prompt":null}"#, Some(r#""be brief""#), Some("[]")),
+            (r#"{"prompt":null}"#, None, None),
+        ] {
+            assert_eq!(prompt(body), Prompt { system, turns }, "{body}");
+        }
     }
 
     #[test]
@@ -240,7 +294,7 @@ mod tests {
             ("{}", readable(None, None, None)),
         ];
         for (body, expected) in cases {
-            assert_eq!(peek(body.as_bytes()), *expected, "{body}");
+            assert_eq!(without_prompt(body.as_bytes()), *expected, "{body}");
         }
     }
 
@@ -266,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_skipped_may_be_deep() {
         let body = format!(r#"{{"messages":{}{},"model":"a"}}"#, "[".repeat(5_000), "]".repeat(5_000));
-        assert_eq!(peek(body.as_bytes()), readable(Some("a"), None, None));
+        assert_eq!(without_prompt(body.as_bytes()), readable(Some("a"), None, None));
     }
 
     fn any_json() -> impl Strategy<Value = Json> {
@@ -303,7 +357,7 @@ mod tests {
                 body["stream"].as_bool(),
                 body["max_tokens"].as_u64(),
             );
-            prop_assert_eq!(peek(&bytes), expected);
+            prop_assert_eq!(without_prompt(&bytes), expected);
         }
 
         #[test]

@@ -81,6 +81,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// OpenAI's error type, which SDKs map to exceptions.
     pub(super) kind: &'static str,
+    /// What of the request is wrong, and OpenAI's word for it; else the code is the status.
+    pub(super) about: Option<(&'static str, &'static str)>,
     /// For the client: what went wrong and what to do, without addresses.
     pub(super) message: Cow<'static, str>,
     /// For operators.
@@ -92,21 +94,30 @@ impl Refusal {
     pub(super) fn rejected(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
         let kind = "invalid_request_error";
-        Self { ending: Ending::Rejected, status, kind, detail: Some((&*message).into()), message }
+        Self { ending: Ending::Rejected, status, kind, about: None, detail: Some((&*message).into()), message }
+    }
+
+    /// The same, with the part of the request that is wrong and a code that programs compare.
+    pub(super) fn about(self, param: &'static str, code: &'static str) -> Self {
+        Self { about: Some((param, code)), ..self }
     }
 
     /// A request that could not be served; the status is that of the ending.
     pub(super) fn failed(ending: Ending, message: impl Into<Cow<'static, str>>, detail: Option<Box<str>>) -> Self {
         let status = StatusCode::from_u16(ending.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { ending, status, kind: "server_error", message: message.into(), detail }
+        Self { ending, status, kind: "server_error", about: None, message: message.into(), detail }
     }
 }
 
 /// The gateway's own answer. The snapshot ID ends its message, because exception texts are what reach a support ticket.
 pub(super) fn refused(id: SnapshotId, client_request_id: Option<&str>, refusal: &Refusal) -> Response<Body> {
     let message = format!("{} (snapshot {id})", refusal.message);
+    let (param, code) = match refusal.about {
+        Some((param, code)) => (Some(param), code.into()),
+        None => (None, serde_json::Value::from(refusal.status.as_u16())),
+    };
     let error = serde_json::json!({
-        "error": { "message": message, "type": refusal.kind, "param": null, "code": refusal.status.as_u16() }
+        "error": { "message": message, "type": refusal.kind, "param": param, "code": code }
     });
     let mut response = Response::new(Body::Local(Full::new(Bytes::from(error.to_string()))));
     *response.status_mut() = refusal.status;

@@ -37,15 +37,15 @@ impl<'a> FleetPage<'a> {
     /// The page of a view.
     pub(super) fn of(view: &'a FleetView, now: Moment) -> Self {
         let mut eligible = vec![false; view.members.len()];
-        for &member in &view.eligible {
+        for &member in &view.pools.all().eligible {
             eligible[member as usize] = true;
         }
         let targets = view.members.iter().zip(eligible).map(|(member, eligible)| TargetPart::of(member, eligible, now));
         Self {
             published: view.published.to_string(),
             view_age_ms: now.ms_since(view.published),
-            eligible: view.eligible.len(),
-            excluded: view.excluded,
+            eligible: view.pools.all().eligible.len(),
+            excluded: view.pools.all().excluded,
             targets: targets.collect(),
         }
     }

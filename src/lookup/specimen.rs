@@ -100,10 +100,12 @@ const CALM: Seen =
 fn candidate(slot: u32, seen: Seen, in_flight: u32) -> Candidate {
     Candidate {
         sample: seen.sample(slot, Moment(ACCEPTED.0 - 21_000)),
+        place: Some(slot),
         in_flight,
         requests_per_second: f64::from(in_flight) * 2.3,
         tokens_per_second: f64::from(in_flight) * 370.0,
-        score: f64::from(in_flight),
+        score: Some(f64::from(in_flight)),
+        score_parts: [f64::from(in_flight), 0.0, 0.0],
     }
 }
 
@@ -112,6 +114,7 @@ fn decision(candidates: Vec<Candidate>) -> Decision {
         policy: Policy::LeastRequest,
         reason: Reason::LowestScore,
         forced: false,
+        fallback: None,
         decided_offset_ns: 41_200,
         choose_ns: 1_900,
         decided: Moment(ACCEPTED.0 + 41),
@@ -300,10 +303,6 @@ pub(super) fn view(published: Moment) -> FleetView {
         live.set_rates(9.5, 1480.0);
         Member { sample: Arc::new(sample), live }
     };
-    FleetView {
-        published,
-        members: [member(0, Health::Healthy), member(1, Health::Unhealthy), member(2, Health::Unknown)].into(),
-        eligible: [0, 2].into(),
-        excluded: Excluded { unhealthy: 1, ..Excluded::default() },
-    }
+    let members = [member(0, Health::Healthy), member(1, Health::Unhealthy), member(2, Health::Unknown)];
+    FleetView::of_any_model(published, members.into())
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
-use super::sample::{Sample, Target};
+use super::sample::{Quantity, Sample, Target};
+
+/// The most parts a score has.
+pub const SCORE_PARTS_MAX: usize = 3;
 
 /// The rule that scores the candidates; the lowest score wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,25 +18,77 @@ pub enum Policy {
     RoundRobin,
     /// The target with the fewest requests of this gateway in flight.
     LeastRequest,
+    /// Any target, each as likely as any other.
+    Random,
+    /// The target with the shortest queue in its engine.
+    LeastQueue,
+    /// The target with the most room in its KV cache.
+    LeastKvCache,
+    /// Of two drawn targets the one with fewer requests of this gateway in flight.
+    PowerOfTwo,
+    /// The target that prompts with the same beginning go to, unless it has far more to do than others.
+    PrefixAffinity,
+    /// The target that the session's other requests go to.
+    SessionAffinity,
 }
 
 impl Policy {
     /// All there are, for messages and help.
-    pub const ALL: [Self; 2] = [Self::RoundRobin, Self::LeastRequest];
+    pub const ALL: [Self; 8] = [
+        Self::RoundRobin,
+        Self::LeastRequest,
+        Self::Random,
+        Self::LeastQueue,
+        Self::LeastKvCache,
+        Self::PowerOfTwo,
+        Self::PrefixAffinity,
+        Self::SessionAffinity,
+    ];
+
+    /// All their names, in the order of [`Policy::ALL`].
+    pub const NAMES: [&'static str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut place = 0;
+        while place < names.len() {
+            names[place] = Self::ALL[place].name();
+            place += 1;
+        }
+        names
+    };
 
     /// Its name in configuration and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "round_robin",
             Self::LeastRequest => "least_request",
+            Self::Random => "random",
+            Self::LeastQueue => "least_queue",
+            Self::LeastKvCache => "least_kv_cache",
+            Self::PowerOfTwo => "power_of_two",
+            Self::PrefixAffinity => "prefix_affinity",
+            Self::SessionAffinity => "session_affinity",
         }
     }
 
-    /// What the score is made of, by name.
-    pub const fn score_part(self) -> &'static str {
+    /// What the score is the sum of, by name; at most [`SCORE_PARTS_MAX`].
+    pub const fn score_parts(self) -> &'static [&'static str] {
         match self {
-            Self::RoundRobin => "turn",
-            Self::LeastRequest => "in_flight",
+            Self::RoundRobin => &["turn"],
+            Self::LeastRequest | Self::PowerOfTwo => &["in_flight"],
+            Self::Random => &["lot"],
+            Self::LeastQueue => &["waiting", "running", "in_flight_change"],
+            Self::LeastKvCache => &["kv_cache_usage", "waiting", "in_flight_change"],
+            Self::PrefixAffinity => &["distance", "overload"],
+            Self::SessionAffinity => &["distance"],
+        }
+    }
+
+    /// What has to be known and fresh of a target, or it is excluded.
+    pub const fn needs(self) -> &'static [Quantity] {
+        match self {
+            Self::LeastQueue => &[Quantity::Waiting, Quantity::Running],
+            Self::LeastKvCache => &[Quantity::KvCacheUsage, Quantity::Waiting, Quantity::Running],
+            _ => &[],
         }
     }
 
@@ -55,11 +110,28 @@ pub enum Reason {
     LowestScore,
     /// Several had the lowest score; the recorded draw decided.
     TieBrokenByDraw,
+    /// Its lot was the lowest.
+    Drawn,
+    /// It is the one that the prompt's beginning or the session belongs to.
+    Affinity,
+    /// The one that the prompt's beginning belongs to has too much in flight; this is the next one that has not.
+    AffinityOverflow,
+    /// The request named it.
+    Forced,
 }
 
 impl Reason {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::OnlyCandidate, Self::NextInTurn, Self::LowestScore, Self::TieBrokenByDraw];
+    pub const ALL: [Self; 8] = [
+        Self::OnlyCandidate,
+        Self::NextInTurn,
+        Self::LowestScore,
+        Self::TieBrokenByDraw,
+        Self::Drawn,
+        Self::Affinity,
+        Self::AffinityOverflow,
+        Self::Forced,
+    ];
 
     /// Its name in records.
     pub const fn name(self) -> &'static str {
@@ -68,6 +140,10 @@ impl Reason {
             Self::NextInTurn => "next_in_turn",
             Self::LowestScore => "lowest_score",
             Self::TieBrokenByDraw => "tie_broken_by_draw",
+            Self::Drawn => "drawn",
+            Self::Affinity => "affinity",
+            Self::AffinityOverflow => "affinity_overflow",
+            Self::Forced => "forced",
         }
     }
 
@@ -77,30 +153,60 @@ impl Reason {
     }
 }
 
-/// How many targets were no candidates, by reason.
+/// Why `least_request` had to stand in for the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// No candidate had the fresh state that the policy needs.
+    NoFreshState,
+    /// The request has no prompt that could be read.
+    NoPrompt,
+    /// The request names no session.
+    NoSession,
+}
+
+impl Fallback {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::NoFreshState, Self::NoPrompt, Self::NoSession];
+
+    /// Its name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoFreshState => "no_fresh_state",
+            Self::NoPrompt => "no_prompt",
+            Self::NoSession => "no_session",
+        }
+    }
+}
+
+/// How many targets could not be chosen, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excluded {
     /// The active probe says they are down.
     pub unhealthy: u32,
     /// They do not serve the model.
     pub model: u32,
-    /// The policy needs a fresh value that they do not have.
+    /// The policy needs a fresh value that they do not have; of those that were looked at.
     pub no_fresh_state: u32,
 }
 
-/// One target that was scored.
+/// One target that was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// Its state as published.
     pub sample: Arc<Sample>,
+    /// Its place among the eligible, from 0; `None` in records of a store's first version, and if it was forced.
+    pub place: Option<u32>,
     /// Requests of this gateway at the target, at the decision.
     pub in_flight: u32,
     /// Requests per second this gateway sent it over the window.
     pub requests_per_second: f64,
     /// Tokens per second this gateway saw from it over the window.
     pub tokens_per_second: f64,
-    /// By the policy; the lowest wins.
-    pub score: f64,
+    /// The sum of its parts; the lowest wins. `None` if it was not scored: it lacks a fresh value, or was forced.
+    pub score: Option<f64>,
+    /// What the score is made of, in the order of [`Policy::score_parts`]; 0 beyond.
+    pub score_parts: [f64; SCORE_PARTS_MAX],
 }
 
 /// What a choice depended on besides the candidates.
@@ -125,6 +231,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The client named the target.
     pub forced: bool,
+    /// Why `least_request` stood in for the policy; `None` if it did not.
+    pub fallback: Option<Fallback>,
     /// Nanoseconds from accept to the decision.
     pub decided_offset_ns: u64,
     /// How long choosing took, in nanoseconds.
@@ -137,7 +245,8 @@ pub struct Decision {
     pub eligible: u32,
     /// How many could not, and why.
     pub excluded: Excluded,
-    /// Those that were scored, best first: the first is the chosen one, and failover goes down the list.
+    /// Those that were looked at, best first, and last those that could not be scored: the first is the chosen one, and
+    /// failover goes down the list.
     pub candidates: Box<[Candidate]>,
     /// What else the choice depended on.
     pub inputs: Inputs,
@@ -147,6 +256,11 @@ impl Decision {
     /// The winner.
     pub fn chosen(&self) -> &Candidate {
         &self.candidates[0]
+    }
+
+    /// The policy whose scores the candidates have.
+    pub fn scored_by(&self) -> Policy {
+        if self.fallback.is_some() { Policy::LeastRequest } else { self.policy }
     }
 
     /// The winner's target.

@@ -1,7 +1,7 @@
 //! The noun of the project: what a snapshot is. Plain data; no IO, no clock, no runtime, no other module.
 //!
-//! In the order in which a request meets them: [`id`] and [`trace`] name it, [`sample`] and [`view`] are what the gateway
-//! knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
+//! In the order in which a request meets them: [`id`] and [`trace`] name it, [`sample`], [`pools`] and [`view`] are what the
+//! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
 pub mod decision;
@@ -9,16 +9,18 @@ pub mod document;
 pub mod id;
 pub mod moment;
 pub mod outcome;
+pub mod pools;
 pub mod record;
 pub mod sample;
 pub mod trace;
 pub mod view;
 
-pub use decision::{Candidate, Decision, Excluded, Inputs, Policy, Reason};
+pub use decision::{Candidate, Decision, Excluded, Fallback, Inputs, Policy, Reason};
 pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
+pub use pools::{Pool, Pools, Serving};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, Target};
 pub use trace::{SpanId, TraceContext, TraceId};

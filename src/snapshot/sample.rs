@@ -21,6 +21,26 @@ pub struct Target {
     pub gpus: Option<u32>,
 }
 
+impl Target {
+    /// A number made of the name, spread evenly over 64 bits: a target keeps it over restarts and in every gateway. Old
+    /// records are replayed with it, so it stays as it is.
+    pub fn identity(&self) -> u64 {
+        self.name.as_bytes().chunks(8).fold(self.name.len() as u64, |hash, chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            mix(hash ^ u64::from_le_bytes(word))
+        })
+    }
+}
+
+/// The finish of the generator splitmix64: spreads 64 bits so that each depends on all.
+pub const fn mix(number: u64) -> u64 {
+    let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
 /// The quantities a snapshot records for every target, in the order of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
@@ -192,6 +212,9 @@ pub struct Sample {
     pub readings: [Reading; Quantity::COUNT],
     /// Over which time rates and ratios were taken, in milliseconds.
     pub window_ms: u32,
+    /// Requests of this gateway at the target when its page was last asked for: what has changed since is in none of the
+    /// readings. `None` before the first page.
+    pub in_flight_at_scrape: Option<u32>,
     /// The document's form of the readings, made once by whoever first needs it.
     json: OnceLock<Box<RawValue>>,
 }
@@ -206,7 +229,13 @@ impl Sample {
         readings: [Reading; Quantity::COUNT],
         window_ms: u32,
     ) -> Self {
-        Self { target, n, published, health, readings, window_ms, json: OnceLock::new() }
+        let (in_flight_at_scrape, json) = (None, OnceLock::new());
+        Self { target, n, published, health, readings, window_ms, in_flight_at_scrape, json }
+    }
+
+    /// The same, with what the gateway had in flight at the target when its page was asked for.
+    pub fn with_in_flight_at_scrape(self, in_flight_at_scrape: Option<u32>) -> Self {
+        Self { in_flight_at_scrape, ..self }
     }
 
     /// The reading of one quantity.
@@ -229,6 +258,7 @@ impl PartialEq for Sample {
             && self.health == other.health
             && self.readings == other.readings
             && self.window_ms == other.window_ms
+            && self.in_flight_at_scrape == other.in_flight_at_scrape
     }
 }
 

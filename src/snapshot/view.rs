@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::decision::Excluded;
 use super::moment::Moment;
+use super::pools::Pools;
 use super::sample::Sample;
 
 /// Everything a choice may look at that does not move with each request.
@@ -14,10 +14,21 @@ pub struct FleetView {
     pub published: Moment,
     /// Every target of the fleet.
     pub members: Box<[Member]>,
-    /// Which of them may be chosen, as indices into `members`, in a fixed order.
-    pub eligible: Box<[u32]>,
-    /// How many may not, and why.
-    pub excluded: Excluded,
+    /// Which of them may be chosen, for which model. Shared by views until that changes.
+    pub pools: Arc<Pools>,
+}
+
+#[cfg(test)]
+impl FleetView {
+    /// A view of targets that serve any model, each of which may be chosen unless its probe says that it is down.
+    pub(crate) fn of_any_model(published: Moment, members: Box<[Member]>) -> Self {
+        let serving = members.iter().map(|Member { sample, .. }| {
+            let up = sample.health != super::sample::Health::Unhealthy;
+            super::pools::Serving { target: &sample.target, models: &[], up }
+        });
+        let pools = Arc::new(Pools::new(&serving.collect::<Vec<_>>(), None));
+        Self { published, members, pools }
+    }
 }
 
 /// One target in a view.

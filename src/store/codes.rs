@@ -2,7 +2,7 @@
 //! schema, so that an older binary refuses the file instead of misreading it. Views show the names.
 
 use crate::ledger::DropReason;
-use crate::snapshot::{Ending, Fault, Freshness, Health, Operation, Policy, Reason, Source};
+use crate::snapshot::{Ending, Fallback, Fault, Freshness, Health, Operation, Policy, Reason, Source};
 
 /// A closed set of names that the file keeps as numbers.
 pub(super) trait Coded: Copy + 'static {
@@ -86,6 +86,12 @@ impl Coded for Policy {
         match self {
             Self::RoundRobin => 0,
             Self::LeastRequest => 1,
+            Self::Random => 2,
+            Self::LeastQueue => 3,
+            Self::LeastKvCache => 4,
+            Self::PowerOfTwo => 5,
+            Self::PrefixAffinity => 6,
+            Self::SessionAffinity => 7,
         }
     }
 
@@ -103,6 +109,26 @@ impl Coded for Reason {
             Self::NextInTurn => 1,
             Self::LowestScore => 2,
             Self::TieBrokenByDraw => 3,
+            Self::Drawn => 4,
+            Self::Affinity => 5,
+            Self::AffinityOverflow => 6,
+            Self::Forced => 7,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Coded for Fallback {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn code(self) -> i64 {
+        match self {
+            Self::NoFreshState => 0,
+            Self::NoPrompt => 1,
+            Self::NoSession => 2,
         }
     }
 
@@ -223,6 +249,7 @@ mod tests {
         check::<Fault>();
         check::<Policy>();
         check::<Reason>();
+        check::<Fallback>();
         check::<Source>();
         check::<Freshness>();
         check::<Health>();

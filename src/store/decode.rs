@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use rusqlite::{Connection, Row};
+use serde::Deserialize;
 
-use super::codes::usual_path;
-use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS};
+use super::codes::{Coded as _, usual_path};
+use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS, only_part};
 use super::readings::restore_exact;
 use super::rest::{self, AttemptRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Excluded, Inputs, InstanceTag, Issued, Moment, Operation, Outcome, Quantity, Reading,
-    Record, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    Attempt, Candidate, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation, Outcome,
+    Quantity, Reading, Record, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
+    TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -35,8 +37,18 @@ pub(super) struct Known {
     samples: HashMap<i64, Arc<Sample>>,
 }
 
-/// One candidate in the JSON of a record; `None` is a number that JSON has no word for.
-type CandidateRow = (i64, u32, Option<f64>, Option<f64>, Option<f64>);
+/// One candidate in the JSON of a record: sample, in flight, rates, score, place, parts of the score; see
+/// `encode::write_candidates`. `None` is a number that JSON has no word for. Version 1 of the file ends with the score.
+#[derive(Deserialize)]
+struct CandidateRow(
+    i64,
+    u32,
+    Option<f64>,
+    Option<f64>,
+    Option<f64>,
+    #[serde(default)] Option<u32>,
+    #[serde(default)] Option<Vec<Option<f64>>>,
+);
 
 /// Reads a row of `COLUMNS`; answers its sequence number, too.
 pub(super) fn record(row: &Row<'_>, connection: &Connection, known: &mut Known) -> Result<(u64, Record), RowError> {
@@ -117,6 +129,7 @@ fn decision(
         policy,
         reason,
         forced: rest.flags & rest::FORCED != 0,
+        fallback: fallback(rest)?,
         decided_offset_ns,
         choose_ns,
         decided: Moment(issued_at.0.wrapping_add_signed(rest.decided_us)),
@@ -137,6 +150,11 @@ fn decision(
     }))
 }
 
+fn fallback(rest: &Rest) -> Result<Option<Fallback>, RowError> {
+    let known = |code| Fallback::from_code(code).ok_or_else(|| RowError::corrupt(format!("unknown fallback {code}")));
+    rest.fallback.map(known).transpose()
+}
+
 fn candidates(
     json: &str,
     rest: &Rest,
@@ -151,13 +169,23 @@ fn candidates(
         written.or_else(bits).ok_or_else(|| RowError::corrupt("candidates: a null has no bits in rest"))
     };
     let mut candidates = Vec::with_capacity(rows.len());
-    for (sample, in_flight, requests_per_second, tokens_per_second, score) in rows {
+    for CandidateRow(sample, in_flight, requests_per_second, tokens_per_second, score, place, parts) in rows {
+        let (requests_per_second, tokens_per_second) = (number(requests_per_second)?, number(tokens_per_second)?);
+        let scored = parts.as_ref().is_none_or(|parts| !parts.is_empty());
+        let score = if scored { Some(number(score)?) } else { None };
+        let mut score_parts = score.map(only_part).unwrap_or_default();
+        for (part, written) in score_parts.iter_mut().zip(parts.into_iter().flatten()) {
+            *part = number(written)?;
+        }
+        let sample = known.sample(connection, sample)?;
         candidates.push(Candidate {
-            sample: known.sample(connection, sample)?,
+            sample,
+            place,
             in_flight,
-            requests_per_second: number(requests_per_second)?,
-            tokens_per_second: number(tokens_per_second)?,
-            score: number(score)?,
+            requests_per_second,
+            tokens_per_second,
+            score,
+            score_parts,
         });
     }
     Ok(candidates.into())
@@ -301,7 +329,9 @@ impl Known {
         {
             return Err(RowError::corrupt("a sample's exact numbers are cut off"));
         }
-        Ok(Sample::new(target, n, published, health, readings, window_ms))
+        let in_flight_at_scrape = columns.value()?;
+        let sample = Sample::new(target, n, published, health, readings, window_ms);
+        Ok(sample.with_in_flight_at_scrape(in_flight_at_scrape))
     }
 }
 

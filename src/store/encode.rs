@@ -3,11 +3,12 @@
 use prost::Message as _;
 use rusqlite::{Connection, Statement};
 
-use super::codes::usual_path;
+use super::codes::{Coded, usual_path};
 use super::readings::write_json;
 use super::rest::{self, AttemptRow, Label, Rest};
 use super::row::Binder;
 use super::shared::Shared;
+use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{Attempt, Candidate, Decision, Issued, Outcome, Quantity, Record};
 
@@ -154,10 +155,12 @@ fn bind_decision(
     rest.session_hash = decision.inputs.session_hash;
     rest.ticket = decision.inputs.ticket;
     rest.draw = decision.inputs.draw;
+    rest.fallback = decision.fallback.map(Coded::code);
     Ok(())
 }
 
-/// `[[sample, in_flight, requests_per_second, tokens_per_second, score], …]`, best first.
+/// `[[sample, in_flight, requests_per_second, tokens_per_second, score, place, parts], …]`, best first. `parts` is left out
+/// where the score has only one, and is empty where there is no score.
 fn write_candidates(
     json: &mut Vec<u8>,
     candidates: &[Candidate],
@@ -172,14 +175,43 @@ fn write_candidates(
         serde_json::to_writer(&mut *json, &sample).expect("memory does not refuse a write");
         json.push(b',');
         serde_json::to_writer(&mut *json, &candidate.in_flight).expect("memory does not refuse a write");
-        for number in [candidate.requests_per_second, candidate.tokens_per_second, candidate.score] {
+        for number in [candidate.requests_per_second, candidate.tokens_per_second] {
             json.push(b',');
             write_json(json, number, &mut rest.beyond_json);
         }
+        json.push(b',');
+        match candidate.score {
+            Some(score) => write_json(json, score, &mut rest.beyond_json),
+            None => json.extend(b"null"),
+        }
+        json.push(b',');
+        serde_json::to_writer(&mut *json, &candidate.place).expect("memory does not refuse a write");
+        write_parts(json, candidate, rest);
         json.push(b']');
     }
     json.push(b']');
     Ok(())
+}
+
+fn write_parts(json: &mut Vec<u8>, candidate: &Candidate, rest: &mut Rest) {
+    match candidate.score {
+        None => json.extend(b",[]"),
+        Some(score) if only_part(score).map(f64::to_bits) == candidate.score_parts.map(f64::to_bits) => {}
+        Some(_) => {
+            for (index, part) in candidate.score_parts.into_iter().enumerate() {
+                json.extend(if index == 0 { &b",["[..] } else { b"," });
+                write_json(json, part, &mut rest.beyond_json);
+            }
+            json.push(b']');
+        }
+    }
+}
+
+/// The parts of a score that has only one.
+pub(super) const fn only_part(score: f64) -> [f64; SCORE_PARTS_MAX] {
+    let mut parts = [0.0; SCORE_PARTS_MAX];
+    parts[0] = score;
+    parts
 }
 
 fn bind_outcome(

@@ -41,6 +41,9 @@ pub(super) struct Rest {
     pub(super) ticket: Option<u64>,
     #[prost(fixed64, tag = "6")]
     pub(super) draw: u64,
+    /// The code of the reason why `least_request` stood in for the policy.
+    #[prost(int64, optional, tag = "24")]
+    pub(super) fallback: Option<i64>,
     /// The bits of the candidates' numbers that JSON has no word for, in order of their `null`s.
     #[prost(fixed64, repeated, tag = "23")]
     pub(super) beyond_json: Vec<u64>,

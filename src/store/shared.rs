@@ -122,9 +122,9 @@ impl Shared {
 }
 
 fn insert_sample(connection: &Connection, row: i64, target: i64, sample: &Sample) -> rusqlite::Result<()> {
-    /// One `?` a column of `samples`: six, four for each of eight quantities, and `exact`.
+    /// One `?` a column of `samples`: six, four for each of eight quantities, and the last two.
     const INSERT: &str = "INSERT INTO samples VALUES (?,?,?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, ?,?,?,?, \
-                          ?,?,?,?, ?,?,?,?, ?)";
+                          ?,?,?,?, ?,?,?,?, ?,?)";
     let mut statement = connection.prepare_cached(INSERT)?;
     let mut binder = Binder::new(&mut statement);
     binder.value(row)?;
@@ -141,6 +141,7 @@ fn insert_sample(connection: &Connection, row: i64, target: i64, sample: &Sample
         binder.code(reading.freshness)?;
     }
     binder.value(exact(&sample.readings))?;
+    binder.value(sample.in_flight_at_scrape)?;
     binder.run()?;
     Ok(())
 }

@@ -84,7 +84,7 @@ fn snapshot_candidates() -> String {
     let mut columns = vec![
         "SELECT r.seq, lower(hex(r.id)) AS id, r.issued_at_unix_us".to_owned(),
         "c.key + 1 AS rank, c.key = 0 AS chosen, t.name AS target".to_owned(),
-        "json_extract(c.value, '$[4]') AS score".to_owned(),
+        "json_extract(c.value, '$[4]') AS score, json_extract(c.value, '$[5]') AS place".to_owned(),
         "json_extract(c.value, '$[1]') AS gateway_in_flight".to_owned(),
         "json_extract(c.value, '$[2]') AS gateway_requests_per_second".to_owned(),
         "json_extract(c.value, '$[3]') AS gateway_tokens_per_second".to_owned(),
@@ -115,6 +115,6 @@ fn sample_columns() -> Vec<String> {
         columns.push(coded::<Source>(&format!("s.{name}_source"), &format!("{name}_source")));
         columns.push(coded::<Freshness>(&format!("s.{name}_freshness"), &format!("{name}_freshness")));
     }
-    columns.push("t.gpus, s.window_ms".to_owned());
+    columns.push("t.gpus, s.window_ms, s.gateway_in_flight_at_scrape".to_owned());
     columns
 }

@@ -5,10 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
+use http::HeaderMap;
 use snapgate::clock::Clock;
 use snapgate::fleet::Fleet;
 use snapgate::gateway::recorder::Recorder;
-use snapgate::gateway::{self, Gateway as DataPath};
+use snapgate::gateway::{self, Gateway as DataPath, Prompt};
 use snapgate::ledger::Ledger;
 use snapgate::pipeline;
 use snapgate::snapshot::{Document, Ending, InstanceTag, Run, RunId, TraceContext};
@@ -197,7 +198,9 @@ fn a_request_that_panics_is_recorded_as_the_gateways_own_fault() {
     let mut decided = None;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let mut recorder = Recorder::named(&path, Instant::now(), Default::default(), TraceContext::root);
-        decided = recorder.decide();
+        let headers = HeaderMap::new();
+        let steer = path.steer(&headers, None, Prompt::default());
+        decided = recorder.decide(&steer).ok();
         panic!("on purpose: the recorder is to notice");
     }));
     assert!(panicked.is_err());

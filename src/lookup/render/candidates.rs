@@ -115,7 +115,7 @@ pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
                 candidate.rank.to_string(),
                 words::clean(&candidate.target),
                 if candidate.chosen { "*".to_owned() } else { String::new() },
-                words::number(candidate.score),
+                candidate.score.map_or_else(|| "-".to_owned(), words::number),
             ];
             row.extend(state_cells(
                 u64::from(candidate.gateway_in_flight),

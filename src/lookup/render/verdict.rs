@@ -3,7 +3,7 @@
 use super::candidates::{Trust, state_of};
 use super::words;
 use crate::snapshot::document::{DecisionPart, Phase};
-use crate::snapshot::{Document, Ending, Fault, Freshness, Policy, Quantity, Reason};
+use crate::snapshot::{Document, Ending, Fallback, Fault, Freshness, Policy, Quantity, Reason};
 
 /// A queue is called long if so many more requests wait in it than in the shortest one among the candidates …
 const QUEUE_EXCESS_MIN: f64 = 4.0;
@@ -128,13 +128,32 @@ fn choice(document: &Document<'_>) -> Option<String> {
                 Reason::NextInTurn => format!("next in turn of {}", decision.candidates.len()),
                 Reason::LowestScore => format!("lowest of {scores}"),
                 Reason::TieBrokenByDraw => format!("drawn among the lowest of {scores}"),
+                Reason::Drawn => format!("drawn from {}", decision.candidates.len()),
+                Reason::Affinity => "the one it belongs to".to_owned(),
+                Reason::AffinityOverflow => "the next one, as the one it belongs to has too much in flight".to_owned(),
+                Reason::Forced => "forced by the request".to_owned(),
             };
-            format!("chosen by {policy}: {reason}")
+            match decision.fallback {
+                None => format!("chosen by {policy}: {reason}"),
+                Some(fallback) => {
+                    let why = fallback_words(fallback);
+                    format!("chosen by least_request, because {policy} {why}: {reason}")
+                }
+            }
         }
     };
     let Some(chosen) = failover(document) else { return Some(why) };
     let error = document.attempts.iter().find_map(|attempt| attempt.error.as_deref()).unwrap_or("no answer");
     Some(format!("a failover from {} ({}), which was {why}", words::clean(chosen), words::clean(error)))
+}
+
+/// Why a policy could not choose.
+const fn fallback_words(fallback: Fallback) -> &'static str {
+    match fallback {
+        Fallback::NoFreshState => "had no fresh state",
+        Fallback::NoPrompt => "found no prompt",
+        Fallback::NoSession => "found no session",
+    }
 }
 
 /// How far the chosen target's state could be trusted.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::lookup::specimen;
 use crate::snapshot::document::{Phase, SCHEMA};
 use crate::snapshot::{
-    Document, Ending, Fault, Freshness, Moment, Operation, Outcome, Policy, Quantity, Reason, Record, Source,
+    Document, Ending, Fallback, Fault, Freshness, Moment, Operation, Outcome, Policy, Quantity, Reason, Record, Source,
 };
 
 const PUBLISHED: &str = include_str!("../../../otel/snapshot.schema.json");
@@ -246,6 +246,7 @@ fn its_closed_sets_are_those_of_the_code() {
         ("/properties/request/properties/operation", set(operations.map(Operation::name), false)),
         ("/properties/decision/properties/policy", set(Policy::ALL.map(Policy::name), true)),
         ("/properties/decision/properties/reason", set(Reason::ALL.map(Reason::name), true)),
+        ("/properties/decision/properties/fallback", set(Fallback::ALL.map(Fallback::name), true)),
         ("/properties/outcome/properties/ending", set(Ending::ALL.map(Ending::name), true)),
         ("/properties/outcome/properties/fault", set(faults.map(Fault::name), true)),
         ("/$defs/source", set(Source::ALL.map(Source::name), true)),

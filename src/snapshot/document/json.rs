@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::text::Text;
-use crate::snapshot::decision::{Policy, Reason};
+use crate::snapshot::decision::{Fallback, Policy, Reason};
 use crate::snapshot::outcome::{Ending, Fault};
 use crate::snapshot::sample::{Freshness, Source};
 
@@ -200,7 +200,7 @@ macro_rules! json_by_name {
     };
 }
 
-json_by_name!(Policy, Reason, Ending, Fault, Source, Freshness, super::Phase);
+json_by_name!(Policy, Reason, Fallback, Ending, Fault, Source, Freshness, super::Phase);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
 use super::text::Text;
-use crate::snapshot::decision::{Policy, Reason};
+use crate::snapshot::decision::{Fallback, Policy, Reason};
 use crate::snapshot::outcome::{Ending, Fault};
 
 /// Which process wrote it.
@@ -61,7 +61,7 @@ pub struct DecisionPart<'a> {
     #[serde(borrow)]
     pub target: Option<Text<'a>>,
     pub forced: Option<bool>,
-    pub fallback: Option<Text<'a>>,
+    pub fallback: Option<Fallback>,
     pub decided_offset_ns: Option<u64>,
     pub state: ChosenState,
     pub score_order: Option<Text<'a>>,
@@ -81,7 +81,7 @@ pub struct ExcludedPart {
     pub no_fresh_state: Option<u32>,
 }
 
-/// One target that was scored.
+/// One target that was looked at.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "see Document")]
 pub struct CandidatePart<'a> {
@@ -89,7 +89,8 @@ pub struct CandidatePart<'a> {
     pub target: Text<'a>,
     pub rank: u32,
     pub chosen: bool,
-    pub score: f64,
+    pub place: Option<u32>,
+    pub score: Option<f64>,
     pub score_parts: ScoreParts<'a>,
     pub excluded: Option<Text<'a>>,
     pub gateway_in_flight: u32,

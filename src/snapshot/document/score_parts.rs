@@ -7,24 +7,26 @@ use serde::{Deserialize, Deserializer};
 
 use super::json::{Json, Object};
 use super::text::Text;
+use crate::snapshot::decision::SCORE_PARTS_MAX;
 
-/// An object of numbers. The policies of this version have one part each, which needs no memory of its own; a document of
-/// another version may have more.
+/// An object of numbers. Those of a record need no memory of their own; those of a document that was read may be any.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoreParts<'a> {
-    first: Option<(Text<'a>, f64)>,
-    more: Vec<(Text<'a>, f64)>,
+    names: &'static [&'static str],
+    values: [f64; SCORE_PARTS_MAX],
+    read: Vec<(Text<'a>, f64)>,
 }
 
 impl ScoreParts<'_> {
-    /// Of one part, which is the whole score.
-    pub(super) fn one(name: &'static str, score: f64) -> Self {
-        Self { first: Some((name.into(), score)), more: Vec::new() }
+    /// Of a candidate's record.
+    pub(super) fn of(names: &'static [&'static str], values: [f64; SCORE_PARTS_MAX]) -> Self {
+        Self { names, values, read: Vec::new() }
     }
 
     /// The parts in the document's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.first.iter().chain(&self.more).map(|(name, score)| (&**name, *score))
+        let own = self.names.iter().copied().zip(self.values);
+        own.chain(self.read.iter().map(|(name, value)| (&**name, *value)))
     }
 }
 
@@ -54,9 +56,9 @@ impl<'de> Visitor<'de> for PartsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ScoreParts<'de>, A::Error> {
-        let mut parts = ScoreParts { first: map.next_entry()?, more: Vec::new() };
+        let mut parts = ScoreParts::default();
         while let Some(part) = map.next_entry()? {
-            parts.more.push(part);
+            parts.read.push(part);
         }
         Ok(parts)
     }

@@ -33,6 +33,8 @@ pub struct State {
     pub gpus: Option<u32>,
     /// Over which time rates and ratios were taken.
     pub window_ms: Option<u32>,
+    /// Requests of this gateway at the target when its page was last asked for.
+    pub gateway_in_flight_at_scrape: Option<u32>,
 }
 
 impl State {
@@ -44,7 +46,12 @@ impl State {
             source: reading.source,
             freshness: Some(reading.freshness),
         });
-        Self { readings, gpus: sample.target.gpus, window_ms: Some(sample.window_ms) }
+        Self {
+            readings,
+            gpus: sample.target.gpus,
+            window_ms: Some(sample.window_ms),
+            gateway_in_flight_at_scrape: sample.in_flight_at_scrape,
+        }
     }
 
     /// The reading of one quantity.
@@ -78,10 +85,16 @@ impl State {
     fn write_rest(&self, object: &mut Object<'_>) {
         object.put("gpus", &self.gpus);
         object.put("window_ms", &self.window_ms);
+        object.put("gateway_in_flight_at_scrape", &self.gateway_in_flight_at_scrape);
     }
 
     fn read(map: &BTreeMap<String, serde_json::Value>) -> serde_json::Result<Self> {
-        let mut state = Self { gpus: field(map, "gpus")?, window_ms: field(map, "window_ms")?, ..Self::default() };
+        let mut state = Self {
+            gpus: field(map, "gpus")?,
+            window_ms: field(map, "window_ms")?,
+            gateway_in_flight_at_scrape: field(map, "gateway_in_flight_at_scrape")?,
+            ..Self::default()
+        };
         for (quantity, reading) in Quantity::ALL.into_iter().zip(&mut state.readings) {
             let [value, age, source, freshness] = state_keys(quantity);
             *reading = StateReading {

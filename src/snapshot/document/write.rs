@@ -103,6 +103,7 @@ impl Json for CandidatePart<'_> {
         object.put("target", &self.target);
         object.put("rank", &self.rank);
         object.put("chosen", &self.chosen);
+        object.put("place", &self.place);
         object.put("score", &self.score);
         object.put("score_parts", &self.score_parts);
         object.put("excluded", &self.excluded);

@@ -11,9 +11,9 @@ use proptest::sample::select;
 use super::super::codes::Coded;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Excluded, Freshness, Health, Inputs, InstanceTag, Issued, Moment, Operation,
-    Outcome, Policy, Quantity, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId, SpanId, Target,
-    Tenant, Timings, TraceContext, TraceId,
+    Attempt, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag, Issued, Moment,
+    Operation, Outcome, Policy, Quantity, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId, SpanId,
+    Target, Tenant, Timings, TraceContext, TraceId,
 };
 
 /// When the tests play: 2026-11-23T12:13:15Z.
@@ -73,15 +73,16 @@ fn reading() -> impl Strategy<Value = Reading> {
 /// A fleet, and several samples of each of its targets; each (target, number) is there once.
 pub(super) fn samples() -> impl Strategy<Value = Vec<Arc<Sample>>> {
     let target = (text(), text(), of(any::<u32>()));
-    let sample = (moment(), coded::<Health>(), vec(reading(), Quantity::COUNT), any::<u32>());
+    let sample = (moment(), coded::<Health>(), vec(reading(), Quantity::COUNT), any::<u32>(), of(any::<u32>()));
     vec((target, vec(sample, 1..4)), 1..5).prop_map(|fleet| {
         let mut samples = Vec::new();
         for (slot, ((name, address, gpus), states)) in fleet.into_iter().enumerate() {
             let target = Arc::new(Target { slot: slot as u32, name, address, gpus });
-            for (n, (published, health, readings, window_ms)) in states.into_iter().enumerate() {
+            for (n, (published, health, readings, window_ms, in_flight)) in states.into_iter().enumerate() {
                 let readings = readings.try_into().expect("as many as there are quantities");
                 let target = Arc::clone(&target);
-                samples.push(Arc::new(Sample::new(target, n as u64 + 1, published, health, readings, window_ms)));
+                let sample = Sample::new(target, n as u64 + 1, published, health, readings, window_ms);
+                samples.push(Arc::new(sample.with_in_flight_at_scrape(in_flight)));
             }
         }
         samples
@@ -113,24 +114,37 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
-    let candidate = (select(samples), any::<u32>(), float(), float(), float());
-    let candidate = candidate.prop_map(|(sample, in_flight, requests_per_second, tokens_per_second, score)| {
-        Candidate { sample, in_flight, requests_per_second, tokens_per_second, score }
-    });
+    let only = float().prop_map(|score| (Some(score), [score, 0.0, 0.0]));
+    let parts = (float(), [float(), float(), float()]).prop_map(|(score, parts)| (Some(score), parts));
+    let score = prop_oneof![only, parts, Just((None, [0.0; 3]))];
+    let candidate = (select(samples), of(any::<u32>()), any::<u32>(), float(), float(), score);
+    let candidate = candidate.prop_map(
+        |(sample, place, in_flight, requests_per_second, tokens_per_second, (score, score_parts))| Candidate {
+            sample,
+            place,
+            in_flight,
+            requests_per_second,
+            tokens_per_second,
+            score,
+            score_parts,
+        },
+    );
     let inputs = (of(any::<u64>()), of(any::<u64>()), of(number()), any::<u64>())
         .prop_map(|(prefix_hash, session_hash, ticket, draw)| Inputs { prefix_hash, session_hash, ticket, draw });
     let excluded =
         any::<[u32; 3]>().prop_map(|[unhealthy, model, no_fresh_state]| Excluded { unhealthy, model, no_fresh_state });
-    let rule = (coded::<Policy>(), coded::<Reason>(), any::<bool>(), number(), number());
+    let reason = (coded::<Reason>(), of(coded::<Fallback>()));
+    let rule = (coded::<Policy>(), reason, any::<bool>(), number(), number());
     let times = (moment(), moment(), any::<u32>());
     (rule, times, excluded, vec(candidate, 0..=16), inputs).prop_map(|(rule, times, excluded, candidates, inputs)| {
-        let (policy, reason, forced, decided_offset_ns, choose_ns) = rule;
+        let (policy, (reason, fallback), forced, decided_offset_ns, choose_ns) = rule;
         let (decided, view_published, eligible) = times;
         let candidates = candidates.into();
         Decision {
             policy,
             reason,
             forced,
+            fallback,
             decided_offset_ns,
             choose_ns,
             decided,

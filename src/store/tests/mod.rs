@@ -90,16 +90,19 @@ fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
     let id = id_at(moment, random);
     let candidate = |(index, sample): (usize, &Arc<Sample>)| Candidate {
         sample: Arc::clone(sample),
+        place: Some(index as u32),
         in_flight: index as u32,
         requests_per_second: 9.1,
         tokens_per_second: 1480.0,
-        score: index as f64,
+        score: Some(index as f64),
+        score_parts: [index as f64, 0.0, 0.0],
     };
     let target = Arc::clone(&samples[0].target);
     let decision = Decision {
         policy: Policy::LeastRequest,
         reason: Reason::LowestScore,
         forced: false,
+        fallback: None,
         decided_offset_ns: 41_200,
         choose_ns: 1_900,
         decided: moment,
@@ -186,8 +189,9 @@ fn bits(record: &Record) -> Vec<u64> {
     let candidates = record.issued.decision.iter().flat_map(|decision| &decision.candidates);
     candidates
         .flat_map(|candidate| {
-            let own = [candidate.requests_per_second, candidate.tokens_per_second, candidate.score];
-            own.into_iter().chain(candidate.sample.readings.iter().filter_map(|reading| reading.value))
+            let rates = [candidate.requests_per_second, candidate.tokens_per_second];
+            let scores = candidate.score.into_iter().chain(candidate.score_parts);
+            rates.into_iter().chain(scores).chain(candidate.sample.readings.iter().filter_map(|reading| reading.value))
         })
         .map(f64::to_bits)
         .collect()
@@ -255,7 +259,7 @@ fn nonsense_from_an_engine_is_kept_as_it_is() {
     state.readings[1].value = Some(-0.0);
     let mut record = plain(NOW, 1, &[Arc::new(state)]);
     let decision = record.issued.decision.as_mut().unwrap();
-    decision.candidates[0].score = odd;
+    decision.candidates[0].score = Some(odd);
     decision.candidates[0].tokens_per_second = f64::NEG_INFINITY;
     let expected = bits(&record);
     store(&mut writer, &[Arc::new(record)], NOW);

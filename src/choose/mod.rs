@@ -1,0 +1,136 @@
+//! The choice: which targets are looked at, and which of them is the best one. No IO, no clock, no random source: all that
+//! it depends on is in the record of the decision.
+//!
+//! Its cost does not grow with the fleet: at most `width` targets are looked at, whatever the number that is eligible.
+//!
+//! [`places`] → [`rank()`]: the data path does both ([`target`]); a replay does the second again, over what was looked at, and
+//! holds the first against it.
+
+mod rank;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use rank::{Look, Ranked, Ranking, rank};
+
+use crate::snapshot::decision::SCORE_PARTS_MAX;
+use crate::snapshot::sample::mix;
+use crate::snapshot::{Candidate, Excluded, Fallback, FleetView, Inputs, Live, Member, Policy, Pool, Reason};
+
+/// The largest `width` that may be configured.
+pub const WIDTH_MAX: usize = 64;
+
+/// The candidates, best first, and why the first one won.
+#[derive(Debug)]
+pub struct Choice {
+    /// Never empty.
+    pub candidates: Box<[Candidate]>,
+    /// How many could not be chosen, and why.
+    pub excluded: Excluded,
+    /// Why the first won.
+    pub reason: Reason,
+    /// Why `least_request` stood in for the policy.
+    pub fallback: Option<Fallback>,
+    /// The winner's counters.
+    pub live: Arc<Live>,
+}
+
+/// Chooses among the pool's eligible targets, of which it looks at `width` at most; `None` if there are none.
+pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, inputs: &Inputs) -> Option<Choice> {
+    let member_at = |place: u32| pool.eligible[place as usize] as usize;
+    let (eligible, count) = (pool.eligible.len(), pool.eligible.len().min(looks_max(policy, width)));
+    let places = places(policy, eligible, count, inputs);
+    let looks: Vec<Look<'_>> = places
+        .unwrap_or_else(|hash| pool.walk(hash).take(count).collect())
+        .into_iter()
+        .map(|place| {
+            let index = member_at(place);
+            let Member { sample, live } = &view.members[index];
+            Look { sample, place, in_flight: live.in_flight(), identity: view.pools.identities[index] }
+        })
+        .collect();
+    let Ranking { ranked, reason, fallback, no_fresh_state } = rank(policy, eligible as u32, inputs, &looks)?;
+    let candidate = |ranked: &Ranked| {
+        let Look { place, in_flight, .. } = looks[ranked.look];
+        let Member { sample, live } = &view.members[member_at(place)];
+        let (requests_per_second, tokens_per_second) = live.rates();
+        Candidate {
+            sample: Arc::clone(sample),
+            place: Some(place),
+            in_flight,
+            requests_per_second,
+            tokens_per_second,
+            score: ranked.score,
+            score_parts: ranked.score_parts,
+        }
+    };
+    let live = Arc::clone(&view.members[member_at(looks[ranked[0].look].place)].live);
+    let excluded = Excluded { no_fresh_state, ..pool.excluded };
+    Some(Choice { candidates: ranked.iter().map(candidate).collect(), excluded, reason, fallback, live })
+}
+
+/// Forces a member of the view, whatever its health and its models.
+pub fn forced(view: &FleetView, pool: &Pool, member: usize) -> Choice {
+    let Member { sample, live } = &view.members[member];
+    let (requests_per_second, tokens_per_second) = live.rates();
+    let candidate = Candidate {
+        sample: Arc::clone(sample),
+        place: None,
+        in_flight: live.in_flight(),
+        requests_per_second,
+        tokens_per_second,
+        score: None,
+        score_parts: [0.0; SCORE_PARTS_MAX],
+    };
+    Choice {
+        candidates: [candidate].into(),
+        excluded: pool.excluded,
+        reason: Reason::Forced,
+        fallback: None,
+        live: Arc::clone(live),
+    }
+}
+
+/// How many targets a policy looks at, at most.
+pub fn looks_max(policy: Policy, width: usize) -> usize {
+    if policy == Policy::PowerOfTwo { width.min(2) } else { width.min(WIDTH_MAX) }
+}
+
+/// Which `count` places among the eligible are looked at. `Err` has the hash from which to walk: where that leads in a large
+/// fleet is known only there, so that the same hash meets the same targets.
+pub fn places(policy: Policy, eligible: usize, count: usize, inputs: &Inputs) -> Result<Vec<u32>, u64> {
+    let near = match policy {
+        Policy::PrefixAffinity => inputs.prefix_hash,
+        Policy::SessionAffinity => inputs.session_hash,
+        _ => None,
+    };
+    match (policy, near) {
+        (_, Some(hash)) if count < eligible => Err(mix(hash)),
+        (Policy::RoundRobin, _) => {
+            let turn = (inputs.ticket.unwrap_or(0) % eligible.max(1) as u64) as usize;
+            Ok((turn..turn + count).map(|turn| (turn % eligible) as u32).collect())
+        }
+        _ => Ok(drawn(inputs.draw, eligible, count)),
+    }
+}
+
+/// `count` different numbers below `eligible`: all of them if there are no more, else as the draw has it. The same draw gives
+/// the same ones in a replay, for ever.
+pub fn drawn(draw: u64, eligible: usize, count: usize) -> Vec<u32> {
+    if count >= eligible {
+        return (0..eligible as u32).collect();
+    }
+    let mut places: Vec<u32> = Vec::with_capacity(count);
+    let mut numbers = (0..).map(|number: u64| below(mix(draw.wrapping_add(number)), eligible));
+    while places.len() < count {
+        // Drawn again until it is a new one: some hundred draws at the worst, when all but one are taken.
+        places.extend(numbers.next().filter(|place| !places.contains(place)));
+    }
+    places
+}
+
+/// A number below `bound`, evenly from 64 random bits, without division.
+fn below(random: u64, bound: usize) -> u32 {
+    ((u128::from(random) * bound as u128) >> 64) as u32
+}

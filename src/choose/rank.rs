@@ -1,0 +1,199 @@
+//! Scores and ranks what was looked at: a pure function of what a record holds, so that a replay gives the same answer.
+//!
+//! Whatever is changed here makes replays of older records disagree: it then belongs into the changelog.
+
+use std::cmp::Ordering;
+
+use crate::snapshot::decision::SCORE_PARTS_MAX;
+use crate::snapshot::sample::mix;
+use crate::snapshot::{Candidate, Fallback, Inputs, Policy, Quantity, Reason, Sample};
+
+/// A waiting request counts as so many running ones: that it waits says that the engine is full, whatever its size.
+const WAITING_WEIGHT: f64 = 4.0;
+
+/// What a request is taken to need of the KV cache at least, as a share: an engine that runs nothing tells nothing of it.
+const KV_SHARE_MIN: f64 = 0.005;
+
+/// With `prefix_affinity` a target may have so many times the mean in flight before others help out …
+const AFFINITY_LOAD_MAX: f64 = 1.25;
+
+/// … but always so many requests: an engine runs a few side by side without any of them waiting.
+const AFFINITY_IN_FLIGHT_MIN: f64 = 4.0;
+
+/// One target that is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Its state.
+    pub sample: &'a Sample,
+    /// Its place among the eligible.
+    pub place: u32,
+    /// Requests of this gateway at it.
+    pub in_flight: u32,
+    /// Its [`Target::identity`](crate::snapshot::Target::identity).
+    pub identity: u64,
+}
+
+impl<'a> Look<'a> {
+    /// As a record has it; `None` if the record is too old to know the place.
+    pub fn of(candidate: &'a Candidate) -> Option<Self> {
+        let Candidate { sample, place, in_flight, .. } = candidate;
+        Some(Self { sample, place: (*place)?, in_flight: *in_flight, identity: sample.target.identity() })
+    }
+}
+
+/// One target's rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// Which of the looks.
+    pub look: usize,
+    /// The sum of the parts; `None` if the target lacks a fresh value.
+    pub score: Option<f64>,
+    /// What the score is made of.
+    pub score_parts: [f64; SCORE_PARTS_MAX],
+    /// Decides between equal scores.
+    tie: u64,
+}
+
+/// The looks from best to worst, and why the first is the first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranking {
+    /// Best first, last those that could not be scored. As many as there are looks.
+    pub ranked: Vec<Ranked>,
+    /// Why the first won.
+    pub reason: Reason,
+    /// Why `least_request` stood in.
+    pub fallback: Option<Fallback>,
+    /// How many could not be scored.
+    pub no_fresh_state: u32,
+}
+
+/// Ranks; `None` if there is nothing to rank. `eligible` is how many targets could have been looked at.
+pub fn rank(policy: Policy, eligible: u32, inputs: &Inputs, looks: &[Look<'_>]) -> Option<Ranking> {
+    let mut fallback = match policy {
+        Policy::PrefixAffinity if inputs.prefix_hash.is_none() => Some(Fallback::NoPrompt),
+        Policy::SessionAffinity if inputs.session_hash.is_none() => Some(Fallback::NoSession),
+        _ => None,
+    };
+    let rule = Rule { policy, eligible: eligible.into(), inputs, room: room(looks) };
+    let in_its_place = Rule { policy: Policy::LeastRequest, ..rule };
+    let mut ranked = if fallback.is_none() { rule.apply(looks) } else { in_its_place.apply(looks) };
+    if !ranked.is_empty() && ranked.iter().all(|ranked| ranked.score.is_none()) {
+        fallback = Some(Fallback::NoFreshState);
+        ranked = in_its_place.apply(looks);
+    }
+    ranked.sort_unstable_by(Ranked::order);
+    let no_fresh_state = ranked.iter().filter(|ranked| ranked.score.is_none()).count() as u32;
+    let scored_by = if fallback.is_some() { Policy::LeastRequest } else { policy };
+    let reason = reason(scored_by, &ranked)?;
+    Some(Ranking { ranked, reason, fallback, no_fresh_state })
+}
+
+fn reason(policy: Policy, ranked: &[Ranked]) -> Option<Reason> {
+    let (first, second) = (ranked.first()?, ranked.get(1).filter(|second| second.score.is_some()));
+    let Some(second) = second else { return Some(Reason::OnlyCandidate) };
+    Some(match policy {
+        Policy::RoundRobin => Reason::NextInTurn,
+        Policy::Random => Reason::Drawn,
+        Policy::PrefixAffinity | Policy::SessionAffinity => {
+            let [own, ..] = first.score_parts;
+            let nearest = ranked.iter().all(|other| own <= other.score_parts[0]);
+            if nearest { Reason::Affinity } else { Reason::AffinityOverflow }
+        }
+        _ if first.score == second.score => Reason::TieBrokenByDraw,
+        _ => Reason::LowestScore,
+    })
+}
+
+/// How much one target may have in flight before its prefixes go elsewhere. At least one target is always below it.
+fn room(looks: &[Look<'_>]) -> f64 {
+    let in_flight: f64 = looks.iter().map(|look| f64::from(look.in_flight)).sum();
+    (AFFINITY_LOAD_MAX * (in_flight + 1.0) / looks.len() as f64).ceil().max(AFFINITY_IN_FLIGHT_MIN)
+}
+
+/// Everything a score depends on besides the target.
+#[derive(Clone, Copy)]
+struct Rule<'a> {
+    policy: Policy,
+    eligible: u64,
+    inputs: &'a Inputs,
+    room: f64,
+}
+
+impl Rule<'_> {
+    fn apply(&self, looks: &[Look<'_>]) -> Vec<Ranked> {
+        let rank = |(look, seen): (usize, &Look<'_>)| {
+            let parts = self.score(seen);
+            Ranked {
+                look,
+                score: parts.map(|parts| parts.iter().sum()),
+                score_parts: parts.unwrap_or_default(),
+                tie: mix(self.inputs.draw ^ seen.identity),
+            }
+        };
+        looks.iter().enumerate().map(rank).collect()
+    }
+
+    fn score(&self, look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
+        let in_flight = f64::from(look.in_flight);
+        let inputs = self.inputs;
+        Some(match self.policy {
+            Policy::RoundRobin => {
+                let turn = inputs.ticket.unwrap_or(0) % self.eligible;
+                [((u64::from(look.place) + self.eligible - turn) % self.eligible) as f64, 0.0, 0.0]
+            }
+            Policy::LeastRequest | Policy::PowerOfTwo => [in_flight, 0.0, 0.0],
+            Policy::Random => [share(mix(inputs.draw ^ look.identity)), 0.0, 0.0],
+            Policy::LeastQueue => queue(look)?,
+            Policy::LeastKvCache => kv_cache(look)?,
+            Policy::PrefixAffinity => {
+                let overload = if in_flight < self.room { 0.0 } else { 1.0 };
+                [distance(inputs.prefix_hash?, look), overload, 0.0]
+            }
+            Policy::SessionAffinity => [distance(inputs.session_hash?, look), 0.0, 0.0],
+        })
+    }
+}
+
+/// What the engine had to do when it was asked, and what this gateway has sent it and seen end since. Without the last
+/// every request until the next scrape would go to the same target.
+fn queue(look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
+    let (waiting, running) = (fresh(look, Quantity::Waiting)?, fresh(look, Quantity::Running)?);
+    Some([waiting * WAITING_WEIGHT, running, change(look)?])
+}
+
+/// The cache in use, and what those will take of it that wait for it or came since, each as much as one that runs.
+fn kv_cache(look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
+    let usage = fresh(look, Quantity::KvCacheUsage)?;
+    let (waiting, running) = (fresh(look, Quantity::Waiting)?, fresh(look, Quantity::Running)?);
+    let share = (usage / running.max(1.0)).max(KV_SHARE_MIN);
+    Some([usage, waiting * share, change(look)? * share])
+}
+
+fn fresh(look: &Look<'_>, quantity: Quantity) -> Option<f64> {
+    look.sample.reading(quantity).fresh().filter(|value| value.is_finite())
+}
+
+/// How many more requests of this gateway are at the target than when its page was asked for.
+fn change(look: &Look<'_>) -> Option<f64> {
+    Some(f64::from(look.in_flight) - f64::from(look.sample.in_flight_at_scrape?))
+}
+
+/// How far a target is from a hash, 0..1, in an order that each hash has for itself (rendezvous hashing): what the nearest
+/// one leaves behind when it goes is spread over all others.
+fn distance(hash: u64, look: &Look<'_>) -> f64 {
+    share(mix(hash ^ look.identity))
+}
+
+/// 64 even bits as a number from 0 up to 1.
+fn share(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl Ranked {
+    /// Total, and no matter of the order of the looks as long as no two targets are called the same.
+    fn order(&self, other: &Self) -> Ordering {
+        let score = |ranked: &Self| ranked.score.unwrap_or(f64::INFINITY);
+        let by_score = score(self).total_cmp(&score(other));
+        by_score.then(self.tie.cmp(&other.tie)).then(self.look.cmp(&other.look))
+    }
+}
