@@ -8,11 +8,13 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Flag, Origin, Secret, Sources, Targets};
 use crate::demo::sim::SimSettings;
+use crate::snapshot::{Moment, Policy};
 
 /// Where `snapgate lookup` asks if nobody says: the default of the key `admin`.
 const ADMIN_URL: &str = "http://127.0.0.1:8081";
@@ -61,6 +63,7 @@ Examples:
   snapgate check snapgate.toml                    what is wrong with it, or what is in effect
   snapgate serve --config snapgate.toml
   snapgate lookup 019ab3c2d1e0a7f14c1f7a0f3e5b9d26
+  snapgate replay --policy least_queue --since 1h
 
 Exit codes: 0 success; 1 failed while running, or a lookup found nothing; 64 wrong command line or configuration.";
 
@@ -103,6 +106,14 @@ pub enum Command {
     ///
     /// Exit code 1 says that nothing was found, or that nobody could be asked.
     Lookup(LookupArgs),
+    /// Make recorded choices again, by their own policy or by another one
+    ///
+    /// Reads the store of a gateway, running or not, and chooses again from what each record says was known at that moment: how
+    /// often and where another policy would have gone elsewhere, and what it would have found there. It says what the policy
+    /// would have chosen then, not what the pods would have become of it.
+    ///
+    /// Exit code 1 says that the store cannot be read, or that a decision's own policy does not give what was recorded.
+    Replay(ReplayArgs),
     /// Say what is wrong with a configuration, or what is in effect
     ///
     /// Reads the file and the environment exactly as `snapgate serve` does and starts nothing. Prints every key with where it
@@ -179,6 +190,45 @@ pub struct LookupArgs {
     /// The operator's token; better set as the variable SNAPGATE_TOKEN, because others can see command lines
     #[arg(long, value_name = "TOKEN", value_parser = secret)]
     token: Option<Secret>,
+}
+
+/// What `snapgate replay` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// The policy to choose by [default: each decision's own, which has to give what was recorded]
+    #[arg(long, value_name = "NAME", value_parser = policy)]
+    pub policy: Option<Policy>,
+    /// Only requests issued since: a duration such as 1h, counted back from now, or a time such as 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    pub since: Option<When>,
+    /// Only requests issued before, likewise
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    pub until: Option<When>,
+    /// The gateway's data directory, which is only read
+    #[arg(long, value_name = "DIR", default_value = "./snapgate-data")]
+    pub data_dir: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A moment as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So long before now.
+    Ago(Duration),
+    /// This one.
+    At(Moment),
+}
+
+impl When {
+    /// The moment, if it is `now`.
+    pub fn moment(self, now: Moment) -> Moment {
+        match self {
+            Self::Ago(before) => now.minus(before),
+            Self::At(moment) => moment,
+        }
+    }
 }
 
 /// What `snapgate check` is told.
@@ -295,6 +345,20 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     config::parse_address(text, IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+fn policy(text: &str) -> Result<Policy, String> {
+    Policy::from_name(text).ok_or_else(|| format!("`{text}` is not one of {}", Policy::NAMES.join(", ")))
+}
+
+fn when(text: &str) -> Result<When, String> {
+    if let Ok(before) = config::parse_duration(text) {
+        return Ok(When::Ago(before));
+    }
+    let moment = text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_microsecond()).ok());
+    moment.map(|at| When::At(Moment(at))).ok_or_else(|| {
+        format!("`{text}` is no time: write a duration before now, such as 1h, or a time such as 2026-11-23T12:00:00Z")
+    })
+}
+
 fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text.to_owned()))
 }
@@ -380,6 +444,15 @@ mod tests {
         assert_eq!((demo.once, demo.targets, demo.rate), (true, 3, 2.5));
         let Command::Sim(sim) = typed("snapgate sim --listen :0").unwrap() else { panic!("sim is sim") };
         assert_eq!(sim.listen.to_string(), "127.0.0.1:0");
+        let Command::Replay(replay) =
+            typed("snapgate replay --policy random --since 1h --until 2026-11-23T12:00:00Z").unwrap()
+        else {
+            panic!("replay is replay")
+        };
+        assert_eq!((replay.policy, replay.data_dir.as_path()), (Some(Policy::Random), Path::new("./snapgate-data")));
+        let noon = Moment(1_795_435_200_000_000);
+        assert_eq!(replay.since.map(|since| since.moment(noon)), Some(noon.minus(Duration::from_secs(3600))));
+        assert_eq!(replay.until, Some(When::At(noon)));
         let Command::Lookup(lookup) = typed("snapgate lookup abc --json --token t").unwrap() else {
             panic!("lookup is lookup")
         };

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
-use crate::cli::{self, Command, DemoArgs, Exit, LookupArgs, ServeArgs, SimArgs};
+use crate::cli::{self, Command, DemoArgs, Exit, LookupArgs, ReplayArgs, ServeArgs, SimArgs, When};
 use crate::clock::Clock;
 use crate::config::{Config, Targets};
 use crate::demo;
@@ -18,6 +18,7 @@ use crate::lookup::client::{self, Fetched};
 use crate::lookup::resolve::{self, Matches};
 use crate::lookup::{Key, Problem, render};
 use crate::pipeline::{Balance, ExitBalance};
+use crate::replay;
 use crate::store::{DataDir, Reader};
 use crate::telemetry;
 
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Exit {
         Command::Demo(args) => show(&args),
         Command::Sim(args) => sim(*args),
         Command::Lookup(args) => lookup(&args),
+        Command::Replay(args) => replay(&args),
         Command::Check(args) => {
             cli::check(&args, &mut io::stdout().lock(), &mut io::stderr().lock()).map_err(|error| failed(&error))
         }
@@ -219,6 +221,34 @@ fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
         [document] => print(&render::render(document, COLUMNS)),
         documents => print(&render::render_matches(documents, complete, COLUMNS)),
     }
+}
+
+fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
+    let reader = Reader::open(&args.data_dir).map_err(|error| failed(&error))?;
+    let now = Clock::start().now();
+    let moment = |when: Option<When>| when.map(|when| when.moment(now));
+    let question = replay::Question { policy: args.policy, since: moment(args.since), until: moment(args.until) };
+    let mut err = io::stderr();
+    let watched = err.is_terminal();
+    let show = |progress: replay::Progress| {
+        if watched {
+            // Nobody can be told that telling failed.
+            write!(err, "\r{} of about {} records", progress.read, progress.all).ok();
+        }
+    };
+    let report = replay::run(&reader, &question, show);
+    if watched {
+        // Likewise.
+        write!(io::stderr(), "\r{:60}\r", "").ok();
+    }
+    let report = report.map_err(|error| failed(&error))?;
+    if args.json {
+        let json = serde_json::to_string(&report).expect("a report has only what JSON has");
+        print(&format!("{json}\n"))?;
+    } else {
+        print(&report.text())?;
+    }
+    Ok(if report.explains_all() { Exit::Success } else { Exit::Failure })
 }
 
 fn print(text: &str) -> Result<Exit, Exit> {

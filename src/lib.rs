@@ -21,13 +21,14 @@
 //! - [`snapshot`]: the noun. ID, trace, sample, view, decision, outcome, record, document. Plain data.
 //! - [`clock`]: time that never jumps. [`telemetry`]: the gateway's own log, and every metric's name.
 //! - [`fleet`]: keeps the latest view of the targets: polls, probes, the gateway's own rates.
-//! - [`choose`]: the choice, a pure function of what is recorded.
+//! - [`choose`]: the choice, a pure function of what is recorded; the data path makes it, a replay makes it again.
 //! - [`gateway`]: the data path; `Thread::handle` is the life of a request.
 //! - [`ledger`]: what is issued and not stored yet.
 //! - [`pipeline`]: the hand-off: intake, worker, lanes.
 //! - [`store`]: SQLite: schema, writer, reader, retention.
 //! - [`sink`]: the exits.
 //! - [`lookup`]: the read side: keys, answers, renderings, who may ask.
+//! - [`replay`]: makes recorded choices again.
 //! - [`config`], [`cli`], [`commands`]: what was typed, what it means, what is done.
 //! - [`app`]: the only place that builds, starts and stops things.
 //! - [`demo`]: simulated pods, traffic and a tour.
@@ -66,6 +67,8 @@ pub mod store;
 pub mod sink;
 
 pub mod lookup;
+
+pub mod replay;
 
 pub mod config;
 

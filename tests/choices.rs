@@ -1,11 +1,127 @@
-//! Which target a request gets.
+//! Which target a request gets, by every policy and for every model, and that its record says all that this depended on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use snapgate::demo::sim::SimSettings;
+use snapgate::replay::{self, Question};
+use snapgate::snapshot::Policy;
+use snapgate::store::Reader;
 
-use crate::gateway::{Answer, Found, Gateway, Request, Setup, Sims};
+use crate::gateway::{Answer, End, Found, Gateway, Request, Setup, Sims, Stopped, until};
+
+/// Requests sent at one time, and how many of them one after the other.
+const CLIENTS: u64 = 6;
+const REQUESTS: u64 = 20;
+
+/// Four pods on which requests take a few milliseconds, so that they meet.
+fn pods() -> Sims {
+    let pod = SimSettings {
+        ttft: Duration::from_millis(2),
+        token_time: Duration::from_millis(1),
+        capacity: 2,
+        ..SimSettings::default()
+    };
+    Sims::start(vec![pod; 4])
+}
+
+/// A request that shares its prompt's beginning and its session with some others; every fifth has neither.
+fn varied(number: u64) -> Request {
+    if number % 5 == 4 {
+        return Request::get("/v1/models");
+    }
+    let text = format!("conversation {} {}, question {number}", number % 7, "and so on ".repeat(60));
+    let body = json!({"model": "llama-3.1-8b", "messages": [{"role": "user", "content": text}]});
+    Request::post("/v1/chat/completions", body.to_string())
+        .with("x-sim-tokens", 1 + number % 9)
+        .with("x-session-id", number % 7)
+}
+
+/// Recorded traffic by one policy, which has seen every pod before the first request.
+fn recorded(policy: Policy, width: usize) -> Stopped {
+    let pods = pods();
+    let gateway = Setup::before(pods.addresses())
+        .set("policy", policy.name())
+        .set("choice.width", width)
+        .set("fleet.poll_interval", "20ms")
+        .set("fleet.publish_interval", "10ms")
+        .start();
+    until("every pod is known", || {
+        let fleet = gateway.admin("/v1/fleet");
+        let fresh = |target: &Value| target["state"]["waiting_freshness"] == "fresh";
+        fleet.list("/targets").iter().all(fresh).then_some(())
+    });
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                for number in 0..REQUESTS {
+                    let answer = gateway.ask(&varied(client * REQUESTS + number));
+                    assert_eq!((answer.status, answer.end), (200, End::Clean), "{}", answer.text());
+                }
+            });
+        }
+    });
+    gateway.stop()
+}
+
+fn replayed(stopped: &Stopped, policy: Option<Policy>) -> Value {
+    let reader = Reader::open(&stopped.dir.path().join("data")).expect("there is a store");
+    let mut progress = Vec::new();
+    let question = Question { policy, since: None, until: None };
+    let report = replay::run(&reader, &question, |now| progress.push(now.read)).expect("it can be read");
+    assert_eq!(progress, [CLIENTS * REQUESTS]);
+    assert!(report.explains_all(), "{}", report.text());
+    serde_json::to_value(&report).expect("a report is JSON")
+}
+
+/// That a record holds all that its choice depended on.
+#[test]
+fn every_policys_choices_are_made_again_from_their_records() {
+    for policy in Policy::ALL {
+        for width in [16, 2] {
+            let stopped = recorded(policy, width);
+            let all = CLIENTS * REQUESTS;
+            for by in [None, Some(policy)] {
+                let report = replayed(&stopped, by);
+                let counts = ["decisions", "same", "different", "unexplained", "among_a_part"].map(|key| &report[key]);
+                assert_eq!(counts, [&json!(all), &json!(all), &json!(0), &json!(0), &json!(0)], "{report}");
+                assert_eq!(report["recorded"], json!({policy.name(): all}));
+            }
+            for other in Policy::ALL.into_iter().filter(|other| *other != policy) {
+                let report = replayed(&stopped, Some(other));
+                let not_replayed = report["not_replayed"].as_object().expect("an object").values();
+                let not_replayed: u64 = not_replayed.filter_map(Value::as_u64).sum();
+                let [same, different] = ["same", "different"].map(|key| report[key].as_u64().expect("a count"));
+                assert_eq!(same + different + not_replayed, all, "{report}");
+                let needs_a_hash = matches!(other, Policy::PrefixAffinity | Policy::SessionAffinity);
+                assert_eq!(not_replayed > 0, needs_a_hash, "{report}");
+                let in_part = report["among_a_part"].as_u64().expect("a count");
+                assert_eq!(
+                    in_part > 0,
+                    same + different > 0 && (width == 2 || policy == Policy::PowerOfTwo),
+                    "{report}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_asks_only_for_the_time_it_is_told() {
+    let stopped = recorded(Policy::RoundRobin, 16);
+    let reader = Reader::open(&stopped.dir.path().join("data")).expect("there is a store");
+    let (_, first) = reader.after(0, u64::MAX, 1).expect("it can be read").remove(0);
+    let at = first.issued.issued_at;
+    let decisions = |since, until| {
+        let report = replay::run(&reader, &Question { policy: None, since, until }, |_| {}).expect("it can be read");
+        serde_json::to_value(&report).expect("a report is JSON")["decisions"].as_u64().expect("a count")
+    };
+    let (before, after) = (decisions(None, Some(at)), decisions(Some(at), None));
+    assert_eq!((before + after, after > 0), (CLIENTS * REQUESTS, true));
+    assert_eq!(decisions(Some(at.plus(Duration::from_secs(3600))), None), 0);
+}
 
 /// Two pods with a model each.
 fn two_models(sims: &Sims) -> Setup {

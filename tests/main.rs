@@ -7,7 +7,7 @@ mod process;
 // What is recorded is what happened.
 mod truth;
 
-// Which target a request gets.
+// Which target a request gets, and that its record says why.
 mod choices;
 
 // What survives `kill -9`.

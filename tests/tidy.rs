@@ -25,6 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["ledger::DropReason", "ledger::DropCount"]),
     ("sink", &[]),
     ("lookup", &["ledger", "store::Reader", "store::Resolution", "store::ReadError", "fleet::view"]),
+    ("replay", &["choose", "store::Reader", "store::ReadError"]),
     ("config", &["fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
     ("demo", &["config", "app"]),
     ("app", &["*"]),

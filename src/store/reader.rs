@@ -154,6 +154,15 @@ impl Reader {
         self.pool.read(|session| Ok(meta::get(&session.connection, Key::HorizonSeq)?))
     }
 
+    /// The highest sequence number that is stored, 0 if there is none.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn newest_seq(&self) -> Result<u64, ReadError> {
+        const NEWEST: &str = "SELECT ifnull(max(seq), 0) FROM records";
+        self.pool.read(|session| Ok(session.connection.query_row(NEWEST, [], |row| Ok(nat(row.get(0)?)))?))
+    }
+
     /// How many of the sequence numbers above `seq` and up to `up_to` no record ever had: a start after a kill skips all that
     /// were reserved. What the killed process had in hand is among them, and so is what retention has deleted across a kill.
     ///

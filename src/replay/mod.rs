@@ -1,0 +1,206 @@
+//! Makes recorded decisions again, by their own policy or by another one: from the record alone.
+//!
+//! By its own policy a decision has to come out as it did, down to the scores of those that lost; one that does not is
+//! `unexplained`. By another policy the same targets are scored again, as they were known at that moment: it says what that
+//! policy would have chosen then, not what the fleet would have become of it.
+
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub use report::Report;
+
+use crate::choose::{self, Look, Ranking};
+use crate::snapshot::{Decision, Inputs, Moment, Policy, Record};
+use crate::store::{ReadError, Reader};
+use report::Compared;
+
+/// Records read at once.
+const PAGE: usize = 1_000;
+
+/// How far the order of the records in the store may be from that of their ends: they wait for each other in the hand-off.
+const DISORDER_MAX: Duration = Duration::from_secs(60);
+
+/// What is to be made again.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// By which policy; `None`: each decision by its own.
+    pub policy: Option<Policy>,
+    /// Only requests that were issued then or later.
+    pub since: Option<Moment>,
+    /// Only requests that were issued before.
+    pub until: Option<Moment>,
+}
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Records read.
+    pub read: u64,
+    /// Records to read, about.
+    pub all: u64,
+}
+
+/// Why a decision cannot be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unanswerable {
+    /// The request named the target.
+    Forced,
+    /// It was recorded by a version that did not yet record places.
+    TooOld,
+    /// The policy goes by the prompt's beginning, of which only its own decisions have a hash.
+    NoPrefixHash,
+    /// Likewise the session.
+    NoSessionHash,
+}
+
+impl Unanswerable {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Forced => "forced",
+            Self::TooOld => "too_old",
+            Self::NoPrefixHash => "no_prefix_hash",
+            Self::NoSessionHash => "no_session_hash",
+        }
+    }
+}
+
+/// Makes the decisions in the store again, oldest first. `progress` is called once a page.
+///
+/// # Errors
+/// The store could not be read.
+pub fn run(reader: &Reader, question: &Question, mut progress: impl FnMut(Progress)) -> Result<Report, ReadError> {
+    let newest = reader.newest_seq()?;
+    let first = match question.since {
+        Some(since) => before(reader, since, newest)?,
+        None => 0,
+    };
+    let mut replay = Replay { question: *question, report: Report::new(question.policy), turns: HashMap::new() };
+    let (mut last, mut read) = (first, 0);
+    loop {
+        let page = reader.after(last, newest, PAGE)?;
+        let Some((seq, _)) = page.last() else { break };
+        last = *seq;
+        for (_, record) in &page {
+            replay.record(record);
+        }
+        read += page.len() as u64;
+        progress(Progress { read, all: read + newest.saturating_sub(last) });
+    }
+    Ok(replay.report.finished())
+}
+
+/// A sequence number below those of all requests that ended at `since` or later.
+fn before(reader: &Reader, since: Moment, newest: u64) -> Result<u64, ReadError> {
+    let (mut low, mut high) = (0, newest);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match reader.after(middle, newest, 1)?.first() {
+            Some((seq, record)) if ended(record).plus(DISORDER_MAX) < since => low = (*seq).max(middle + 1),
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+fn ended(record: &Record) -> Moment {
+    let end_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
+    Moment(record.issued.issued_at.0.saturating_add(end_us))
+}
+
+struct Replay {
+    question: Question,
+    report: Report,
+    /// For a round robin that was not: whose turn it is, by model.
+    turns: HashMap<Option<Box<str>>, u64>,
+}
+
+impl Replay {
+    fn record(&mut self, record: &Record) {
+        let issued = &record.issued;
+        let Question { policy, since, until } = self.question;
+        if since.is_some_and(|since| issued.issued_at < since) || until.is_some_and(|until| issued.issued_at >= until) {
+            return;
+        }
+        let Some(decision) = &issued.decision else { return };
+        self.report.decision(decision.policy, issued.issued_at);
+        let policy = policy.unwrap_or(decision.policy);
+        let turns = &mut self.turns;
+        let turn = || {
+            let turn = turns.entry(issued.request.model.clone()).or_default();
+            *turn += 1;
+            *turn - 1
+        };
+        match again(policy, decision, turn) {
+            Ok(compared) => self.report.compared(issued.id, decision, &compared),
+            Err(why) => self.report.not_replayed(why.name()),
+        }
+    }
+}
+
+/// Makes one decision again. `turn` is asked for if the record has none and the policy needs one.
+fn again(policy: Policy, decision: &Decision, turn: impl FnOnce() -> u64) -> Result<Compared, Unanswerable> {
+    if decision.forced {
+        return Err(Unanswerable::Forced);
+    }
+    let looks: Option<Vec<Look<'_>>> = decision.candidates.iter().map(Look::of).collect();
+    let looks = looks.filter(|looks| !looks.is_empty()).ok_or(Unanswerable::TooOld)?;
+    let whole = looks.len() == decision.eligible as usize;
+    if policy == decision.policy {
+        let ranking = choose::rank(policy, decision.eligible, &decision.inputs, &looks).ok_or(Unanswerable::TooOld)?;
+        let explained = explains(&ranking, decision) && were_to_be_looked_at(decision);
+        return Ok(Compared { chosen: ranking.ranked[0].look, explained, whole: true });
+    }
+    let inputs = inputs(policy, decision, turn)?;
+    let (picked, looks) = pick(policy, whole, &inputs, looks);
+    let ranking = choose::rank(policy, decision.eligible, &inputs, &looks).ok_or(Unanswerable::TooOld)?;
+    Ok(Compared { chosen: picked[ranking.ranked[0].look], explained: true, whole })
+}
+
+/// Whether everything about a decision is as the ranking has it.
+fn explains(ranking: &Ranking, decision: &Decision) -> bool {
+    let mut ranked = ranking.ranked.iter().enumerate().zip(&decision.candidates);
+    let as_it_was = ranked.all(|((place, ranked), candidate)| {
+        ranked.look == place && ranked.score == candidate.score && ranked.score_parts == candidate.score_parts
+    });
+    let Ranking { reason, fallback, no_fresh_state, .. } = *ranking;
+    let why = (reason, fallback, no_fresh_state);
+    as_it_was && why == (decision.reason, decision.fallback, decision.excluded.no_fresh_state)
+}
+
+/// Whether the candidates stand where the ticket or the draw says; a walk from a hash cannot be followed from here.
+fn were_to_be_looked_at(decision: &Decision) -> bool {
+    let (eligible, count) = (decision.eligible as usize, decision.candidates.len());
+    let Ok(mut expected) = choose::places(decision.policy, eligible, count, &decision.inputs) else { return true };
+    let mut places: Vec<u32> = decision.candidates.iter().filter_map(|candidate| candidate.place).collect();
+    expected.sort_unstable();
+    places.sort_unstable();
+    expected == places
+}
+
+/// What another policy would have gone by.
+fn inputs(policy: Policy, decision: &Decision, turn: impl FnOnce() -> u64) -> Result<Inputs, Unanswerable> {
+    let mut inputs = decision.inputs;
+    match policy {
+        Policy::RoundRobin => inputs.ticket = Some(inputs.ticket.unwrap_or_else(turn)),
+        Policy::PrefixAffinity if inputs.prefix_hash.is_none() => return Err(Unanswerable::NoPrefixHash),
+        Policy::SessionAffinity if inputs.session_hash.is_none() => return Err(Unanswerable::NoSessionHash),
+        _ => {}
+    }
+    Ok(inputs)
+}
+
+/// Those of the recorded targets that the policy would have looked at, with their places in the record.
+fn pick<'a>(policy: Policy, whole: bool, inputs: &Inputs, looks: Vec<Look<'a>>) -> (Vec<usize>, Vec<Look<'a>>) {
+    let count = looks.len().min(choose::looks_max(policy, choose::WIDTH_MAX));
+    if count == looks.len() {
+        return ((0..count).collect(), looks);
+    }
+    // Of a whole fleet those that it would have drawn; of a part of one, as many of that part.
+    let drawn = choose::drawn(inputs.draw, looks.len(), count);
+    let wanted = |(index, look): &(usize, Look<'_>)| drawn.contains(&if whole { look.place } else { *index as u32 });
+    looks.into_iter().enumerate().filter(wanted).unzip()
+}
