@@ -13,7 +13,7 @@ use snapgate::gateway::recorder::Recorder;
 use snapgate::gateway::{Gateway, Parts, Prompt};
 use snapgate::ledger::Ledger;
 use snapgate::pipeline::{self, Pipeline};
-use snapgate::snapshot::{Ending, InstanceTag, Operation, Policy, Request, Run, RunId, TraceContext};
+use snapgate::snapshot::{Ending, InstanceTag, Operation, Policy, Request, Run, RunId};
 use snapgate::telemetry::Metrics;
 
 /// Fleets from one pod to more than anybody has.
@@ -75,7 +75,8 @@ impl Bench {
 
     /// One request from its first header to the hand-off. Returns what must not be timed: the facts' own allocation.
     fn request(&self, facts: Request) {
-        let mut recorder = Recorder::named(&self.gateway, Instant::now(), facts, TraceContext::root);
+        let mut recorder = Recorder::begin(&self.gateway, Instant::now());
+        recorder.facts(facts);
         let prompt = Prompt { system: None, turns: Some(PROMPT) };
         let steer = self.gateway.steer(&self.headers, Some("llama-3.1-8b"), prompt);
         let decided = recorder.decide(&steer);

@@ -95,6 +95,10 @@ pub struct Metrics {
     pub connections_refused: Counter,
     /// Requests between accept and finish.
     pub in_flight: Gauge,
+    /// Tries after a request's first.
+    pub retries: Counter,
+    /// Tries that the budget did not allow.
+    pub retries_denied: Counter,
     requests: Family<EndingLabels, Counter>,
     request_seconds: Histogram,
     first_content_seconds: Histogram,
@@ -134,6 +138,8 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             in_flight: Gauge::default(),
+            retries: Counter::default(),
+            retries_denied: Counter::default(),
             requests: Family::default(),
             request_seconds: Histogram::new(REQUEST_SECONDS),
             first_content_seconds: Histogram::new(REQUEST_SECONDS),
@@ -169,6 +175,12 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register("requests_in_flight", "Requests between accept and finish", metrics.in_flight.clone());
+        registry.register("retries", "Tries at another target after a request's first", metrics.retries.clone());
+        registry.register(
+            "retries_denied",
+            "Tries that upstream.retry_share did not allow",
+            metrics.retries_denied.clone(),
+        );
         registry.register("requests", "Finished requests by ending and fault", metrics.requests.clone());
         registry.register_with_unit(
             "request_duration",

@@ -156,6 +156,8 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         unhealthy_after: values.small("fleet.unhealthy_after"),
         healthy_after: values.small("fleet.healthy_after"),
         metrics_path: values.text("fleet.metrics_path").to_owned(),
+        eject_after: values.small("fleet.eject_after"),
+        eject_time: values.duration("fleet.eject_time"),
     }
 }
 
@@ -179,6 +181,9 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         silence_max: values.duration("timeouts.response_idle"),
         pool_idle_timeout: values.duration("timeouts.pool_idle"),
         pool_idle_per_target: values.count("upstream.pool_idle_per_target"),
+        retries_max: values.count("upstream.retries"),
+        retry_share: values.share("upstream.retry_share"),
+        retry_timeouts: values.switch("upstream.retry_timeouts"),
         request_id: match values.text("upstream.request_id") {
             "off" => UpstreamRequestId::Off,
             "client" => UpstreamRequestId::Client,

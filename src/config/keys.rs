@@ -166,6 +166,13 @@ pub(super) const KEYS: &[Key] = &[
               the client's own; or none." },
     Key { path: "upstream.pool_idle_per_target", kind: count(0, 65_536), default: "64",
         doc: "Unused connections kept per target and data thread." },
+    Key { path: "upstream.retries", kind: count(0, 10), default: "2",
+        doc: "How often a request is tried again, each time at a target that it has not met, when a target could not be \
+              connected to or broke the connection before its answer began." },
+    Key { path: "upstream.retry_share", kind: Kind::Share, default: "0.1",
+        doc: "The share of requests that may be tried again, lest an outage is multiplied; some more at first." },
+    Key { path: "upstream.retry_timeouts", kind: Kind::Switch, default: "false",
+        doc: "Try again as well when the head of the answer did not come in time. The first target may still be at work." },
     Key { path: "routes.allow", kind: Kind::List { max: PATHS_MAX, check: route },
         default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
                   /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models",
@@ -216,6 +223,11 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Failed probes in a row after which a target gets no more requests." },
     Key { path: "fleet.healthy_after", kind: count(1, 1000), default: "1",
         doc: "Good probes in a row after which it gets requests again." },
+    Key { path: "fleet.eject_after", kind: count(0, 1_000_000), default: "5",
+        doc: "Requests failed in a row (not connected, broken off, timed out, or answered with 5xx) after which a target \
+              is passed over for a while, but never more than half of those that serve a model; 0 for never." },
+    Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
+        doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
     Key { path: "store.enabled", kind: Kind::Switch, default: "true",
         doc: "Without the store, lookups know only requests in flight." },
     Key { path: "store.durability", kind: Kind::Choice(&["process", "power"]), default: "process",

@@ -9,9 +9,11 @@
 //! - `poll` reads a target's metrics page (`fetch`, `prometheus`), `engine` makes quantities of it, `rates`
 //!   gives it windows; `probe` decides on health. Both write into the target's `slot`, as often as the `budget`
 //!   allows.
+//! - `ejection` passes over targets whose requests fail, whatever their probes say.
 //! - `publish` makes a new sample of a slot that changed, shares all others, and swaps the view.
 
 mod budget;
+mod ejection;
 mod engine;
 mod fetch;
 mod poll;
@@ -81,6 +83,10 @@ pub struct Settings {
     pub healthy_after: u32,
     /// Where the metrics page is.
     pub metrics_path: String,
+    /// After so many failed requests in a row a target is passed over for a while; never with 0.
+    pub eject_after: u32,
+    /// For how long at first; twice as long each time it comes back only to fail.
+    pub eject_time: Duration,
 }
 
 /// One target as configured.
@@ -115,6 +121,8 @@ impl Settings {
             unhealthy_after: 3,
             healthy_after: 1,
             metrics_path: "/metrics".into(),
+            eject_after: 5,
+            eject_time: Duration::from_secs(10),
         }
     }
 }
@@ -152,7 +160,8 @@ impl Fleet {
     pub fn new(settings: Settings, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
         let slots: Box<[_]> = (0u32..).zip(&settings.targets).map(|(slot, target)| new_slot(slot, target)).collect();
         let (start, now) = (Instant::now(), clock.now());
-        let mut publisher = Publisher::new(&slots, settings.fresh_within, settings.window, start, now);
+        let eject = ejection::Rule { after: settings.eject_after, time: settings.eject_time };
+        let mut publisher = Publisher::new(&slots, settings.fresh_within, settings.window, eject, start, now);
         let view = publisher.view(&slots, start, now);
         let budget = Budget::new(&settings);
         let watch = Watch {

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ejection::{Ejection, Rule};
 use super::engine;
 use super::rates::FleetWindow;
 use super::slot::{Observed, Slot, State};
 use crate::snapshot::{
-    FleetView, Freshness, Health, Member, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
+    FleetView, Freshness, Health, Member, Moment, Pools, Quantity, Reading, Sample, Serving, Source, Standing,
 };
 
 /// The latest sample of each target, and what is needed for the next.
@@ -20,7 +21,8 @@ pub(super) struct Publisher {
     window_ms: u32,
     latest: Vec<Latest>,
     window: FleetWindow,
-    /// Made anew when a target goes down or comes back.
+    eject: Rule,
+    /// Made anew when a target goes or comes back.
     pools: Arc<Pools>,
 }
 
@@ -29,6 +31,8 @@ struct Latest {
     sample: Arc<Sample>,
     /// When the first of its fresh values becomes stale; `None` if no value is fresh.
     fresh_until: Option<Moment>,
+    ejection: Ejection,
+    standing: Standing,
 }
 
 impl Publisher {
@@ -37,6 +41,7 @@ impl Publisher {
         slots: &[Arc<Slot>],
         fresh_within: Duration,
         window: Duration,
+        eject: Rule,
         start: Instant,
         now: Moment,
     ) -> Self {
@@ -44,7 +49,7 @@ impl Publisher {
         let latest: Vec<_> =
             slots.iter().map(|slot| Latest::of(slot, 1, now, slot.known(), fresh_within, window_ms)).collect();
         let pools = Arc::new(pools(slots, &latest, None));
-        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()), pools }
+        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()), eject, pools }
     }
 
     /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
@@ -56,10 +61,18 @@ impl Publisher {
         for (index, (slot, latest)) in slots.iter().zip(&mut self.latest).enumerate() {
             let gone_stale = latest.fresh_until.is_some_and(|until| now > until);
             if let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) {
-                let is_down = |health| health == Health::Unhealthy;
-                one_came_or_went |= is_down(latest.sample.health) != is_down(known.health);
-                *latest = Latest::of(slot, latest.sample.n + 1, now, known, self.fresh_within, self.window_ms);
+                let n = latest.sample.n + 1;
+                (latest.sample, latest.fresh_until) =
+                    Latest::sample(slot, n, now, known, self.fresh_within, self.window_ms);
             }
+            let failing = latest.ejection.tick(slot, self.eject, instant);
+            let standing = match latest.sample.health {
+                Health::Unhealthy => Standing::Down,
+                _ if failing => Standing::Failing,
+                _ => Standing::Up,
+            };
+            one_came_or_went |= standing != latest.standing;
+            latest.standing = standing;
             let (requests, tokens) = span.per_second(index, slot.live.totals());
             // Writing takes the counters' cache line from the data threads, so an idle target is not written.
             if slot.live.rates() != (requests, tokens) {
@@ -75,21 +88,35 @@ impl Publisher {
 }
 
 fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pools {
-    let serving = slots.iter().zip(latest).map(|(slot, latest)| {
-        let up = latest.sample.health != Health::Unhealthy;
-        Serving { target: &slot.target, models: &slot.models, up }
+    let serving = slots.iter().zip(latest).map(|(slot, latest)| Serving {
+        target: &slot.target,
+        models: &slot.models,
+        standing: latest.standing,
     });
     Pools::new(&serving.collect::<Vec<_>>(), before)
 }
 
 impl Latest {
     fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: Duration, window_ms: u32) -> Self {
+        let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
+        let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
+        Self { sample, fresh_until, ejection: Ejection::default(), standing }
+    }
+
+    fn sample(
+        slot: &Slot,
+        n: u64,
+        now: Moment,
+        known: State,
+        fresh_within: Duration,
+        window_ms: u32,
+    ) -> (Arc<Sample>, Option<Moment>) {
         let readings =
             Quantity::ALL.map(|quantity| reading(quantity, known.values[quantity as usize], now, fresh_within));
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
         let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
-        Self { sample: Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until }
+        (Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until)
     }
 }
 
@@ -113,6 +140,7 @@ mod tests {
 
     const FRESH_WITHIN: Duration = Duration::from_secs(2);
     const WINDOW: Duration = Duration::from_secs(10);
+    const EJECT: Rule = Rule { after: 5, time: Duration::from_secs(10) };
 
     /// A fleet without network: its slots, and a clock that stands still until it is moved.
     struct Bench {
@@ -129,7 +157,7 @@ mod tests {
             let target = |slot| Target { slot, name: format!("t{slot}").into(), address: "-".into(), gpus: None };
             let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(target(slot), [].into()))).collect();
             let start = Instant::now();
-            let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, start, EPOCH);
+            let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, EJECT, start, EPOCH);
             Self { slots, publisher, start, now: Duration::ZERO }
         }
 
@@ -258,6 +286,16 @@ mod tests {
         bench.scraped(0, [None; Quantity::COUNT]);
         bench.slots[0].probed(Health::Healthy, None);
         assert_eq!(bench.view_after(100).members[0].sample.in_flight_at_scrape, Some(1), "the page said nothing");
+    }
+
+    #[test]
+    fn who_fails_request_after_request_is_passed_over_for_a_while() {
+        let mut bench = Bench::new(3);
+        (0..5).for_each(|_| bench.slots[1].live.failed());
+        let of_all = |view: &FleetView| (view.pools.all().eligible.to_vec(), view.pools.all().excluded.ejected);
+        assert_eq!(of_all(&bench.view_after(100)), (vec![0, 2], 1));
+        assert_eq!(of_all(&bench.view_after(9_900)), (vec![0, 2], 1));
+        assert_eq!(of_all(&bench.view_after(100)), (vec![0, 1, 2], 0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From the choice to the head of an answer: connect, send, wait; on a failed connect go to the next candidate.
+//! From the choice to the head of an answer: connect, send, wait; and, within a budget, try again elsewhere.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,10 @@ use super::identify::{TARGET_POD, TRACEPARENT, TRACESTATE, X_REQUEST_ID, X_SNAPS
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond::{Refusal, strip_hop_by_hop};
+use super::steer::Steer;
 use super::stream::with_causes;
 use super::{Thread, UpstreamRequestId};
 use crate::snapshot::{Ending, Record, SpanId, Target};
-
-/// Targets tried for one request. Each costs up to the connect timeout, and a client waits for all of them.
-const ATTEMPTS_MAX: usize = 3;
 
 /// What a client is told when no connection served.
 const UNCONNECTED: &str = "no target could be connected to: try again, and tell the operator if it stays so";
@@ -29,45 +27,56 @@ const LOAD_REPORT_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-me
 /// The head of a target's answer, and the connection that its body comes on.
 type Answered = (Response<Incoming>, Lease);
 
-/// Why an attempt failed, and the request if not a byte of it was written: then another connection may have it.
+/// Why an attempt failed.
 struct Failure {
     refusal: Refusal,
+    /// Not a byte of it was written: another connection may have it.
     unsent: Option<Box<Request<Full<Bytes>>>>,
+    /// The target may still be at work.
+    timed_out: bool,
 }
 
-/// Gets the head of an answer from the best candidate that can be connected to. Nothing is ever sent twice.
+/// Gets the head of an answer from the chosen target, or, as far as settings and budget allow, from one chosen anew
+/// whenever a target fails before its answer begins. `again` says how to choose; without it there is one try.
 pub(super) async fn send(
     thread: &Thread,
     recorder: &mut Recorder,
     record: &Record,
+    again: Option<Steer<'static>>,
     mut head: request::Parts,
     body: Bytes,
 ) -> Result<Answered, Refusal> {
+    let settings = &thread.gateway.settings;
     let decision = record.issued.decision.as_ref().expect("a request is forwarded after its decision");
-    outgoing(&mut head, recorder, thread.gateway.settings.request_id);
-    let mut request = Request::from_parts(head, Full::new(body));
-    let mut refusal = None;
-    for (number, candidate) in decision.candidates.iter().take(ATTEMPTS_MAX).enumerate() {
-        let target = &candidate.sample.target;
-        if number > 0 {
-            recorder.moved_to(target);
-        }
-        recorder.attempt(target);
-        address(request.headers_mut(), recorder, number, target);
-        let Failure { refusal: why, unsent } = match exchange(thread, recorder, target, request).await {
+    thread.retries.earn();
+    outgoing(&mut head, recorder, settings.request_id);
+    let mut target = Arc::clone(decision.target());
+    for number in 0.. {
+        recorder.attempt(&target);
+        let mut request = Request::from_parts(head.clone(), Full::new(body.clone()));
+        address(request.headers_mut(), recorder, number, &target);
+        let Failure { refusal, timed_out, .. } = match exchange(thread, recorder, &target, request).await {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
         };
         if let Some(attempt) = recorder.last_attempt() {
-            attempt.error.clone_from(&why.detail);
+            attempt.error.clone_from(&refusal.detail);
         }
-        refusal = Some(why);
-        match unsent {
-            Some(unsent) => request = *unsent,
-            None => break,
+        let Some(steer) = again.filter(|_| number < settings.retries_max && (!timed_out || settings.retry_timeouts))
+        else {
+            return Err(refusal);
+        };
+        if !thread.retries.spend() {
+            thread.gateway.metrics.retries_denied.inc();
+            return Err(refusal);
         }
+        match recorder.choose_again(&steer) {
+            Some(untried) => target = untried,
+            None => return Err(refusal),
+        }
+        thread.gateway.metrics.retries.inc();
     }
-    Err(refusal.expect("a decision has at least one candidate"))
+    unreachable!("the last try returns")
 }
 
 /// One attempt: on a pooled connection, and if that turns out to be closed, on a new one.
@@ -87,7 +96,7 @@ async fn exchange(
     }
     match connect(thread, recorder, target).await {
         Ok(lease) => ask(lease, request, limit).await,
-        Err(refusal) => Err(Failure { refusal, unsent: Some(Box::new(request)) }),
+        Err(refusal) => Err(Failure { refusal, unsent: None, timed_out: false }),
     }
 }
 
@@ -110,14 +119,14 @@ async fn ask(mut lease: Lease, request: Request<Full<Bytes>>, limit: Duration) -
         let detail = format!("no answer within {} ms", limit.as_millis());
         let message = "the target did not begin to answer in time";
         let refusal = Refusal::failed(Ending::UpstreamTimeout, message, Some(detail.into()));
-        return Err(Failure { refusal, unsent: None });
+        return Err(Failure { refusal, unsent: None, timed_out: true });
     };
     sent.map(|response| (response, lease)).map_err(|mut error| {
         let unsent = error.take_message().map(Box::new);
         let broken = "the target broke the connection before it answered";
         let message = if unsent.is_some() { UNCONNECTED } else { broken };
         let refusal = Refusal::failed(Ending::UpstreamReset, message, Some(with_causes(error.error()).into()));
-        Failure { refusal, unsent }
+        Failure { refusal, unsent, timed_out: false }
     })
 }
 

@@ -16,14 +16,21 @@ mod receive;
 pub mod recorder;
 mod request_peek;
 mod respond;
+mod retries;
 mod scan;
 mod serve;
 mod steer;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, request};
@@ -36,7 +43,7 @@ use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
-use crate::snapshot::{Ending, Run};
+use crate::snapshot::{Ending, Run, SnapshotId};
 use crate::telemetry::Metrics;
 use flushes::Flushes;
 use identify::{Mint, Wanted};
@@ -44,6 +51,7 @@ use pool::Pool;
 use receive::Buffers;
 use recorder::Recorder;
 use respond::{Body, Refusal};
+use retries::RetryBudget;
 use steer::Steering;
 use stream::RecordedBody;
 
@@ -111,6 +119,12 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// Idle upstream connections kept per target and data thread.
     pub pool_idle_per_target: usize,
+    /// How often a request may be tried again, at other targets.
+    pub retries_max: usize,
+    /// Which share of the requests may, 0..1.
+    pub retry_share: f64,
+    /// Whether a target that did not answer in time is reason enough.
+    pub retry_timeouts: bool,
     /// What the engine is told as `x-request-id`.
     pub request_id: UpstreamRequestId,
     /// Request headers that become labels.
@@ -151,6 +165,8 @@ pub struct Gateway {
     buffers: Buffers,
     steering: Steering,
     cut_short: AtomicBool,
+    #[cfg(test)]
+    trap: tests::Armed,
 }
 
 impl Gateway {
@@ -163,6 +179,8 @@ impl Gateway {
             wanted: Wanted { labels: settings.label_headers.clone(), tenant_secret },
             buffers: Buffers::new(settings.buffered_bytes_max),
             cut_short: AtomicBool::new(false),
+            #[cfg(test)]
+            trap: tests::Armed::default(),
             settings,
             clock,
             run,
@@ -194,6 +212,7 @@ impl Gateway {
 struct Thread {
     gateway: Arc<Gateway>,
     pool: Arc<Pool>,
+    retries: RetryBudget,
 }
 
 impl Thread {
@@ -202,9 +221,10 @@ impl Thread {
         let (head, body) = request.into_parts();
         let client_request_id = identify::client_request_id(&head.headers).map(str::to_owned);
         let client_request_id = client_request_id.as_deref();
-        let mut recorder = Recorder::begin(&self.gateway, Instant::now(), &head);
+        let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
-        match self.answer(&mut recorder, head, body).await {
+        let answered = caught(self.answer(&mut recorder, head, body)).await;
+        match answered.unwrap_or_else(|| Err(panicked(id))) {
             Ok(answer) => {
                 let (mut head, body) = answer.response.into_parts();
                 recorder.head(head.status, &head.headers);
@@ -224,13 +244,18 @@ impl Thread {
     /// The stages, until the head of an answer or a refusal.
     async fn answer(&self, recorder: &mut Recorder, head: request::Parts, body: Incoming) -> Result<Answer, Refusal> {
         let Settings { body_bytes_max, request_body_timeout, .. } = self.gateway.settings;
+        recorder.identify(&head);
         self.admit(&head)?;
+        #[cfg(test)]
+        self.gateway.spring(tests::Trap::Receive);
         let body = receive::body(body, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
         let peek = request_peek::peek(&body.bytes);
         let steer = self.gateway.steer(&head.headers, peek.model.as_deref(), peek.prompt);
         recorder.body_read(body.bytes.len(), peek);
         let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
-        let (response, lease) = forward::send(self, recorder, &record, head, body.bytes.clone()).await?;
+        #[cfg(test)]
+        self.gateway.spring(tests::Trap::Forward);
+        let (response, lease) = forward::send(self, recorder, &record, steer.again(), head, body.bytes.clone()).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let detail = "101 to a request that asked for no upgrade".into();
             let message = "the target switched protocols without being asked";
@@ -281,4 +306,20 @@ fn undecided_refusal(undecided: Undecided, model: Option<&str>) -> Refusal {
             Refusal::rejected(StatusCode::BAD_REQUEST, message).about("target-pod", "target_not_found")
         }
     }
+}
+
+/// Runs the stages. A bug in one of them costs one request its answer, which says so, and nothing else.
+async fn caught<T>(stages: impl Future<Output = T>) -> Option<T> {
+    let mut stages = pin!(stages);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| stages.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+fn panicked(id: SnapshotId) -> Refusal {
+    tracing::error!(snapshot_id = %id, "a bug in the gateway ended a request; what it was stands before this line");
+    let message = "the gateway failed, which is a bug: please report it";
+    Refusal::failed(Ending::Internal, message, Some("the gateway panicked: its log says where".into()))
 }

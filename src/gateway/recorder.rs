@@ -13,6 +13,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 use super::request_peek::Peek;
 use super::scan::{Scanner, Seen};
 use super::steer::{Steer, Undecided};
+#[cfg(test)]
+use super::tests::Trap;
 use super::{Gateway, identify};
 use crate::choose::Choice;
 use crate::snapshot::outcome::Answer;
@@ -59,25 +61,28 @@ struct AnswerSoFar {
 }
 
 impl Recorder {
-    /// From here on the request has a name and will have one record.
-    pub fn begin(gateway: &Arc<Gateway>, accepted: Instant, head: &request::Parts) -> Self {
-        let request = gateway.wanted.request(head);
-        Self::named(gateway, accepted, request, |id| identify::trace(id, &head.headers))
-    }
-
-    /// The same, for facts that are at hand.
-    pub fn named(
-        gateway: &Arc<Gateway>,
-        accepted: Instant,
-        request: Request,
-        trace: impl FnOnce(SnapshotId) -> TraceContext,
-    ) -> Self {
+    /// From here on the request has a name and will have one record, whatever happens.
+    pub fn begin(gateway: &Arc<Gateway>, accepted: Instant) -> Self {
         let (id, issued_at) = gateway.mint.issue(accepted);
-        let stage = Stage::Undecided(request);
-        let trace = trace(id);
+        let (stage, trace) = (Stage::Undecided(Request::default()), TraceContext::root(id));
         let draft = Draft { id, accepted, issued_at, trace, stage, attempts: Vec::new(), answer: None };
         gateway.metrics.in_flight.inc();
         Self { gateway: Arc::clone(gateway), draft: Some(draft) }
+    }
+
+    /// Reads the request's head.
+    pub(super) fn identify(&mut self, head: &request::Parts) {
+        #[cfg(test)]
+        self.gateway.spring(Trap::Identify);
+        let request = self.gateway.wanted.request(head);
+        self.facts(request);
+        let draft = self.draft_mut();
+        draft.trace = identify::trace(draft.id, &head.headers);
+    }
+
+    /// What is known of the request before its body.
+    pub fn facts(&mut self, request: Request) {
+        self.draft_mut().stage = Stage::Undecided(request);
     }
 
     /// The request's name.
@@ -120,6 +125,8 @@ impl Recorder {
         let draft = draft.as_mut().expect("a request is decided before its finish");
         let Stage::Undecided(request) = &mut draft.stage else { unreachable!("a request is decided once") };
         let began = Instant::now();
+        #[cfg(test)]
+        gateway.spring(Trap::Choose);
         let view = gateway.fleet.view();
         let (choice, inputs, eligible) = gateway.steering.choose(&view, request.model.as_deref(), steer)?;
         let Choice { candidates, excluded, reason, fallback, live } = choice;
@@ -146,14 +153,21 @@ impl Recorder {
         Ok(record)
     }
 
-    /// The request moves on to another target than the one it is counted at.
-    pub(super) fn moved_to(&mut self, target: &Target) {
-        let moved = self.gateway.fleet.live(target.slot);
-        if let (Some(moved), Stage::Decided { live, .. }) = (moved, &mut self.draft_mut().stage) {
-            live.end();
-            moved.begin();
-            *live = moved;
-        }
+    /// Chooses once more, from the view of now, among the targets that the request has not met, and counts it there.
+    pub(super) fn choose_again(&mut self, steer: &Steer<'_>) -> Option<Arc<Target>> {
+        let Self { gateway, draft } = self;
+        let Draft { stage: Stage::Decided { record, live }, attempts, .. } = draft.as_mut()? else { return None };
+        let view = gateway.fleet.view();
+        let (choice, ..) = gateway.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
+        let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
+        let candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
+        let target = Arc::clone(candidates.into_iter().find(|target| !met(target))?);
+        let moved = gateway.fleet.live(target.slot)?;
+        live.failed();
+        live.end();
+        moved.begin();
+        *live = moved;
+        Some(target)
     }
 
     /// A try begins; what becomes of it is written into the answer's last element.
@@ -178,6 +192,8 @@ impl Recorder {
 
     /// The head of the target's answer is here.
     pub(super) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
+        #[cfg(test)]
+        self.gateway.spring(Trap::Head);
         let first_byte_us = self.elapsed_us();
         let draft = self.draft_mut();
         if let Some(attempt) = draft.attempts.last_mut() {
@@ -196,11 +212,20 @@ impl Recorder {
 
     /// A piece of the answer's body passes at this moment.
     pub(super) fn frame(&mut self, data: &Bytes, now: Instant) {
+        #[cfg(test)]
+        self.gateway.spring(Trap::Frame);
+        #[cfg(test)]
+        let gateway = Arc::clone(&self.gateway);
         let draft = self.draft_mut();
         let at_us = now.saturating_duration_since(draft.accepted).as_micros() as u64;
         let Some(answer) = &mut draft.answer else { return };
         answer.bytes += data.len() as u64;
-        let seen = guarded(|| answer.scanner.frame(data, at_us)).unwrap_or_else(|| {
+        let scanned = guarded(|| {
+            #[cfg(test)]
+            gateway.spring(Trap::Scan);
+            answer.scanner.frame(data, at_us)
+        });
+        let seen = scanned.unwrap_or_else(|| {
             answer.scanner = Scanner::broken();
             Seen::default()
         });
@@ -277,6 +302,11 @@ impl Draft {
         };
         match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
             Stage::Decided { record, live } => {
+                match ending {
+                    Ending::Completed if outcome.status.is_some_and(|status| status < 500) => live.answered(),
+                    Ending::Completed | Ending::UpstreamReset | Ending::UpstreamTimeout => live.failed(),
+                    _ => {}
+                }
                 live.end();
                 live.add_tokens(outcome.answer.completion_tokens.unwrap_or(0).saturating_sub(counted));
                 // Marked in the ledger first, sent second: a lookup never sees a request that has left both.
@@ -301,7 +331,12 @@ impl AnswerSoFar {
         end_offset_us: u64,
         gateway: &Gateway,
     ) -> Outcome {
-        let scan = guarded(|| self.scanner.finish()).unwrap_or_else(|| Scanner::broken().finish());
+        let scan = guarded(|| {
+            #[cfg(test)]
+            gateway.spring(Trap::ScanEnd);
+            self.scanner.finish()
+        })
+        .unwrap_or_else(|| Scanner::broken().finish());
         if scan.failed {
             gateway.metrics.scan_failed();
         }

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::flushes::Flushes;
 use super::pool::Pool;
+use super::retries::RetryBudget;
 use super::{Gateway, Thread};
 
 /// Connections that may wait for a data thread to take them up.
@@ -177,7 +178,8 @@ impl Data {
     async fn run(mut self) {
         let settings = &self.gateway.settings;
         let pool = Pool::new(settings);
-        let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool });
+        let retries = RetryBudget::new(settings.retry_share);
+        let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool, retries });
         let graceful = GracefulShutdown::new();
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {

@@ -43,6 +43,16 @@ pub struct Steer<'r> {
     prefix_hash: Option<u64>,
     session_hash: Option<u64>,
     forced: Option<&'r HeaderValue>,
+    /// Another choice for the same request.
+    repeated: bool,
+}
+
+impl Steer<'_> {
+    /// For a choice after the first; `None` if the request named its target, which is the only one it wants.
+    pub(super) fn again(&self) -> Option<Steer<'static>> {
+        let Self { policy, prefix_hash, session_hash, forced, .. } = *self;
+        forced.is_none().then_some(Steer { policy, prefix_hash, session_hash, forced: None, repeated: true })
+    }
 }
 
 /// Why nothing was chosen.
@@ -79,6 +89,7 @@ impl Steering {
                 _ => None,
             },
             forced: headers.get(TARGET_POD).filter(|_| self.settings.allow_forced),
+            repeated: false,
         }
     }
 
@@ -106,7 +117,7 @@ impl Steering {
         steer: &Steer<'_>,
     ) -> Result<(Choice, Inputs, u32), Undecided> {
         let pool = view.pools.of_model(model);
-        let Steer { policy, prefix_hash, session_hash, forced } = *steer;
+        let Steer { policy, prefix_hash, session_hash, forced, repeated } = *steer;
         let mut inputs = Inputs { prefix_hash, session_hash, ticket: None, draw: rand::random() };
         let eligible = pool.eligible.len() as u32;
         if let Some(forced) = forced {
@@ -119,7 +130,8 @@ impl Steering {
             return Err(Undecided::ModelNotServed);
         }
         if policy == Policy::RoundRobin {
-            inputs.ticket = Some(pool.next_turn());
+            // It has had its turn: with two targets, of which one fails, that one would always be next.
+            inputs.ticket = Some(if repeated { inputs.draw } else { pool.next_turn() });
         }
         let choice = choose::target(view, pool, policy, self.settings.width, &inputs);
         choice.map(|choice| (choice, inputs, eligible)).ok_or(Undecided::NoTarget)

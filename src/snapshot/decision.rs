@@ -184,6 +184,8 @@ impl Fallback {
 pub struct Excluded {
     /// The active probe says they are down.
     pub unhealthy: u32,
+    /// They have failed request after request, and are passed over for a while.
+    pub ejected: u32,
     /// They do not serve the model.
     pub model: u32,
     /// The policy needs a fresh value that they do not have; of those that were looked at.

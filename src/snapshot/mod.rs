@@ -20,7 +20,7 @@ pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
-pub use pools::{Pool, Pools, Serving};
+pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, Target};
 pub use trace::{SpanId, TraceContext, TraceId};

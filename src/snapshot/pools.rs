@@ -41,8 +41,19 @@ pub struct Serving<'a> {
     pub target: &'a Target,
     /// The models it serves; none named means any.
     pub models: &'a [Box<str>],
-    /// It may be chosen now.
-    pub up: bool,
+    /// Whether it may be chosen now.
+    pub standing: Standing,
+}
+
+/// Whether a target may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Up,
+    /// It is passed over for its failures, unless too many of its pool are.
+    Failing,
+    /// It may not.
+    Down,
 }
 
 impl Pools {
@@ -91,18 +102,31 @@ impl Pools {
 impl Pool {
     fn new(members: &[Serving<'_>], serving: &[u32], before: Option<&Self>) -> Self {
         let (mut eligible, mut ring) = (Vec::new(), Vec::new());
+        let standing = |index: u32| members[index as usize].standing;
+        let unhealthy = serving.iter().filter(|index| standing(**index) == Standing::Down).count();
+        // When most of a pool fails, the fault is rather not with its targets, and the rest could not take the load.
+        let ejected_max = (serving.len() - unhealthy) / 2;
+        let mut ejected = 0;
         for &index in serving {
-            let Serving { target, up, .. } = members[index as usize];
-            if up {
-                ring.push((target.identity(), eligible.len() as u32));
-                eligible.push(index);
+            match standing(index) {
+                Standing::Down => continue,
+                Standing::Failing if ejected < ejected_max => ejected += 1,
+                Standing::Failing | Standing::Up => {
+                    ring.push((members[index as usize].target.identity(), eligible.len() as u32));
+                    eligible.push(index);
+                }
             }
         }
         ring.sort_unstable();
-        let (model, unhealthy) = (members.len() - serving.len(), serving.len() - eligible.len());
+        let model = members.len() - serving.len();
         Self {
             eligible: eligible.into(),
-            excluded: Excluded { unhealthy: unhealthy as u32, model: model as u32, no_fresh_state: 0 },
+            excluded: Excluded {
+                unhealthy: unhealthy as u32,
+                ejected: ejected as u32,
+                model: model as u32,
+                no_fresh_state: 0,
+            },
             serving: serving.len() as u32,
             ring: ring.into(),
             turns: before.map_or_else(Arc::default, |before| Arc::clone(&before.turns)),
@@ -136,7 +160,11 @@ mod tests {
         let models: Vec<Vec<Box<str>>> =
             fleet.iter().map(|(_, models, _)| models.iter().map(|model| (*model).into()).collect()).collect();
         let members = targets.iter().zip(&models).zip(fleet);
-        let members: Vec<_> = members.map(|((target, models), (.., up))| Serving { target, models, up: *up }).collect();
+        let members = members.map(|((target, models), (.., up))| {
+            let standing = if *up { Standing::Up } else { Standing::Down };
+            Serving { target, models, standing }
+        });
+        let members: Vec<_> = members.collect();
         Pools::new(&members, before)
     }
 
@@ -152,7 +180,7 @@ mod tests {
         ] {
             let pool = fleet.of_model(model);
             assert_eq!((&*pool.eligible, pool.serving), (eligible, serving), "{model:?}");
-            assert_eq!(pool.excluded, Excluded { unhealthy, model: other, no_fresh_state: 0 }, "{model:?}");
+            assert_eq!(pool.excluded, Excluded { unhealthy, model: other, ..Excluded::default() }, "{model:?}");
         }
         let strict = pools(&[("a", &["m"], true)], None);
         assert_eq!((strict.of_model(Some("x")).serving, strict.of_model(Some("m")).serving), (0, 1));
@@ -184,5 +212,22 @@ mod tests {
             assert_eq!(walked("c", hash), expected);
         }
         assert_eq!(pools(&[], None).all().walk(7).count(), 0);
+    }
+
+    #[test]
+    fn never_more_than_half_of_a_model_is_passed_over_for_its_failures() {
+        let targets: Vec<_> = (0..5)
+            .map(|slot| Target { slot, name: format!("t{slot}").into(), address: "".into(), gpus: None })
+            .collect();
+        let eligible = |standings: [Standing; 5]| {
+            let serving = |(target, standing)| Serving { target, models: &[], standing };
+            let pools = Pools::new(&targets.iter().zip(standings).map(serving).collect::<Vec<_>>(), None);
+            (pools.all().eligible.to_vec(), pools.all().excluded.ejected, pools.all().excluded.unhealthy)
+        };
+        use Standing::{Down, Failing, Up};
+        assert_eq!(eligible([Up, Failing, Up, Failing, Up]), (vec![0, 2, 4], 2, 0));
+        assert_eq!(eligible([Failing; 5]), (vec![2, 3, 4], 2, 0));
+        assert_eq!(eligible([Down, Failing, Down, Failing, Down]), (vec![3], 1, 3));
+        assert_eq!(eligible([Down, Down, Down, Down, Failing]), (vec![4], 0, 4), "the last one stays");
     }
 }

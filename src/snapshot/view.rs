@@ -22,9 +22,13 @@ pub struct FleetView {
 impl FleetView {
     /// A view of targets that serve any model, each of which may be chosen unless its probe says that it is down.
     pub(crate) fn of_any_model(published: Moment, members: Box<[Member]>) -> Self {
+        use super::pools::{Serving, Standing};
         let serving = members.iter().map(|Member { sample, .. }| {
-            let up = sample.health != super::sample::Health::Unhealthy;
-            super::pools::Serving { target: &sample.target, models: &[], up }
+            let standing = match sample.health {
+                super::sample::Health::Unhealthy => Standing::Down,
+                _ => Standing::Up,
+            };
+            Serving { target: &sample.target, models: &[], standing }
         });
         let pools = Arc::new(Pools::new(&serving.collect::<Vec<_>>(), None));
         Self { published, members, pools }
@@ -50,6 +54,7 @@ pub struct Live {
     tokens: AtomicU64,
     requests_per_second: AtomicU64,
     tokens_per_second: AtomicU64,
+    failures: AtomicU32,
 }
 
 impl Live {
@@ -77,6 +82,29 @@ impl Live {
     /// Requests sent and tokens seen since the start; the fleet makes rates of them.
     pub fn totals(&self) -> (u64, u64) {
         (self.requests.load(Relaxed), self.tokens.load(Relaxed))
+    }
+
+    /// The target did not answer, or broke off, or answered with an error of its own.
+    pub fn failed(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// The target answered as it should.
+    pub fn answered(&self) {
+        // Looking first keeps the line shared when there is nothing to forget.
+        if self.failures() > 0 {
+            self.forget_failures();
+        }
+    }
+
+    /// Requests in a row that the target has failed.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Relaxed)
+    }
+
+    /// The next failure is the first.
+    pub fn forget_failures(&self) {
+        self.failures.store(0, Relaxed);
     }
 
     /// Written by the fleet's tick only.

@@ -137,6 +137,7 @@ fn decision(
         eligible: rest.eligible,
         excluded: Excluded {
             unhealthy: rest.excluded_unhealthy,
+            ejected: rest.excluded_ejected,
             model: rest.excluded_model,
             no_fresh_state: rest.excluded_no_fresh_state,
         },

@@ -149,6 +149,7 @@ fn bind_decision(
     rest.view_published_us = decision.view_published.0.wrapping_sub(issued.issued_at.0).cast_signed();
     rest.eligible = decision.eligible;
     rest.excluded_unhealthy = decision.excluded.unhealthy;
+    rest.excluded_ejected = decision.excluded.ejected;
     rest.excluded_model = decision.excluded.model;
     rest.excluded_no_fresh_state = decision.excluded.no_fresh_state;
     rest.prefix_hash = decision.inputs.prefix_hash;

@@ -29,6 +29,8 @@ pub(super) struct Rest {
     pub(super) eligible: u32,
     #[prost(uint32, tag = "18")]
     pub(super) excluded_unhealthy: u32,
+    #[prost(uint32, tag = "25")]
+    pub(super) excluded_ejected: u32,
     #[prost(uint32, tag = "19")]
     pub(super) excluded_model: u32,
     #[prost(uint32, tag = "20")]

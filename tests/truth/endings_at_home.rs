@@ -1,19 +1,7 @@
 //! Every ending that is the gateway's own doing: what it refuses, what it has no target or no room for, and what its own
 //! end cuts short.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
-
-use http::HeaderMap;
-use snapgate::clock::Clock;
-use snapgate::fleet::Fleet;
-use snapgate::gateway::recorder::Recorder;
-use snapgate::gateway::{self, Gateway as DataPath, Prompt};
-use snapgate::ledger::Ledger;
-use snapgate::pipeline;
-use snapgate::snapshot::{Document, Ending, InstanceTag, Run, RunId, TraceContext};
-use snapgate::telemetry::Metrics;
+use std::sync::mpsc;
 
 use super::assert_ended;
 use super::endings_abroad::assert_local;
@@ -161,56 +149,4 @@ fn a_stream_that_outlasts_the_gateway_was_ended_by_its_shutdown() {
     assert_ended(&found, "shutdown", Some("gateway"), 200);
     assert_eq!(found.at("/outcome/response_bytes"), 5);
     assert_eq!([found.document()], *line);
-}
-
-/// No request can make the gateway panic, so this one is begun by hand, on the same data path without its sockets.
-#[test]
-fn a_request_that_panics_is_recorded_as_the_gateways_own_fault() {
-    let config = Setup::before(&["127.0.0.1:9".parse().expect("an address")]).config();
-    let (clock, metrics, ledger) = (Clock::start(), Metrics::new(), Arc::<Ledger>::default());
-    let parts = pipeline::Parts {
-        ledger: Arc::clone(&ledger),
-        store: None,
-        sinks: Vec::new(),
-        clock: Arc::clone(&clock),
-        metrics: Arc::clone(&metrics),
-        problem: Arc::default(),
-    };
-    let (intake, pipeline) = pipeline::start(&config.pipeline, parts).expect("a thread can be started");
-    let run = Run {
-        id: RunId(1),
-        instance: "test".into(),
-        tag: InstanceTag(1),
-        version: "0".into(),
-        config: "00000000".into(),
-        started: clock.now(),
-    };
-    let parts = gateway::Parts {
-        run: Arc::new(run),
-        tenant_secret: [7; 32],
-        fleet: Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics)),
-        ledger: Arc::clone(&ledger),
-        intake,
-        metrics,
-        clock,
-    };
-    let path = DataPath::new(config.gateway, parts);
-    let mut decided = None;
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let mut recorder = Recorder::named(&path, Instant::now(), Default::default(), TraceContext::root);
-        let headers = HeaderMap::new();
-        let steer = path.steer(&headers, None, Prompt::default());
-        decided = recorder.decide(&steer).ok();
-        panic!("on purpose: the recorder is to notice");
-    }));
-    assert!(panicked.is_err());
-    let record = decided.expect("the target is eligible");
-    let outcome = record.outcome().expect("it has ended");
-    assert_eq!((outcome.ending, outcome.status), (Ending::Internal, Some(500)));
-    let mut line = Vec::new();
-    Document::of(&record).write(&mut line);
-    assert!(String::from_utf8(line).expect("JSON").contains(r#""ending":"internal","fault":"gateway""#));
-    drop(path);
-    assert_eq!(pipeline.join(Instant::now() + PATIENCE).offered, 1);
-    assert!(ledger.is_empty(), "it was settled");
 }

@@ -178,3 +178,56 @@ fn a_target_that_hangs_up_on_everybody_is_asked_once_by_each_request() {
     assert!(connections < 2 * REQUESTS, "{connections} connections for {REQUESTS} requests");
     assert_idle(&gateway);
 }
+
+#[test]
+fn a_request_that_one_target_broke_is_answered_by_another_as_far_as_the_budget_goes() {
+    const REQUESTS: usize = 40;
+    let sims = Sims::one();
+    let (hangs_up, _) = hanging_up();
+    let setup = Setup::before(&[hangs_up, sims.addresses()[0]]).set("policy", "round_robin").set("threads", 1);
+    let setup = setup.set("fleet.probe_interval", "10s").set("fleet.eject_after", 0).set("upstream.retry_share", "0.1");
+    let gateway = setup.start();
+    let (mut saved, mut lost) = (0, 0);
+    for _ in 0..REQUESTS {
+        let answer = gateway.ask(&Request::chat());
+        let found = gateway.ended(&answer.id());
+        let tried: Vec<_> = found.list("/attempts").iter().map(|tried| tried["target"].clone()).collect();
+        match (answer.status, &tried[..]) {
+            (200, [only]) => assert_eq!(only, "t1"),
+            (200, [first, second]) => {
+                assert_eq!((first, second, found.text_at("/outcome/target")), (&"t0".into(), &"t1".into(), Some("t1")));
+                saved += 1;
+            }
+            (502, [only]) => {
+                assert_eq!(only, "t0");
+                lost += 1;
+            }
+            other => panic!("{other:?}: {}", found.text),
+        }
+    }
+    assert_eq!((saved, lost), (13, 7), "ten to begin with, then one for ten requests");
+    let metrics = gateway.admin("/metrics").text;
+    for line in ["snapgate_retries_total 13", "snapgate_retries_denied_total 7"] {
+        assert!(metrics.lines().any(|it| it == line), "{line}: {metrics}");
+    }
+    assert_idle(&gateway);
+}
+
+#[test]
+fn a_target_that_fails_request_after_request_is_passed_over() {
+    let sims = Sims::one();
+    let (hangs_up, _) = hanging_up();
+    let setup = Setup::before(&[hangs_up, sims.addresses()[0]]).set("policy", "round_robin");
+    let setup = setup.set("fleet.probe_interval", "10s").set("fleet.eject_after", 3).set("upstream.retries", 0);
+    let gateway = setup.start();
+    let passed_over = until("the failing target is passed over", || {
+        let answer = gateway.ask(&Request::chat());
+        Some(gateway.ended(&answer.id())).filter(|found| found.at("/decision/excluded/ejected") == 1)
+    });
+    assert_eq!(
+        (passed_over.at("/decision/eligible").as_u64(), passed_over.text_at("/decision/target")),
+        (Some(1), Some("t1"))
+    );
+    assert_ended(&passed_over, "completed", None, 200);
+    assert_idle(&gateway);
+}

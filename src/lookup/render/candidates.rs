@@ -135,6 +135,7 @@ pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
     let excluded = &decision.excluded;
     for (count, why) in [
         (excluded.unhealthy, "unhealthy"),
+        (excluded.ejected, "failing"),
         (excluded.model, "without the model"),
         (excluded.no_fresh_state, "without fresh state"),
     ] {

@@ -77,7 +77,7 @@ impl<'a> DecisionPart<'a> {
     }
 
     pub(super) fn of(decision: &'a Decision) -> Self {
-        let Excluded { unhealthy, model, no_fresh_state } = decision.excluded;
+        let Excluded { unhealthy, ejected, model, no_fresh_state } = decision.excluded;
         let hash = |hash: Option<u64>| hash.map(|hash| Text::hex(hash.into(), 16));
         Self {
             policy: Some(decision.policy),
@@ -92,6 +92,7 @@ impl<'a> DecisionPart<'a> {
             eligible: Some(decision.eligible),
             excluded: ExcludedPart {
                 unhealthy: Some(unhealthy),
+                ejected: Some(ejected),
                 model: Some(model),
                 no_fresh_state: Some(no_fresh_state),
             },

@@ -77,6 +77,7 @@ pub struct DecisionPart<'a> {
 #[expect(missing_docs, reason = "see Document")]
 pub struct ExcludedPart {
     pub unhealthy: Option<u32>,
+    pub ejected: Option<u32>,
     pub model: Option<u32>,
     pub no_fresh_state: Option<u32>,
 }

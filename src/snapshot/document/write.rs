@@ -91,6 +91,7 @@ impl Json for ExcludedPart {
     fn json(&self, out: &mut Vec<u8>) {
         let mut object = Object::open(out);
         object.put("unhealthy", &self.unhealthy);
+        object.put("ejected", &self.ejected);
         object.put("model", &self.model);
         object.put("no_fresh_state", &self.no_fresh_state);
         object.close();

@@ -131,8 +131,12 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     );
     let inputs = (of(any::<u64>()), of(any::<u64>()), of(number()), any::<u64>())
         .prop_map(|(prefix_hash, session_hash, ticket, draw)| Inputs { prefix_hash, session_hash, ticket, draw });
-    let excluded =
-        any::<[u32; 3]>().prop_map(|[unhealthy, model, no_fresh_state]| Excluded { unhealthy, model, no_fresh_state });
+    let excluded = any::<[u32; 4]>().prop_map(|[unhealthy, ejected, model, no_fresh_state]| Excluded {
+        unhealthy,
+        ejected,
+        model,
+        no_fresh_state,
+    });
     let reason = (coded::<Reason>(), of(coded::<Fallback>()));
     let rule = (coded::<Policy>(), reason, any::<bool>(), number(), number());
     let times = (moment(), moment(), any::<u32>());
