@@ -1,0 +1,134 @@
+"""The program under test, and a gateway in front of a simulated pod; each on ports that the system chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = Path(os.environ.get("SNAPGATE_BIN", ROOT / "target/debug/snapgate")).absolute()
+
+PATIENCE = 30.0
+"""Seconds that something may take that should take no time."""
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SNAPGATE_")}
+"""Without variables that the program would take for its configuration."""
+
+
+class Program:
+    """The command line."""
+
+    def run(self, *arguments: str, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        command = [str(PROGRAM), *arguments]
+        return subprocess.run(command, env={**ENVIRONMENT, **env}, text=True, capture_output=True, timeout=PATIENCE)
+
+    def assert_accepts(self, arguments: list[str]) -> None:
+        """That a command line is well-formed, without running it: help is printed only after what precedes it was read."""
+        done = self.run(*arguments, "--help")
+        assert done.returncode == 0, done.stderr
+
+    def effective(self, file: Path = Path(os.devnull), env: Mapping[str, str] = {}) -> dict[str, Any]:
+        """The whole configuration that a file and variables amount to, once `snapgate check` has accepted them."""
+        done = self.run("check", str(file), env=env)
+        assert done.returncode == 0, done.stderr
+        return tomllib.loads(done.stdout.partition("\n\n")[2])
+
+
+@pytest.fixture(scope="session")
+def snapgate() -> Program:
+    assert PROGRAM.exists(), f"{PROGRAM} is missing: cargo build"
+    return Program()
+
+
+@dataclass
+class Gateway:
+    """Where it listens."""
+
+    url: str
+    admin: str
+
+
+@contextlib.contextmanager
+def listening(*arguments: str) -> Iterator[dict[str, Any]]:
+    """Runs a command until the end of the block; gives its line that says where it listens."""
+    process = subprocess.Popen([str(PROGRAM), *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        lines = (json.loads(line) for line in process.stderr)
+        started = next(line for line in lines if line.get("event") == "listening")
+        # Its log goes on, and nobody may wait for a full pipe.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield started
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def gateway(snapgate: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with simulated_pod() as pod, serving(pod, tmp_path_factory.mktemp("data")) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def simulated_pod() -> Iterator[str]:
+    """Its URL."""
+    with listening("sim", "--listen", "127.0.0.1:0", "--ttft", "5ms", "--token-time", "1ms") as pod:
+        yield f"http://{pod['listen']}"
+
+
+@contextlib.contextmanager
+def serving(pod: str, data_dir: Path) -> Iterator[Gateway]:
+    """A gateway in front of a pod, once it is ready. At the end of the block it gets SIGTERM and is waited for."""
+    options = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", str(data_dir))
+    with listening("serve", *options, "--target", f"vllm-0={pod}") as started:
+        gateway = Gateway(f"http://{started['listen']}", f"http://{started['admin']}")
+        wait_until_ready(gateway)
+        yield gateway
+
+
+def wait_until_ready(gateway: Gateway) -> None:
+    """The first probe of the pod has to come back."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(f"{gateway.admin}/readyz"):
+                return
+        except urllib.error.HTTPError as error:
+            assert time.monotonic() < deadline, error.read()
+            time.sleep(0.01)
+
+
+def seconds(duration: str) -> float:
+    """A duration as the configuration, systemd and Compose write it: `1m30s`."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    parts = re.findall(r"(\d+)(ms|s|m|h)", duration)
+    assert "".join(map("".join, parts)) == duration, duration
+    return sum(int(number) * units[unit] for number, unit in parts)
+
+
+def size(text: str) -> int:
+    """Bytes of a size as the configuration and Kubernetes write it: `16MiB`, `20Gi`."""
+    number, power = re.fullmatch(r"(\d+)([KMGT])iB?", text).groups()
+    return int(number) << 10 * ("KMGT".index(power) + 1)
+
+
+def shutdown_seconds(settings: Mapping[str, Any]) -> float:
+    """The longest a gateway takes from SIGTERM to its end: the open requests, then what src/app.rs allows each stage."""
+    stages = re.findall(r"const \w+_GRACE: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/app.rs").read_text())
+    assert stages
+    return seconds(settings["timeouts"]["shutdown_grace"]) + sum(map(int, stages))
