@@ -63,9 +63,10 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def listening(*arguments: str) -> Iterator[dict[str, Any]]:
+def listening(*arguments: str, env: Mapping[str, str] = {}) -> Iterator[dict[str, Any]]:
     """Runs a command until the end of the block; gives its line that says where it listens."""
-    process = subprocess.Popen([str(PROGRAM), *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    command = [str(PROGRAM), *arguments]
+    process = subprocess.Popen(command, env={**ENVIRONMENT, **env}, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         lines = (json.loads(line) for line in process.stderr)
@@ -92,10 +93,10 @@ def simulated_pod() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving(pod: str, data_dir: Path) -> Iterator[Gateway]:
+def serving(pod: str, data_dir: Path, env: Mapping[str, str] = {}) -> Iterator[Gateway]:
     """A gateway in front of a pod, once it is ready. At the end of the block it gets SIGTERM and is waited for."""
     options = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", str(data_dir))
-    with listening("serve", *options, "--target", f"vllm-0={pod}") as started:
+    with listening("serve", *options, "--target", f"vllm-0={pod}", env=env) as started:
         gateway = Gateway(f"http://{started['listen']}", f"http://{started['admin']}")
         wait_until_ready(gateway)
         yield gateway
@@ -128,7 +129,8 @@ def size(text: str) -> int:
 
 
 def shutdown_seconds(settings: Mapping[str, Any]) -> float:
-    """The longest a gateway takes from SIGTERM to its end: the open requests, then what src/app.rs allows each stage."""
+    """The longest a gateway takes from SIGTERM to its end: both waits, then what src/app.rs allows each stage."""
     stages = re.findall(r"const \w+_GRACE: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/app.rs").read_text())
     assert stages
-    return seconds(settings["timeouts"]["shutdown_grace"]) + sum(map(int, stages))
+    waits = (settings["timeouts"][key] for key in ("shutdown_delay", "shutdown_grace"))
+    return sum(map(seconds, waits)) + sum(map(int, stages))

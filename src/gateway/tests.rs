@@ -119,7 +119,7 @@ impl DataPath {
 fn pod() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
+    let serve = move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut head = [0; 4_096];
@@ -129,7 +129,9 @@ fn pod() -> SocketAddr {
                 stream.write_all(answer.as_bytes()).ok();
             }
         }
-    });
+    };
+    // It ends with the process of the tests.
+    thread::Builder::new().name("pod".into()).spawn(serve).unwrap();
     address
 }
 

@@ -136,8 +136,7 @@ def test_the_program_takes_its_arguments_and_its_configuration(snapgate: Program
 
 
 def test_a_shutdown_is_over_before_it_is_cut_short(snapgate: Program, tmp_path: Path):
-    sleep = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert POD["terminationGracePeriodSeconds"] >= sleep + shutdown_seconds(settings(snapgate, tmp_path))
+    assert POD["terminationGracePeriodSeconds"] >= shutdown_seconds(settings(snapgate, tmp_path))
 
 
 def test_the_store_fits_into_its_volume_and_the_buffers_into_memory(snapgate: Program, tmp_path: Path):

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,8 +19,11 @@ CLIENTS = 16
 ROUNDS = 2
 """How often each gateway is replaced."""
 
-PRE_STOP_SECONDS = 0.3
-"""Far longer than a connection takes from the balancer to its gateway here."""
+NOTICED_AFTER = 0.2
+"""Seconds from SIGTERM until the balancer has noticed."""
+
+DELAY = {"SNAPGATE_TIMEOUTS_SHUTDOWN_DELAY": "500ms"}
+"""Longer than that."""
 
 
 class Balancer:
@@ -88,18 +90,18 @@ def test_a_rollout_loses_no_request_and_no_record(snapgate: Program, tmp_path: P
     with simulated_pod() as pod, balancer.listening() as url, contextlib.ExitStack() as running:
         stacks = [running.enter_context(contextlib.ExitStack()) for _ in range(2)]
         directories = [tmp_path / str(number) for number in range(2)]
-        balancer.gateways = [stack.enter_context(serving(pod, dir)) for stack, dir in zip(stacks, directories)]
+        balancer.gateways = [stack.enter_context(serving(pod, dir, DELAY)) for stack, dir in zip(stacks, directories)]
         with ThreadPoolExecutor(CLIENTS) as pool:
             loads = [pool.submit(load, url, number) for number in range(CLIENTS)]
             try:
                 for number in [0, 1] * ROUNDS:
-                    others = [balancer.gateways[1 - number]]
-                    # As a Service and `preStop` do it: nobody is sent there, who was sent arrives, then comes SIGTERM.
-                    old, balancer.gateways = balancer.gateways, others
-                    time.sleep(PRE_STOP_SECONDS)
+                    before, others = balancer.gateways, [balancer.gateways[1 - number]]
+                    noticing = threading.Timer(NOTICED_AFTER, setattr, (balancer, "gateways", others))
+                    noticing.start()
                     stacks[number].close()
-                    old[number] = stacks[number].enter_context(serving(pod, directories[number]))
-                    balancer.gateways = old
+                    noticing.join()
+                    before[number] = stacks[number].enter_context(serving(pod, directories[number], DELAY))
+                    balancer.gateways = before
             finally:
                 finished.set()
             snapshots = [snapshot for load in loads for snapshot in load.result()]
