@@ -101,6 +101,11 @@ pub(in crate::lookup) fn state_cells(
     ]
 }
 
+/// How many of the candidates have a score: one that lacks a fresh value or was forced has none.
+pub(super) fn scored(decision: &DecisionPart<'_>) -> usize {
+    decision.candidates.iter().filter(|candidate| candidate.score.is_some()).count()
+}
+
 /// The table of a decision's candidates, best first; empty where nothing was decided.
 pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
     if decision.candidates.is_empty() {
@@ -127,7 +132,7 @@ pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
             row
         })
         .collect();
-    let scored = decision.candidates.len();
+    let scored = scored(decision);
     let mut head = format!("candidates: {scored} scored");
     if let Some(eligible) = decision.eligible {
         head.push_str(&format!(" of {eligible} eligible"));

@@ -1,6 +1,6 @@
 //! One sentence: how it ended, whose fault that was, which target it was and why, and what was unusual about its state.
 
-use super::candidates::{Trust, state_of};
+use super::candidates::{Trust, scored, state_of};
 use super::words;
 use crate::snapshot::document::{DecisionPart, Phase};
 use crate::snapshot::{Document, Ending, Fallback, Fault, Freshness, Policy, Quantity, Reason};
@@ -117,7 +117,7 @@ fn failover<'a>(document: &'a Document<'_>) -> Option<&'a str> {
 fn choice(document: &Document<'_>) -> Option<String> {
     let decision = &document.decision;
     decision.target.as_deref()?;
-    let scores = words::counted(decision.candidates.len() as u64, "score");
+    let scores = words::counted(scored(decision) as u64, "score");
     let why = match (decision.forced, decision.reason) {
         (Some(true), _) => "forced by the request".to_owned(),
         (_, None) => "chosen".to_owned(),
