@@ -255,6 +255,7 @@ impl Fleet {
             model: Some("llama-3.1-8b".into()),
             stream: Some(true),
             body_bytes: 400 + draw % 4_000,
+            body_unread: false,
             max_tokens: Some(256),
             client_request_id: brought_id(index).map(Into::into),
             tenant: None,

@@ -7,11 +7,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use super::linger::Linger;
 
 /// How often a connection was flushed. hyper flushes only when it has nothing left to write, so one more flush means
 /// that everything from before it has been given to the system.
@@ -23,6 +25,7 @@ pub(super) struct Flushes(Arc<Counted>);
 struct Counted {
     done: AtomicU64,
     awaited: AtomicBool,
+    lingers: AtomicBool,
 }
 
 impl Flushes {
@@ -42,7 +45,12 @@ impl Flushes {
 
     /// The connection whose flushes are counted here.
     pub(super) fn of(&self, stream: TcpStream) -> Watched {
-        Watched { io: TokioIo::new(stream), flushes: self.clone() }
+        Watched { io: TokioIo::new(stream), flushes: self.clone(), linger: None }
+    }
+
+    /// The client may still be sending a body that nobody will read: it is to get its answer all the same.
+    pub(super) fn linger(&self) {
+        self.0.lingers.store(true, Relaxed);
     }
 
     fn flushed(&self, cx: &Context<'_>) {
@@ -55,11 +63,13 @@ impl Flushes {
     }
 }
 
-/// A connection that counts its flushes.
+/// A connection that counts its flushes, and reads to the end what a refused client still sends.
 #[derive(Debug)]
 pub(super) struct Watched {
     io: TokioIo<TcpStream>,
     flushes: Flushes,
+    /// From the moment on when the gateway's side was closed.
+    linger: Option<Linger>,
 }
 
 impl Watched {
@@ -89,7 +99,12 @@ impl Write for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io().poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        let more = this.flushes.0.lingers.load(Relaxed);
+        this.linger.get_or_insert_default().poll(Pin::new(&mut this.io), more, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,6 +18,10 @@ use super::stream::with_causes;
 use super::{Thread, UpstreamRequestId};
 use crate::snapshot::{Ending, Record, SpanId, Target};
 
+/// A larger body is let go as soon as it is written, so that it takes no room while its answer is awaited: after that it
+/// cannot be sent again.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+
 /// What a client is told when no connection served.
 const UNCONNECTED: &str = "no target could be connected to: try again, and tell the operator if it stays so";
 
@@ -51,11 +55,14 @@ pub(super) async fn send(
     thread.retries.earn();
     outgoing(&mut head, recorder, settings.request_id);
     let mut target = Arc::clone(decision.target());
+    let is_kept = body.len() <= KEPT_BYTES_MAX;
+    let mut body = Full::new(body);
     for number in 0.. {
         recorder.attempt(&target);
-        let mut request = Request::from_parts(head.clone(), Full::new(body.clone()));
+        let kept = is_kept.then(|| body.clone());
+        let mut request = Request::from_parts(head.clone(), body);
         address(request.headers_mut(), recorder, number, &target);
-        let Failure { refusal, timed_out, .. } = match exchange(thread, recorder, &target, request).await {
+        let Failure { refusal, timed_out, unsent } = match exchange(thread, recorder, &target, request).await {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
         };
@@ -66,6 +73,10 @@ pub(super) async fn send(
         else {
             return Err(refusal);
         };
+        match kept.or_else(|| unsent.map(|request| request.into_body())) {
+            Some(whole) => body = whole,
+            None => return Err(refusal),
+        }
         if !thread.retries.spend() {
             thread.gateway.metrics.retries_denied.inc();
             return Err(refusal);
@@ -96,7 +107,7 @@ async fn exchange(
     }
     match connect(thread, recorder, target).await {
         Ok(lease) => ask(lease, request, limit).await,
-        Err(refusal) => Err(Failure { refusal, unsent: None, timed_out: false }),
+        Err(refusal) => Err(Failure { refusal, unsent: Some(Box::new(request)), timed_out: false }),
     }
 }
 

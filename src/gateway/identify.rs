@@ -70,6 +70,7 @@ impl Wanted {
             model: None,
             stream: None,
             body_bytes: 0,
+            body_unread: false,
             max_tokens: None,
             client_request_id: client_request_id(&head.headers).map(Into::into),
             tenant: self.tenant(&head.headers),

@@ -11,6 +11,7 @@ mod flushes;
 mod forward;
 mod gaps;
 pub mod identify;
+mod linger;
 mod pool;
 mod receive;
 pub mod recorder;
@@ -33,7 +34,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 pub use request_peek::Prompt;
 pub use serve::{Hurry, Server, start};
@@ -219,11 +222,12 @@ impl Thread {
     /// The life of a request.
     async fn handle(self: Arc<Self>, request: Request<Incoming>, flushes: Flushes) -> Response<Body> {
         let (head, body) = request.into_parts();
+        let (version, mut unread) = (head.version, Some(body));
         let client_request_id = identify::client_request_id(&head.headers).map(str::to_owned);
         let client_request_id = client_request_id.as_deref();
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
-        let answered = caught(self.answer(&mut recorder, head, body)).await;
+        let answered = caught(self.answer(&mut recorder, head, &mut unread)).await;
         match answered.unwrap_or_else(|| Err(panicked(id))) {
             Ok(answer) => {
                 let (mut head, body) = answer.response.into_parts();
@@ -234,28 +238,41 @@ impl Thread {
                 Response::from_parts(head, Body::Upstream(Box::new(body)))
             }
             Err(refusal) => {
-                let response = respond::refused(id, client_request_id, &refusal);
+                let mut response = respond::refused(id, client_request_id, &refusal);
+                if unread.is_some_and(|body| !body.is_end_stream()) {
+                    respond::close(&mut response, version);
+                    flushes.linger();
+                }
                 recorder.finish(refusal.ending, Some(refusal.status.as_u16()), refusal.detail);
                 response
             }
         }
     }
 
-    /// The stages, until the head of an answer or a refusal.
-    async fn answer(&self, recorder: &mut Recorder, head: request::Parts, body: Incoming) -> Result<Answer, Refusal> {
+    /// The stages, until the head of an answer or a refusal. A body that was read whole is taken out of `unread`.
+    async fn answer(
+        &self,
+        recorder: &mut Recorder,
+        head: request::Parts,
+        unread: &mut Option<Incoming>,
+    ) -> Result<Answer, Refusal> {
         let Settings { body_bytes_max, request_body_timeout, .. } = self.gateway.settings;
         recorder.identify(&head);
         self.admit(&head)?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Receive);
-        let body = receive::body(body, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
-        let peek = request_peek::peek(&body.bytes);
+        let mut body = Bytes::new();
+        if let Some(incoming) = unread {
+            body = receive::body(incoming, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
+            *unread = None;
+        }
+        let peek = request_peek::of(&head.headers, &body);
         let steer = self.gateway.steer(&head.headers, peek.model.as_deref(), peek.prompt);
-        recorder.body_read(body.bytes.len(), peek);
+        recorder.body_read(body.len(), peek);
         let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Forward);
-        let (response, lease) = forward::send(self, recorder, &record, steer.again(), head, body.bytes.clone()).await?;
+        let (response, lease) = forward::send(self, recorder, &record, steer.again(), head, body).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let detail = "101 to a request that asked for no upgrade".into();
             let message = "the target switched protocols without being asked";

@@ -34,6 +34,11 @@ impl Buffers {
     fn share(&self) -> Share {
         Share { buffers: self.clone(), bytes: 0 }
     }
+
+    /// Whether there is room for so many bytes now.
+    fn fits(&self, bytes: usize) -> bool {
+        self.used.load(Relaxed).saturating_add(bytes) <= self.max
+    }
 }
 
 /// One request's part of the buffers; returned when dropped.
@@ -57,22 +62,34 @@ impl Drop for Share {
     }
 }
 
-/// A body that was read, and its part of the buffers for as long as it may be sent.
+/// A body that was read, and its part of the buffers. Both go with the last handle to the bytes, which is when they
+/// have been written to the target: a long answer holds no room.
 #[derive(Debug)]
-pub(super) struct Buffered {
-    pub(super) bytes: Bytes,
+struct Held {
+    bytes: Bytes,
     _share: Share,
 }
 
-/// Reads the body, or says why it is refused.
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads the body, or says why it is refused. What can be known before is refused unread, so that a client that waits
+/// for `100 Continue` does not send it: hyper says that when the body is first asked for.
 pub(super) async fn body(
-    body: Incoming,
+    body: &mut Incoming,
     bytes_max: usize,
     time_max: Duration,
     buffers: &Buffers,
-) -> Result<Buffered, Refusal> {
-    if body.size_hint().lower() > bytes_max as u64 {
+) -> Result<Bytes, Refusal> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max {
         return Err(too_large(bytes_max));
+    }
+    if !buffers.fits(announced) {
+        return Err(no_room());
     }
     match tokio::time::timeout(time_max, read(body, bytes_max, buffers.share())).await {
         Ok(read) => read,
@@ -83,7 +100,7 @@ pub(super) async fn body(
     }
 }
 
-async fn read(mut body: Incoming, bytes_max: usize, mut share: Share) -> Result<Buffered, Refusal> {
+async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result<Bytes, Refusal> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -108,7 +125,10 @@ async fn read(mut body: Incoming, bytes_max: usize, mut share: Share) -> Result<
         whole.extend_from_slice(&data);
     }
     let bytes = if whole.is_empty() { first } else { whole.freeze() };
-    Ok(Buffered { bytes, _share: share })
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
+    Ok(Bytes::from_owner(Held { bytes, _share: share }))
 }
 
 /// A body that ended before its end, because the client has left, or that is no body.

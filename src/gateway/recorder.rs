@@ -104,6 +104,7 @@ impl Recorder {
     pub(super) fn body_read(&mut self, bytes: usize, peek: Peek<'_>) {
         if let Stage::Undecided(request) = &mut self.draft_mut().stage {
             request.body_bytes = bytes as u64;
+            request.body_unread = bytes > 0 && !peek.readable;
             request.model = peek.model;
             request.stream = peek.stream;
             request.max_tokens = peek.max_tokens;

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -37,8 +39,15 @@ pub struct Prompt<'b> {
     pub turns: Option<&'b str>,
 }
 
+/// Reads a request's body, unless its head says that it is encoded: it then passes unread.
+pub(crate) fn of<'b>(headers: &HeaderMap, body: &'b [u8]) -> Peek<'b> {
+    let encoded =
+        headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encoded { Peek::default() } else { peek(body) }
+}
+
 /// Reads the top level of a request body. Of a key that stands twice, the last one counts.
-pub(crate) fn peek(body: &[u8]) -> Peek<'_> {
+fn peek(body: &[u8]) -> Peek<'_> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let fields = json.deserialize_any(Top).and_then(|fields| json.end().map(|()| fields));
     let Ok(Some(fields)) = fields else {

@@ -130,6 +130,14 @@ pub(super) fn refused(id: SnapshotId, client_request_id: Option<&str>, refusal: 
     response
 }
 
+/// Says that the connection ends with this answer: what is left of the request's body is not read as a request.
+/// HTTP/2 knows no such header and needs none.
+pub(super) fn close(response: &mut Response<Body>, version: http::Version) {
+    if version <= http::Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 /// Makes a target's head the gateway's: without what was meant for this hop, with the request's names.
 pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id: Option<&str>, target: &str) {
     // A length beside chunks is not the body's (RFC 9112 section 6.3): two parsers could read two answers.

@@ -38,6 +38,7 @@ pub(super) fn request() -> Request {
         model: Some("llama-3.1-8b".into()),
         stream: Some(true),
         body_bytes: 812,
+        body_unread: false,
         max_tokens: Some(256),
         client_request_id: None,
         tenant: None,

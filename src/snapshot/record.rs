@@ -103,6 +103,8 @@ pub struct Request {
     pub stream: Option<bool>,
     /// Length of the body.
     pub body_bytes: u64,
+    /// There was a body that was passed on unread: content-encoded, or no JSON object.
+    pub body_unread: bool,
     /// From the body.
     pub max_tokens: Option<u64>,
     /// The client's `x-request-id`.

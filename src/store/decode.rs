@@ -94,6 +94,7 @@ fn request(columns: &mut Columns<'_, '_>, rest: &Rest) -> Result<Request, RowErr
         model: columns.text_or_null()?,
         stream: columns.value()?,
         body_bytes: columns.int()?,
+        body_unread: rest.flags & rest::BODY_UNREAD != 0,
         max_tokens: columns.int_or_null()?,
         client_request_id,
         tenant,

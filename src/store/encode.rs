@@ -112,6 +112,7 @@ fn bind_request(binder: &mut Binder<'_, '_>, issued: &Issued, rest: &mut Rest) -
 
     set(rest, rest::TRACE_SAMPLED, trace.sampled);
     set(rest, rest::TRACE_RANDOM, trace.random);
+    set(rest, rest::BODY_UNREAD, request.body_unread);
     rest.parent_span_id = trace.parent_span_id.map(|span| span.as_u64());
     rest.method = Some(&*request.method).filter(|method| *method != rest::COMMON_METHOD).map(str::to_owned);
     rest.user_agent = request.user_agent.as_deref().map(str::to_owned);

@@ -111,3 +111,4 @@ pub(super) const FORCED: u32 = 1 << 2;
 pub(super) const TOKENS_ESTIMATED: u32 = 1 << 3;
 pub(super) const RESPONSE_ID_ENDS_IN_ID: u32 = 1 << 4;
 pub(super) const RESPONSE_MODEL_IS_MODEL: u32 = 1 << 5;
+pub(super) const BODY_UNREAD: u32 = 1 << 6;

@@ -104,30 +104,6 @@ fn one_request_more_than_may_be_in_flight_is_overloaded() {
 }
 
 #[test]
-fn a_body_that_there_is_no_room_for_is_overloaded() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = std::sync::Mutex::new(finished);
-    let upstream = Upstream::start(move |exchange| {
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
-        exchange.answer("200 OK", "", "late");
-        Then::Next
-    });
-    let setup = Setup::before(&[upstream.address]).set("limits.buffered_bytes", "1MiB");
-    let gateway = setup.set("limits.body_bytes", "1MiB").start();
-    let mut first = Client::to(gateway.data);
-    first.send(&of_bytes(600_000));
-    until("the first is at the target", || upstream.received().pop());
-    let second = gateway.ask(&of_bytes(600_000));
-    assert_local(&second, 503);
-    assert_ended(&gateway.ended(&second.id()), "overloaded", Some("gateway"), 503);
-    finish.send(()).expect("the target waits");
-    assert_eq!(first.head().first_line, "HTTP/1.1 200 OK");
-    finish.send(()).expect("the target waits");
-    assert_eq!(gateway.ask(&of_bytes(600_000)).text(), "late", "there is room again");
-}
-
-#[test]
 fn a_stream_that_outlasts_the_gateway_was_ended_by_its_shutdown() {
     let upstream = Upstream::start(|exchange| {
         exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun");

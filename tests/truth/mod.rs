@@ -2,6 +2,7 @@
 //! ended, and without changing a byte of the answer.
 
 mod attacks;
+mod bodies;
 mod endings_abroad;
 mod endings_at_home;
 mod headers;

@@ -48,6 +48,7 @@ impl<'a> RequestPart<'a> {
             model: text(&request.model),
             stream: request.stream,
             body_bytes: request.body_bytes,
+            body_unread: request.body_unread,
             max_tokens: request.max_tokens,
             client_request_id: text(&request.client_request_id),
             tenant: request.tenant.map(Text::short),

@@ -45,6 +45,7 @@ pub struct RequestPart<'a> {
     pub model: Option<Text<'a>>,
     pub stream: Option<bool>,
     pub body_bytes: u64,
+    pub body_unread: bool,
     pub max_tokens: Option<u64>,
     pub client_request_id: Option<Text<'a>>,
     pub tenant: Option<Text<'a>>,

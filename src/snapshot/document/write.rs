@@ -58,6 +58,7 @@ impl Json for RequestPart<'_> {
         object.put("model", &self.model);
         object.put("stream", &self.stream);
         object.put("body_bytes", &self.body_bytes);
+        object.put("body_unread", &self.body_unread);
         object.put("max_tokens", &self.max_tokens);
         object.put("client_request_id", &self.client_request_id);
         object.put("tenant", &self.tenant);

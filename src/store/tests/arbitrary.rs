@@ -104,6 +104,7 @@ fn request() -> impl Strategy<Value = Request> {
             model,
             stream,
             body_bytes,
+            body_unread: body_bytes % 2 == 1,
             max_tokens,
             client_request_id,
             tenant,

@@ -119,6 +119,7 @@ fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
         model: Some("llama-3.1-8b".into()),
         stream: Some(true),
         body_bytes: 812,
+        body_unread: false,
         max_tokens: Some(256),
         client_request_id: None,
         tenant: None,
