@@ -9,6 +9,7 @@
 
 mod flushes;
 mod forward;
+mod framing;
 mod gaps;
 pub mod identify;
 mod linger;
@@ -239,7 +240,8 @@ impl Thread {
             }
             Err(refusal) => {
                 let mut response = respond::refused(id, client_request_id, &refusal);
-                if unread.is_some_and(|body| !body.is_end_stream()) {
+                // After a request that is not understood, nothing on its connection is.
+                if refusal.status == StatusCode::BAD_REQUEST || unread.is_some_and(|body| !body.is_end_stream()) {
                     respond::close(&mut response, version);
                     flushes.linger();
                 }
@@ -266,18 +268,20 @@ impl Thread {
             body = receive::body(incoming, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
             *unread = None;
         }
+        framing::body(&head.method, &body)?;
         let peek = request_peek::of(&head.headers, &body);
         let steer = self.gateway.steer(&head.headers, peek.model.as_deref(), peek.prompt);
         recorder.body_read(body.len(), peek);
         let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Forward);
-        let (response, lease) = forward::send(self, recorder, &record, steer.again(), head, body).await?;
+        let (mut response, lease) = forward::send(self, recorder, &record, steer.again(), head, body).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let detail = "101 to a request that asked for no upgrade".into();
             let message = "the target switched protocols without being asked";
             return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
         }
+        framing::answer(response.headers_mut(), self.gateway.settings.headers_max)?;
         let target = recorder.last_attempt().map(|attempt| attempt.target.name.clone()).unwrap_or_default();
         Ok(Answer { response, lease, target })
     }
@@ -289,15 +293,20 @@ impl Thread {
             let message = "the gateway is at its limit of requests in flight: try again soon";
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
         }
-        if head.method == Method::CONNECT {
-            let message = "CONNECT is not served here: this is no tunnel";
+        if matches!(head.method, Method::CONNECT | Method::TRACE) {
+            let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
+        framing::request(head, gateway.settings.headers_max)?;
         if !gateway.settings.routes.allow(head.uri.path()) {
             let message = "this path is not served here: it is not in routes.allow";
             return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
         }
-        Ok(())
+        // A path that was compared letter by letter has one reading.
+        match gateway.settings.routes {
+            Routes::Any => framing::path(head.uri.path()),
+            Routes::Only(_) => Ok(()),
+        }
     }
 }
 

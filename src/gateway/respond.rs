@@ -140,10 +140,6 @@ pub(super) fn close(response: &mut Response<Body>, version: http::Version) {
 
 /// Makes a target's head the gateway's: without what was meant for this hop, with the request's names.
 pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id: Option<&str>, target: &str) {
-    // A length beside chunks is not the body's (RFC 9112 section 6.3): two parsers could read two answers.
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        head.headers.remove(header::CONTENT_LENGTH);
-    }
     strip_hop_by_hop(&mut head.headers);
     for name in LOAD_REPORTS {
         head.headers.remove(name);

@@ -2,6 +2,7 @@
 //! be asked of it. Tests are plain threads; the gateway and the simulated pods bring their own runtimes.
 
 pub(crate) mod client;
+pub(crate) mod parsers;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

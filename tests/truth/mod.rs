@@ -5,6 +5,7 @@ mod attacks;
 mod bodies;
 mod endings_abroad;
 mod endings_at_home;
+mod framing;
 mod headers;
 mod ids;
 mod stream;

@@ -1,0 +1,175 @@
+//! What two parsers could read differently is not passed on: it is refused here, or framed anew by what goes out.
+//!
+//! Everything that goes out is written from what was parsed: one length, no transfer coding from the other side, plain
+//! line ends, the target's own host. hyper refuses what is no HTTP at all. What is left for this room is what parses and
+//! still means different things to different readers, above all a message whose coding we would strip without undoing it.
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request};
+
+use super::identify::{TARGET_POD, TRACEPARENT, X_REQUEST_ID, X_SNAPSHOT_ID};
+use super::respond::Refusal;
+use crate::snapshot::Ending;
+
+/// Header lines that a request may gain on its way to the target.
+const ADDED_TO_REQUESTS: [HeaderName; 4] = [HOST, CONTENT_LENGTH, TRACEPARENT, X_REQUEST_ID];
+
+/// Header lines that an answer may gain on its way to the client.
+const ADDED_TO_ANSWERS: [HeaderName; 5] = [X_SNAPSHOT_ID, X_REQUEST_ID, TARGET_POD, http::header::DATE, CONTENT_LENGTH];
+
+/// Some servers read `_` in a name as `-`: these would decide where a message ends.
+const DECISIVE: [&str; 2] = ["transfer_encoding", "content_length"];
+
+/// Whether a request's head means the same to everybody, and is not more than a target takes when we have added to it.
+pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), Refusal> {
+    let headers = &head.headers;
+    // Servers that compare methods without their case would read another one, and another end of its answer.
+    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(malformed("the request's method is not in upper case"));
+    }
+    if !only_chunked(headers) {
+        return Err(malformed("the request's transfer-encoding is not just `chunked`"));
+    }
+    if DECISIVE.iter().any(|name| headers.contains_key(*name)) {
+        return Err(malformed("the request has a header whose name some servers read as another one"));
+    }
+    host(head)?;
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    if !target.starts_with('/') || !target.is_ascii() {
+        return Err(malformed("the request's target is not a path in plain ASCII"));
+    }
+    if are_too_many(headers, &ADDED_TO_REQUESTS, headers_max) {
+        return Err(Refusal::rejected(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            format!("with what a gateway adds, the request has more than {headers_max} header lines (limits.headers)"),
+        ));
+    }
+    Ok(())
+}
+
+/// A body where HTTP gives it no meaning: a server that does not read it reads a request there.
+pub(super) fn body(method: &Method, body: &[u8]) -> Result<(), Refusal> {
+    if !body.is_empty() && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Err(malformed("a GET, HEAD or OPTIONS request has no body here"));
+    }
+    Ok(())
+}
+
+/// Whether a path that is compared with nothing means the same to everybody: no dot segments, nothing that turns into a
+/// separator or a control character when it is decoded once more or once less.
+pub(super) fn path(path: &str) -> Result<(), Refusal> {
+    let bytes = path.as_bytes();
+    let escapes_are_plain = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(at, _)| {
+        let digits = bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let decoded = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let decoded = decoded.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.is_some_and(|byte| !byte.is_ascii_control() && !matches!(byte, b'.' | b'\\' | b'%'))
+    });
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    if path.starts_with("//") || path.contains('\\') || !escapes_are_plain || path.split('/').any(is_dots) {
+        return Err(malformed("the request's path can be read in more than one way"));
+    }
+    Ok(())
+}
+
+/// A request has no more than one host, and it is the one that its target names, if that names one.
+fn host(head: &request::Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() || host.is_none() && head.version == Version::HTTP_11 {
+        return Err(malformed("the request has no host, or more than one"));
+    }
+    let is_plain = |host: &HeaderValue| {
+        host.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte))
+    };
+    if host.is_some_and(|host| !is_plain(host)) {
+        return Err(malformed("the request's host is not HOST or HOST:PORT"));
+    }
+    let Some(authority) = head.uri.authority() else { return Ok(()) };
+    if authority.as_str().contains('@')
+        || head.uri.scheme().is_some_and(|it| *it != Scheme::HTTP && *it != Scheme::HTTPS)
+    {
+        return Err(malformed("the request's target names a user, or is not for HTTP"));
+    }
+    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
+        return Err(malformed("the request's target and its host header name different hosts"));
+    }
+    Ok(())
+}
+
+/// Whether an answer's head means the same to everybody. Of several equal lengths one is left.
+pub(super) fn answer(headers: &mut HeaderMap, headers_max: usize) -> Result<(), Refusal> {
+    if !only_chunked(headers) {
+        return Err(broken("the answer's transfer-encoding is not just `chunked`"));
+    }
+    // A length beside chunks is not the body's (RFC 9112 section 6.3): two parsers could read two answers.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(first) = lengths.next() {
+        if lengths.any(|other| other != first) || !first.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(broken("the answer's content-length is not one number"));
+        }
+        let length = first.clone();
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    if are_too_many(headers, &ADDED_TO_ANSWERS, headers_max) {
+        return Err(broken("with what a gateway adds, the answer has more header lines than limits.headers"));
+    }
+    Ok(())
+}
+
+/// No transfer coding, or `chunked` and nothing else, which hyper has undone.
+fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+}
+
+/// Whether there are more lines than are allowed when those are added that are not there yet.
+fn are_too_many(headers: &HeaderMap, added: &[HeaderName], max: usize) -> bool {
+    let missing = || added.iter().filter(|name| !headers.contains_key(*name)).count();
+    headers.len() + added.len() > max && headers.len() + missing() > max
+}
+
+fn malformed(message: &'static str) -> Refusal {
+    Refusal::rejected(StatusCode::BAD_REQUEST, message)
+}
+
+fn broken(detail: &'static str) -> Refusal {
+    let message = "the target's answer is not framed as HTTP wants it";
+    Refusal::failed(Ending::UpstreamReset, message, Some(detail.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_means_the_same_decoded_or_not() {
+        for good in ["/", "/v1/models", "/v1/models/org%2Fname", "/a/..b/.c/d...", "/a%20b;x=1"] {
+            assert!(path(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "//host/metrics",
+            "/v1/../metrics",
+            "/v1/./models",
+            "/v1/..",
+            "/v1/%2e%2e/metrics",
+            "/v1/%2E/x",
+            "/v1/..;/x",
+            "/v1\\..\\metrics",
+            "/v1/%5c",
+            "/v1/models%00",
+            "/v1/models%0d%0a",
+            "/v1/%7f",
+            "/v1/%252e",
+            "/v1/%",
+            "/v1/%4",
+            "/v1/%zz",
+        ] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+    }
+}
