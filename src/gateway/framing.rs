@@ -4,7 +4,7 @@
 //! line ends, the target's own host. hyper refuses what is no HTTP at all. What is left for this room is what parses and
 //! still means different things to different readers, above all a message whose coding we would strip without undoing it.
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, DATE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request};
 
@@ -16,7 +16,8 @@ use crate::snapshot::Ending;
 const ADDED_TO_REQUESTS: [HeaderName; 4] = [HOST, CONTENT_LENGTH, TRACEPARENT, X_REQUEST_ID];
 
 /// Header lines that an answer may gain on its way to the client.
-const ADDED_TO_ANSWERS: [HeaderName; 5] = [X_SNAPSHOT_ID, X_REQUEST_ID, TARGET_POD, http::header::DATE, CONTENT_LENGTH];
+const ADDED_TO_ANSWERS: [HeaderName; 6] =
+    [X_SNAPSHOT_ID, X_REQUEST_ID, TARGET_POD, DATE, CONTENT_LENGTH, ACCESS_CONTROL_EXPOSE_HEADERS];
 
 /// Some servers read `_` in a name as `-`: these would decide where a message ends.
 const DECISIVE: [&str; 2] = ["transfer_encoding", "content_length"];

@@ -14,9 +14,10 @@ use super::stream::{RecordedBody, StreamError};
 use crate::snapshot::{Ending, SnapshotId};
 
 /// What one hop says to the next is not for the one after.
-pub(super) const HOP_BY_HOP: [HeaderName; 8] = [
+pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -33,6 +34,9 @@ const LOAD_REPORTS: [&str; 5] = [
     "x-endpoint-load-metrics",
     "x-endpoint-load-metrics-bin",
 ];
+
+/// The gateway's own headers, for scripts that may read an answer.
+const EXPOSED: &[u8] = b"x-snapshot-id, x-request-id, target-pod";
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -139,11 +143,18 @@ pub(super) fn close(response: &mut Response<Body>, version: http::Version) {
 }
 
 /// Makes a target's head the gateway's: without what was meant for this hop, with the request's names.
+///
+/// No `via` is added, in either direction: the ID says more, and some servers compress nothing for a proxy.
 pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id: Option<&str>, target: &str) {
+    // hyper writes the trailers that are announced, so that this is kept where there are chunks to put them behind.
+    let trailer = head.headers.get(header::TRAILER).filter(|_| head.headers.contains_key(header::TRANSFER_ENCODING));
+    let trailer = trailer.cloned();
     strip_hop_by_hop(&mut head.headers);
-    for name in LOAD_REPORTS {
-        head.headers.remove(name);
+    if let Some(trailer) = trailer {
+        head.headers.insert(header::TRAILER, trailer);
     }
+    strip_load_reports(&mut head.headers);
+    expose(&mut head.headers);
     head.version = http::Version::HTTP_11;
     // The status line's own words and such are the connection's, not the answer's.
     head.extensions.clear();
@@ -151,6 +162,33 @@ pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id
         head.headers.insert(TARGET_POD, target);
     }
     sign(&mut head.headers, id, client_request_id);
+}
+
+/// What may pass of an answer's trailers: not what belongs in a head, and not what is kept from clients there.
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    strip_load_reports(trailers);
+    for name in [header::CONTENT_LENGTH, header::HOST, X_SNAPSHOT_ID, X_REQUEST_ID, TARGET_POD] {
+        trailers.remove(name);
+    }
+}
+
+fn strip_load_reports(headers: &mut HeaderMap) {
+    for name in LOAD_REPORTS {
+        headers.remove(name);
+    }
+}
+
+/// Lets scripts of other origins read the gateway's headers, if the target lets them read its answer at all.
+fn expose(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        return;
+    }
+    let theirs = headers.get_all(header::ACCESS_CONTROL_EXPOSE_HEADERS).iter().map(HeaderValue::as_bytes);
+    let exposed: Vec<_> = theirs.chain([EXPOSED]).collect();
+    if let Ok(exposed) = HeaderValue::from_bytes(&exposed.join(&b", "[..])) {
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
 }
 
 /// The two headers every answer has.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::flushes::Flushes;
 use super::pool::Lease;
 use super::recorder::Recorder;
+use super::respond;
 use crate::snapshot::Ending;
 
 /// The body broke. The client sees its connection end without the body's end; the record says why.
@@ -140,10 +141,12 @@ impl Body for RecordedBody {
         }
         let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
         match lease.poll_frame(&mut this.inner, cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 let now = Instant::now();
                 if let Some(data) = frame.data_ref() {
                     this.recorder.frame(data, now.into_std());
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    respond::trailers(trailers);
                 }
                 this.silence.since = now;
                 // The server may not ask again after the last frame, and never does after trailers.

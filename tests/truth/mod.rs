@@ -8,6 +8,7 @@ mod endings_at_home;
 mod framing;
 mod headers;
 mod ids;
+mod semantics;
 mod stream;
 mod upstream_connections;
 mod usage;
