@@ -153,6 +153,9 @@ pub(super) const KEYS: &[Key] = &[
               it has generated everything." },
     Key { path: "timeouts.response_idle", kind: time(10 * MS, D), default: "5m",
         doc: "Between two pieces of the answer's body." },
+    Key { path: "timeouts.client_stall", kind: time(10 * MS, D), default: "60s",
+        doc: "How long a client may leave what is sent to it lying: then its connection is closed, and with it the \
+              target's." },
     Key { path: "timeouts.shutdown_delay", kind: time(0, H), default: "0s",
         doc: "How long after SIGTERM new connections are still accepted, while /readyz already says no. Behind a load \
               balancer: as long as it takes to notice. A second signal ends the delay and the grace at once." },

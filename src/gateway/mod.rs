@@ -21,6 +21,7 @@ mod respond;
 mod retries;
 mod scan;
 mod serve;
+mod silence;
 mod steer;
 mod stream;
 #[cfg(test)]
@@ -119,6 +120,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// For the next piece of a target's answer.
     pub silence_max: Duration,
+    /// For a client to take more of what is sent to it.
+    pub client_stall: Duration,
     /// How long an upstream connection is kept idle; less than the engine keeps it, or it breaks in use.
     pub pool_idle_timeout: Duration,
     /// Idle upstream connections kept per target and data thread.
@@ -246,6 +249,7 @@ impl Thread {
                     flushes.linger();
                 }
                 recorder.finish(refusal.ending, Some(refusal.status.as_u16()), refusal.detail);
+                flushes.answered();
                 response
             }
         }

@@ -233,16 +233,19 @@ fn connection(thread: Arc<Thread>, stream: TcpStream, open: Open, graceful: &Gra
         .max_buf_size(settings.head_bytes_max)
         .max_headers(settings.headers_max);
     let flushes = Flushes::default();
-    let stream = flushes.of(stream);
+    let (seen, stream) = (flushes.clone(), flushes.of(stream, settings.client_stall));
     let service = service_fn(move |request| {
         let (thread, flushes) = (Arc::clone(&thread), flushes.clone());
+        flushes.asked();
         async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
     });
     let served = graceful.watch(builder.serve_connection(stream, service));
     #[expect(clippy::disallowed_methods, reason = "owned by the data thread's runtime, and drained by its shutdown")]
     tokio::spawn(async move {
         if let Err(error) = served.await {
-            if error.is_parse() {
+            // A head that broke off, or was too slow; not a connection that idled or was left in mid-answer.
+            let cut_short = error.is_timeout() || error.is_incomplete_message();
+            if error.is_parse() || cut_short && seen.is_mid_head() {
                 open.gateway.metrics.unparsed.inc();
             }
             tracing::debug!(%error, "a client's connection ended badly");

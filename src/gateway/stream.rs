@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::flushes::Flushes;
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond;
+use super::silence::Silence;
 use crate::snapshot::Ending;
 
 /// The body broke. The client sees its connection end without the body's end; the record says why.
@@ -127,6 +128,18 @@ impl RecordedBody {
     }
 }
 
+/// The client's connection ended first. If that was for its not reading, the record says so; else the recorder's own
+/// drop knows what it was.
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        self.flushes.answered();
+        if let Some(limit) = self.flushes.stalled() {
+            let error = format!("the client took nothing for {} ms (timeouts.client_stall)", limit.as_millis());
+            self.recorder.finish(Ending::ClientDisconnected, None, Some(error.into()));
+        }
+    }
+}
+
 impl Body for RecordedBody {
     type Data = Bytes;
     type Error = StreamError;
@@ -148,7 +161,7 @@ impl Body for RecordedBody {
                 } else if let Some(trailers) = frame.trailers_mut() {
                     respond::trailers(trailers);
                 }
-                this.silence.since = now;
+                this.silence.broken(now);
                 // The server may not ask again after the last frame, and never does after trailers.
                 if this.inner.is_end_stream() || frame.is_trailers() {
                     this.complete();
@@ -160,7 +173,7 @@ impl Body for RecordedBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => this.fail(StreamError::Reset(error)),
-            Poll::Pending if this.silence.poll_too_long(cx) => this.fail(StreamError::Silent(this.silence.max)),
+            Poll::Pending if this.silence.poll_too_long(cx) => this.fail(StreamError::Silent(this.silence.max())),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -171,31 +184,5 @@ impl Body for RecordedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-/// Notices when nothing has come for too long. One timer a stream, moved only when it fires, not with every frame.
-#[derive(Debug)]
-struct Silence {
-    max: Duration,
-    since: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Silence {
-    fn new(max: Duration) -> Self {
-        Self { max, since: Instant::now(), timer: None }
-    }
-
-    fn poll_too_long(&mut self, cx: &mut Context<'_>) -> bool {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.since + self.max)));
-        while timer.as_mut().poll(cx).is_ready() {
-            let due = self.since + self.max;
-            if due <= Instant::now() {
-                return true;
-            }
-            timer.as_mut().reset(due);
-        }
-        false
     }
 }

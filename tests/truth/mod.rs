@@ -9,6 +9,7 @@ mod framing;
 mod headers;
 mod ids;
 mod semantics;
+mod slow_clients;
 mod stream;
 mod upstream_connections;
 mod usage;

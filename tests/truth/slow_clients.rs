@@ -1,0 +1,118 @@
+//! Clients that are slow, on purpose or not: each costs its own connection, for a bounded time, and nobody else anything.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+
+use super::assert_ended;
+use crate::gateway::client::id_of;
+use crate::gateway::{Client, End, Gateway, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
+
+/// Slow clients at once.
+const CROWD: usize = 1_000;
+
+/// The value of a metric without labels.
+#[track_caller]
+fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let page = gateway.admin("/metrics").text;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("{name} is no metric: {page}"))
+}
+
+fn sends(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the gateway accepts connections");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+    stream.write_all(bytes).expect("the gateway takes what is sent");
+    stream
+}
+
+/// What comes until the connection is closed or reset.
+fn rest_of(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    stream.read_to_end(&mut bytes).ok();
+    bytes
+}
+
+#[test]
+fn a_client_that_stops_reading_is_let_go_and_the_record_says_why() {
+    let (tell, left) = mpsc::channel();
+    let upstream = Upstream::start(move |exchange| {
+        // More than the buffers of all sockets between them hold.
+        exchange.answer("200 OK", "", &"x".repeat(64 << 20));
+        tell.send(exchange.is_left()).expect("the test listens");
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.client_stall", "100ms").start();
+    let mut client = Client::to(gateway.data);
+    client.send(&Request::chat());
+    let id = id_of(&client.head());
+    let found = gateway.ended(&id);
+    assert_ended(&found, "client_disconnected", Some("client"), 200);
+    let error = found.text_at("/outcome/error").expect("it says why");
+    assert_eq!(error, "the client took nothing for 100 ms (timeouts.client_stall)");
+    assert_eq!(left.recv_timeout(PATIENCE), Ok(true), "the target is let go with it");
+    let end = std::iter::from_fn(|| Some(client.piece())).find_map(Result::err);
+    assert_eq!(end, Some(End::BrokenOff));
+}
+
+#[test]
+fn a_slow_reader_that_goes_on_reading_gets_everything() {
+    const BYTES: usize = 8 << 20;
+    let upstream = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", &"x".repeat(BYTES));
+        Then::Next
+    });
+    // Much less than the whole answer takes here, much more than one pause.
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.client_stall", "2s").start();
+    let mut client = Client::to(gateway.data);
+    client.send(&Request::chat());
+    let head = client.head();
+    assert_eq!(client.rest_of(head).body.len(), BYTES);
+}
+
+#[test]
+fn a_head_that_is_cut_short_or_too_slow_is_counted_and_an_idle_client_is_not() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("timeouts.request_header", "100ms").start();
+    let unparsed = || metric(&gateway, "snapgate_unparsed_requests_total");
+    assert_eq!(rest_of(sends(gateway.data, b"")), b"", "an idle client is let go");
+    let kept = sends(gateway.data, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(rest_of(kept).starts_with(b"HTTP/1.1 200 "), "and so is one that idles after its answer");
+    assert_eq!(gateway.ask(&Request::chat()).status, 200, "left after an answer");
+    assert_eq!(unparsed(), 0);
+
+    rest_of(sends(gateway.data, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n"));
+    until("the slow head is counted", || (unparsed() == 1).then_some(()));
+    drop(sends(gateway.data, b"GET /v1/mod"));
+    until("the cut head is counted", || (unparsed() == 2).then_some(()));
+    assert!(rest_of(sends(gateway.data, b"nonsense\r\n\r\n")).starts_with(b"HTTP/1.1 400 "));
+    until("the malformed head is counted", || (unparsed() == 3).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_request_has_a_record_and_is_not_unparsed() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).start();
+    drop(sends(gateway.data, b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf"));
+    let count = || {
+        let page = gateway.admin("/metrics").text;
+        page.contains(r#"snapgate_requests_total{ending="client_disconnected",fault="client"} 1"#).then_some(())
+    };
+    until("it is recorded", count);
+    assert_eq!(metric(&gateway, "snapgate_unparsed_requests_total"), 0);
+}
+
+#[test]
+fn a_thousand_clients_that_never_finish_their_heads_keep_nobody_from_being_served() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("timeouts.request_header", "3s").start();
+    let crowd: Vec<_> =
+        (0..CROWD).map(|_| sends(gateway.data, b"POST /v1/chat/completions HTTP/1.1\r\nx-slow: ")).collect();
+    for _ in 0..20 {
+        assert_eq!(gateway.ask(&Request::stream(3)).status, 200);
+    }
+    crowd.into_iter().for_each(|stream| drop(rest_of(stream)));
+    until("all are let go", || (metric(&gateway, "snapgate_connections") == 0).then_some(()));
+    assert_eq!(metric(&gateway, "snapgate_unparsed_requests_total"), CROWD as u64);
+}
