@@ -6,9 +6,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -29,6 +29,12 @@ pub(super) struct Flushes(Arc<Counted>);
 struct Counted {
     done: AtomicU64,
     awaited: AtomicBool,
+    /// Whom the next flush wakes; empty but for bodies that broke off.
+    waiting: Mutex<Vec<Waker>>,
+    /// The connection speaks HTTP/2.
+    streams: bool,
+    /// The system takes no more from us.
+    blocked: AtomicBool,
     lingers: AtomicBool,
     /// A request is between its head and the end of its answer.
     answering: AtomicBool,
@@ -39,24 +45,43 @@ struct Counted {
 }
 
 impl Flushes {
-    /// How many there have been.
-    pub(super) fn count(&self) -> u64 {
-        self.0.done.load(Relaxed)
+    /// Those of a connection with many streams, each with a task of its own.
+    pub(super) fn of_streams() -> Self {
+        Self(Arc::new(Counted { streams: true, ..Counted::default() }))
     }
 
-    /// Ready when there has been one since the count was `before`. To be asked within the connection's task.
-    pub(super) fn poll_since(&self, before: u64) -> Poll<()> {
-        if self.count() != before {
+    /// A mark to wait from.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { flushes: self.0.done.load(Relaxed), yielded: false }
+    }
+
+    /// Ready when all that was handed to the connection before the mark has gone out.
+    ///
+    /// A body is asked for more only when the window has room for all it gave before. So on HTTP/2 the connection's task,
+    /// which was woken before this one, has written everything as soon as it had its turn, or the socket takes no more.
+    pub(super) fn poll_gone(&self, mark: &mut Mark, cx: &Context<'_>) -> Poll<()> {
+        let counted = &self.0;
+        let gone = match counted.streams {
+            false => counted.done.load(Relaxed) != mark.flushes,
+            true if !mark.yielded => {
+                mark.yielded = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            true => !counted.blocked.load(Relaxed),
+        };
+        if gone {
             return Poll::Ready(());
         }
-        self.0.awaited.store(true, Relaxed);
+        counted.awaited.store(true, Relaxed);
+        counted.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
         Poll::Pending
     }
 
     /// The connection whose flushes are counted here.
     pub(super) fn of(&self, stream: TcpStream, stall_max: Duration) -> Watched {
         let (flushes, stall) = (self.clone(), Silence::new(stall_max));
-        Watched { io: TokioIo::new(stream), flushes, linger: None, stall, blocked: false }
+        Watched { io: TokioIo::new(stream), flushes, linger: None, stall }
     }
 
     /// A request's head was read.
@@ -85,14 +110,22 @@ impl Flushes {
         self.0.lingers.store(true, Relaxed);
     }
 
-    fn flushed(&self, cx: &Context<'_>) {
+    fn flushed(&self) {
         self.0.done.fetch_add(1, Relaxed);
-        // The body was asked before this flush, and would not be asked again by itself.
+        // A body was asked before this flush, and would not be asked again by itself.
         if self.0.awaited.load(Relaxed) {
             self.0.awaited.store(false, Relaxed);
-            cx.waker().wake_by_ref();
+            let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
+}
+
+/// Where a body has broken off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    flushes: u64,
+    yielded: bool,
 }
 
 /// A connection that counts its flushes, gives up on a client that does not read, and reads to the end what a refused one
@@ -103,20 +136,20 @@ pub(super) struct Watched {
     flushes: Flushes,
     /// From the moment on when the gateway's side was closed.
     linger: Option<Linger>,
-    /// Since the system took no more from us.
+    /// Since the system takes no more from us.
     stall: Silence,
-    blocked: bool,
 }
 
 impl Watched {
     /// What became of a write, or an error when the client has left things lying for too long.
     fn written(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let blocked = &self.flushes.0.blocked;
         if written.is_ready() {
-            self.blocked = false;
+            blocked.store(false, Relaxed);
             return written;
         }
-        if !self.blocked {
-            self.blocked = true;
+        if !blocked.load(Relaxed) {
+            blocked.store(true, Relaxed);
             self.stall.broken(Instant::now());
         }
         if !self.stall.poll_too_long(cx) {
@@ -149,7 +182,7 @@ impl Write for Watched {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
         if flushed.is_ready() {
-            this.flushes.flushed(cx);
+            this.flushes.flushed();
         }
         flushed
     }

@@ -4,7 +4,7 @@
 //! line ends, the target's own host. hyper refuses what is no HTTP at all. What is left for this room is what parses and
 //! still means different things to different readers, above all a message whose coding we would strip without undoing it.
 
-use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, DATE, HOST, TRANSFER_ENCODING};
+use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, COOKIE, DATE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request};
 
@@ -97,6 +97,16 @@ fn host(head: &request::Parts) -> Result<(), Refusal> {
         return Err(malformed("the request's target and its host header name different hosts"));
     }
     Ok(())
+}
+
+/// HTTP/2 may send each cookie by itself; HTTP/1.1 knows only one header for all (RFC 9113 section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Whether an answer's head means the same to everybody. Of several equal lengths one is left.

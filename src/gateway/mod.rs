@@ -7,6 +7,7 @@
 //!
 //! `Thread::handle` shows the life of a request from top to bottom.
 
+mod connection;
 mod flushes;
 mod forward;
 mod framing;
@@ -37,7 +38,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 pub use request_peek::Prompt;
@@ -225,7 +226,10 @@ struct Thread {
 impl Thread {
     /// The life of a request.
     async fn handle(self: Arc<Self>, request: Request<Incoming>, flushes: Flushes) -> Response<Body> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if head.version == Version::HTTP_2 {
+            framing::join_cookies(&mut head.headers);
+        }
         let (version, mut unread) = (head.version, Some(body));
         let client_request_id = identify::client_request_id(&head.headers).map(str::to_owned);
         let client_request_id = client_request_id.as_deref();

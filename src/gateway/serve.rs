@@ -3,7 +3,6 @@
 //! A connection stays on the thread it was dealt to, and so does everything its requests touch: no task moves, no lock is
 //! waited for, and no wake-up crosses a processor.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
@@ -12,16 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::{mpsc, watch};
 
-use super::flushes::Flushes;
 use super::pool::Pool;
 use super::retries::RetryBudget;
-use super::{Gateway, Thread};
+use super::{Gateway, Thread, connection};
 
 /// Connections that may wait for a data thread to take them up.
 const DEALT_MAX: usize = 1_024;
@@ -203,7 +198,19 @@ impl Data {
 
     fn serve(&self, thread: &Arc<Thread>, stream: TcpStream, graceful: &GracefulShutdown) {
         let open = Open { gateway: Arc::clone(&self.gateway), open: Arc::clone(&self.open) };
-        connection(Arc::clone(thread), stream, open, graceful);
+        let stream = match stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection ended at once"),
+        };
+        let served = connection::serve(Arc::clone(thread), stream, graceful.watcher(), self.stopped.clone());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "owned by the data thread's runtime, and drained by its shutdown"
+        )]
+        tokio::spawn(async move {
+            served.await;
+            drop(open);
+        });
     }
 
     /// Waits for the open requests; what is left at the deadline ends with the runtime, which drops its tasks.
@@ -218,38 +225,4 @@ impl Data {
             }
         }
     }
-}
-
-fn connection(thread: Arc<Thread>, stream: TcpStream, open: Open, graceful: &GracefulShutdown) {
-    let stream = match stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "a connection ended at once"),
-    };
-    let settings = &thread.gateway.settings;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.request_head_timeout)
-        .max_buf_size(settings.head_bytes_max)
-        .max_headers(settings.headers_max);
-    let flushes = Flushes::default();
-    let (seen, stream) = (flushes.clone(), flushes.of(stream, settings.client_stall));
-    let service = service_fn(move |request| {
-        let (thread, flushes) = (Arc::clone(&thread), flushes.clone());
-        flushes.asked();
-        async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
-    });
-    let served = graceful.watch(builder.serve_connection(stream, service));
-    #[expect(clippy::disallowed_methods, reason = "owned by the data thread's runtime, and drained by its shutdown")]
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
-            // A head that broke off, or was too slow; not a connection that idled or was left in mid-answer.
-            let cut_short = error.is_timeout() || error.is_incomplete_message();
-            if error.is_parse() || cut_short && seen.is_mid_head() {
-                open.gateway.metrics.unparsed.inc();
-            }
-            tracing::debug!(%error, "a client's connection ended badly");
-        }
-        drop(open);
-    });
 }

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::flushes::Flushes;
+use super::flushes::{Flushes, Mark};
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond;
@@ -83,8 +83,7 @@ pub(super) struct RecordedBody {
 #[derive(Debug)]
 struct Failed {
     error: StreamError,
-    /// The count of flushes when it came.
-    flushes: u64,
+    mark: Mark,
 }
 
 impl RecordedBody {
@@ -111,17 +110,17 @@ impl RecordedBody {
         self.recorder.finish(Ending::Completed, None, None);
     }
 
-    fn fail(&mut self, error: StreamError) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+    fn fail(&mut self, error: StreamError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         self.lease = None;
         self.recorder.finish(error.ending(), None, Some(error.to_string().into()));
-        self.failed = Some(Failed { error, flushes: self.flushes.count() });
-        self.poll_failed()
+        self.failed = Some(Failed { error, mark: self.flushes.mark() });
+        self.poll_failed(cx)
     }
 
     /// The error, as soon as all that came before it has gone out.
-    fn poll_failed(&mut self) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        if let Some(failed) = &self.failed {
-            ready!(self.flushes.poll_since(failed.flushes));
+    fn poll_failed(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        if let Some(failed) = &mut self.failed {
+            ready!(self.flushes.poll_gone(&mut failed.mark, cx));
         }
         self.done = true;
         Poll::Ready(self.failed.take().map(|failed| Err(failed.error)))
@@ -150,7 +149,7 @@ impl Body for RecordedBody {
             return Poll::Ready(None);
         }
         if this.failed.is_some() {
-            return this.poll_failed();
+            return this.poll_failed(cx);
         }
         let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
         match lease.poll_frame(&mut this.inner, cx) {
@@ -172,8 +171,8 @@ impl Body for RecordedBody {
                 this.complete();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => this.fail(StreamError::Reset(error)),
-            Poll::Pending if this.silence.poll_too_long(cx) => this.fail(StreamError::Silent(this.silence.max())),
+            Poll::Ready(Some(Err(error))) => this.fail(StreamError::Reset(error), cx),
+            Poll::Pending if this.silence.poll_too_long(cx) => this.fail(StreamError::Silent(this.silence.max()), cx),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let connections = Arc::<Mutex<Vec<Kept>>>::default();
@@ -42,7 +42,7 @@ impl Tap {
 
     /// Everything that came since the last call, health probes left out. Both parsers have to agree on all of it.
     #[track_caller]
-    fn requests(&self, case: &str) -> Vec<Message> {
+    pub(super) fn requests(&self, case: &str) -> Vec<Message> {
         let connections: Vec<_> = self.connections.lock().expect("no panic").clone();
         let read = |bytes: &Kept| {
             let bytes = std::mem::take(&mut *bytes.lock().expect("no panic"));

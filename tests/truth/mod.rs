@@ -7,6 +7,7 @@ mod endings_abroad;
 mod endings_at_home;
 mod framing;
 mod headers;
+mod http2;
 mod ids;
 mod semantics;
 mod slow_clients;
