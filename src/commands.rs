@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,6 +25,9 @@ use crate::telemetry;
 
 /// Columns of an explanation when the terminal does not say how many it has.
 const COLUMNS: usize = 100;
+
+/// Files that are open besides clients' and targets' connections: the store's, lookups, idle connections.
+const OPEN_FILES_BESIDES: u64 = 1_024;
 
 /// Does what was typed.
 pub fn run(command: Command) -> Exit {
@@ -57,6 +61,7 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         Exit::Usage
     })?;
     telemetry::start_log(&config.log);
+    raise_open_files(config.gateway.connections_max);
     let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
     let (hash, store) = (config.hash(), config.store.is_some());
     let data_dir = config.data_dir.clone();
@@ -90,6 +95,25 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         "exits": exits,
     }));
     Ok(Exit::Success)
+}
+
+/// Raises the limit of open files as far as the system lets us, and says so if that is not far enough: at the limit no
+/// connection is accepted, and nobody would know why.
+fn raise_open_files(connections_max: usize) {
+    // Each client's request may have a connection to a target.
+    let wanted = OPEN_FILES_BESIDES + 2 * connections_max as u64;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused only if somebody else has lowered it meanwhile.
+    setrlimit(Resource::Nofile, limit).ok();
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if limit < wanted {
+        tracing::warn!(
+            limit,
+            wanted,
+            "too few open files for limits.connections: raise the limit (ulimit -Hn, LimitNOFILE=), or lower the setting"
+        );
+    }
 }
 
 /// Not ready any more, then the delay, then the stop. One more signal ends the delay and cuts open requests short.

@@ -7,6 +7,24 @@ use serde_json::{Value, json};
 use crate::gateway::{Client, End, Request, Then, Upstream};
 use crate::process::{Gateway, binary, eventually};
 
+/// Run by a shell that lowers the limit, as many systems have it.
+#[test]
+fn the_limit_of_open_files_is_raised_and_a_low_one_is_named() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let mut command = Command::new("sh");
+    let program = r#"ulimit -Sn 128; ulimit -Hn 4096; exec "$0" "$@""#;
+    command.args(["-c", program]).arg(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--target", "http://127.0.0.1:9"]);
+    command.arg("--data-dir").arg(dir.path());
+    let mut gateway = Gateway::start(command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).expect("Linux says so");
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is among them");
+    assert_eq!(open_files.split_whitespace().nth(3), Some("4096"), "{open_files}");
+    assert!(gateway.stop().success());
+    let words = gateway.last_words();
+    assert!(words.contains("too few open files") && words.contains("\"wanted\":21024"), "{words}");
+}
+
 #[test]
 fn the_first_signal_turns_clients_away_and_the_second_ends_it() {
     let upstream = Upstream::start(|exchange| {
