@@ -11,10 +11,15 @@ use crate::snapshot::{SnapshotId, TraceId};
 pub const KEY_BYTES_MAX: usize = 128;
 
 /// What engines put before the request ID to name their answers.
-const RESPONSE_PREFIXES: [&str; 7] = ["chatcmpl-", "cmpl-", "resp_", "embd-", "pool-", "score-", "rerank-"];
+const RESPONSE_PREFIXES: [&str; 10] =
+    ["chatcmpl-", "cmpl-", "resp_", "embd-", "pool-", "score-", "rerank-", "classify-", "transcribe-", "translate-"];
 
 /// Digits of a snapshot ID within an answer's ID.
 const ID_DIGITS: usize = 32;
+
+/// The fewest digits of a trace ID: some tracers draw 64 bits and leave the rest zero, and some pages trim leading zeros.
+/// A shorter number is more likely a client's own.
+const TRACE_DIGITS_MIN: usize = 12;
 
 /// One key, read as everything it can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +46,8 @@ impl Key {
         if let Some(id) = without_prefix(&text).and_then(leading_id) {
             return Ok(Self { text, id: Some(id), trace: None });
         }
-        let id = SnapshotId::parse_lenient(&text).ok();
-        Ok(Self { text, id, trace: id.and_then(|id| TraceId::new(id.as_u128())) })
+        let (id, trace) = (SnapshotId::parse_lenient(&text).ok(), trace_id(&text));
+        Ok(Self { text, id, trace })
     }
 
     /// As it was given.
@@ -65,6 +70,13 @@ impl Key {
     pub fn client_request_ids(&self) -> impl Iterator<Item = &str> {
         [Some(self.text()), without_prefix(&self.text)].into_iter().flatten().filter(|text| !text.is_empty())
     }
+}
+
+/// A trace ID with its leading zeros or without, in any case.
+fn trace_id(text: &str) -> Option<TraceId> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    let plausible = (TRACE_DIGITS_MIN..=ID_DIGITS).contains(&digits.len());
+    u128::from_str_radix(&digits, 16).ok().filter(|_| plausible && !digits.starts_with('+')).and_then(TraceId::new)
 }
 
 fn without_prefix(text: &str) -> Option<&str> {
@@ -144,6 +156,10 @@ mod tests {
                 vec!["chatcmpl-019ab3c2d1e0a7f111223344556677889", "019ab3c2d1e0a7f111223344556677889"],
             ),
             ("req:17/a", None, None, vec!["req:17/a"]),
+            ("B7AD6B7169203331", None, TraceId::new(0xb7ad_6b71_6920_3331), vec!["B7AD6B7169203331"]),
+            ("7ad6b7169203331", None, TraceId::new(0x7ad_6b71_6920_3331), vec!["7ad6b7169203331"]),
+            ("+b7ad6b716920333", None, None, vec!["+b7ad6b716920333"]),
+            ("deadbeef", None, None, vec!["deadbeef"]),
             (
                 "00000000000000000000000000000000",
                 Some(SnapshotId::from_u128(0)),
