@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderMap, header};
 
+use super::shape::Format;
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -18,6 +20,20 @@ impl Form {
         let json = Liking::of(headers, "application", "json").max(Liking::of(headers, "application", "problem+json"));
         if text.quality > 0 && text > json { Self::Text } else { Self::Json }
     }
+}
+
+/// The format of documents and tables that the client likes best: the usual one unless it likes another better.
+pub(super) fn format_wanted(headers: &HeaderMap, usual: Format) -> Format {
+    let liking = |format| {
+        let names: &[_] = match format {
+            Format::Json => &[("application", "json")],
+            Format::Ndjson => &[("application", "x-ndjson"), ("application", "ndjson"), ("application", "jsonl")],
+            Format::Csv => &[("text", "csv")],
+        };
+        names.iter().map(|(family, subtype)| Liking::of(headers, family, subtype)).max().unwrap_or_default()
+    };
+    let others = [Format::Json, Format::Ndjson, Format::Csv].into_iter().filter(|format| *format != usual);
+    others.chain([usual]).max_by_key(|format| liking(*format)).unwrap_or(usual)
 }
 
 /// How much a client likes a media type: by its quality, then by how exactly it was named, then by the order.
@@ -63,6 +79,27 @@ fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u16 {
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+
+    #[test]
+    fn a_format_is_the_usual_one_unless_another_is_liked_better() {
+        use Format::{Csv, Json, Ndjson};
+        for (accept, usual, want) in [
+            (None, Ndjson, Ndjson),
+            (Some("*/*"), Csv, Csv),
+            (Some("text/plain"), Json, Json),
+            (Some("text/csv"), Json, Csv),
+            (Some("text/csv;q=0.5, application/json"), Ndjson, Json),
+            (Some("application/x-ndjson, */*;q=0.1"), Json, Ndjson),
+            (Some("application/jsonl"), Json, Ndjson),
+            (Some("application/*"), Json, Json),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            }
+            assert_eq!(format_wanted(&headers, usual), want, "{accept:?}");
+        }
+    }
 
     #[test]
     fn text_is_for_those_who_ask_for_it() {

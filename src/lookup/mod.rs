@@ -2,8 +2,8 @@
 //!
 //! Nothing here runs on the data path. In the order in which a question meets them: `auth` decides who may ask,
 //! `accept` in which form the answer goes out, [`key`] what was asked for, [`resolve`] where the answer is, `wait` when
-//! it is ready, [`problem`] how to say that there is none and [`render`] how to say it to a person. [`client`] is the
-//! other end: how `snapgate lookup --admin` asks.
+//! it is ready, [`shape`] what of it is told, [`problem`] how to say that there is none and [`render`] how to say it to a
+//! person. [`client`] is the other end: how `snapgate lookup --admin` asks.
 //!
 //! What is deliberately absent: nothing here writes, and nothing here knows the data path, the pipeline or the exits.
 
@@ -32,6 +32,7 @@ pub mod problem;
 pub mod render;
 pub mod resolve;
 mod routes;
+pub mod shape;
 #[cfg(test)]
 mod specimen;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! remembered as dropped before it leaves, so whoever misses it in one place finds it in the next.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,11 @@ use crate::store::{ReadError, Reader, Resolution};
 /// The most records that one key answers; more are cut off, newest first, and the answer says so.
 pub const MATCHES_MAX: usize = 100;
 
+/// When so many records are found for several keys, the rest of the keys has to wait: memory is bounded by this and one key's.
+const FOUND_MAX: usize = 256;
+
 /// How long a lookup waits for its turn to read the store before it is told to come again.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
+pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One record that answers a key.
 #[derive(Clone, Debug)]
@@ -110,10 +113,41 @@ impl std::error::Error for LookupError {
     }
 }
 
+impl Matches {
+    /// All of them, newest first.
+    pub fn found(&self) -> &[Found] {
+        match self {
+            Self::One(found) => std::slice::from_ref(found),
+            Self::Several { found, .. } => found,
+        }
+    }
+
+    pub(super) fn found_mut(&mut self) -> &mut [Found] {
+        match self {
+            Self::One(found) => std::slice::from_mut(found),
+            Self::Several { found, .. } => found,
+        }
+    }
+
+    /// There are no more than these.
+    pub fn complete(&self) -> bool {
+        !matches!(self, Self::Several { complete: false, .. })
+    }
+}
+
 impl Found {
     /// The record's document, of one piece: a finish that comes while it is put together would show in half of it.
     pub fn document(&self) -> Document<'_> {
         Document::of(&self.record)
+    }
+
+    /// Appends the document with one more key after its own. Spliced in, so that its bytes are those of the store and the
+    /// log.
+    pub(super) fn write(&self, body: &mut Vec<u8>) {
+        self.document().write(body);
+        let end = body.pop();
+        debug_assert_eq!(end, Some(b'}'), "a document is a JSON object");
+        body.extend_from_slice(format!(r#","stored":{}}}"#, self.stored).as_bytes());
     }
 }
 
@@ -122,18 +156,28 @@ pub(super) async fn resolve(lookup: &Lookup, key: Key) -> Result<Answer, LookupE
     if let Some(answer) = key.id().and_then(|id| in_memory(&lookup.state.ledger, id)) {
         return Ok(answer);
     }
-    let permit = match timeout(TURN_WAIT_MAX, Arc::clone(&lookup.reads).acquire_owned()).await {
+    let (ledger, reader) = (Arc::clone(&lookup.state.ledger), lookup.state.reader.clone());
+    let now = lookup.state.clock.now();
+    let read = move || search(Some(&ledger), reader.as_ref(), &key, now);
+    in_turn(lookup, TURN_WAIT_MAX, read).await?.map_err(LookupError::Store)
+}
+
+/// Does some reading on a thread that may block, when it is its turn, for which it waits `patience` at most.
+pub(super) async fn in_turn<T: Send + 'static>(
+    lookup: &Lookup,
+    patience: Duration,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LookupError> {
+    let permit = match timeout(patience, Arc::clone(&lookup.reads).acquire_owned()).await {
         Ok(permit) => permit.expect("the semaphore lives as long as the router and is never closed"),
         Err(_) => return Err(LookupError::Busy("read the store")),
     };
-    let (ledger, reader) = (Arc::clone(&lookup.state.ledger), lookup.state.reader.clone());
-    let now = lookup.state.clock.now();
     let read = move || {
         // Held by the thread, not by the request: a client that leaves does not stop a read that has begun.
         let _permit = permit;
-        search(Some(&ledger), reader.as_ref(), &key, now)
+        read()
     };
-    tokio::task::spawn_blocking(read).await.map_err(LookupError::Stopped)?.map_err(LookupError::Store)
+    tokio::task::spawn_blocking(read).await.map_err(LookupError::Stopped)
 }
 
 /// The answer if the ledger has it.
@@ -148,44 +192,101 @@ fn in_memory(ledger: &Ledger, id: SnapshotId) -> Option<Answer> {
 ///
 /// A key that reads as an ID but is none that has a record is tried as a trace ID and a client's request ID, too; if it
 /// is none of these either, the ID's own answer stands.
+///
+/// # Errors
+/// The store could not be read.
 pub fn search(ledger: Option<&Ledger>, reader: Option<&Reader>, key: &Key, now: Moment) -> Result<Answer, ReadError> {
-    let mut absence = if reader.is_some() { Absence::Unknown } else { Absence::NotKept };
-    if let Some(id) = key.id() {
-        if let Some(answer) = ledger.and_then(|ledger| in_memory(ledger, id)) {
-            return Ok(answer);
+    search_all(ledger, reader, &[key], now).pop().expect("the first key is always answered")
+}
+
+/// Answers keys as [`search`] does, each for itself and in their order, but looks through the ledger once for all of them.
+/// It stops after the key with which more than [`FOUND_MAX`] records were found: the rest is to be asked for again.
+pub(super) fn search_all(
+    ledger: Option<&Ledger>,
+    reader: Option<&Reader>,
+    keys: &[&Key],
+    now: Moment,
+) -> Vec<Result<Answer, ReadError>> {
+    let mut answers: Vec<_> = keys.iter().map(|key| by_id(ledger, reader, key, now)).collect();
+    let is_open = |answer: &Result<Answer, ReadError>| matches!(answer, Ok(Err(_)));
+    let open = keys.iter().zip(&answers).filter(|(_, answer)| is_open(answer)).map(|(key, _)| *key);
+    let fresh = Fresh::of(ledger, open);
+    let mut found = 0;
+    for (place, key) in keys.iter().enumerate() {
+        if found > FOUND_MAX {
+            answers.truncate(place);
+            break;
         }
-        if let Some(reader) = reader {
-            absence = match reader.resolve(id, now)? {
-                Resolution::Found(record) => return Ok(Ok(Matches::One(Found { record, stored: true }))),
-                Resolution::Expired { horizon } => Absence::Expired { horizon },
-                Resolution::Dropped { reason, second, count } => {
-                    Absence::Dropped { reason, counted: Some((second, count)) }
-                }
-                Resolution::Lost { run_started, last_heartbeat } => Absence::Lost { run_started, last_heartbeat },
-                Resolution::Unknown => Absence::Unknown,
-                Resolution::IssuedElsewhere => Absence::IssuedElsewhere,
-            };
+        if is_open(&answers[place])
+            && let Some(answer) = by_other_names(&fresh, reader, key).transpose()
+        {
+            answers[place] = answer.map(Ok);
         }
+        found += answers[place].iter().flatten().map(|matches| matches.found().len()).sum::<usize>();
     }
+    answers
+}
+
+fn by_id(ledger: Option<&Ledger>, reader: Option<&Reader>, key: &Key, now: Moment) -> Result<Answer, ReadError> {
+    let Some(id) = key.id() else {
+        return Ok(Err(if reader.is_some() { Absence::Unknown } else { Absence::NotKept }));
+    };
+    if let Some(answer) = ledger.and_then(|ledger| in_memory(ledger, id)) {
+        return Ok(answer);
+    }
+    let Some(reader) = reader else { return Ok(Err(Absence::NotKept)) };
+    Ok(match reader.resolve(id, now)? {
+        Resolution::Found(record) => Ok(Matches::One(Found { record, stored: true })),
+        Resolution::Expired { horizon } => Err(Absence::Expired { horizon }),
+        Resolution::Dropped { reason, second, count } => {
+            Err(Absence::Dropped { reason, counted: Some((second, count)) })
+        }
+        Resolution::Lost { run_started, last_heartbeat } => Err(Absence::Lost { run_started, last_heartbeat }),
+        Resolution::Unknown => Err(Absence::Unknown),
+        Resolution::IssuedElsewhere => Err(Absence::IssuedElsewhere),
+    })
+}
+
+fn by_other_names(fresh: &Fresh, reader: Option<&Reader>, key: &Key) -> Result<Option<Matches>, ReadError> {
     if let Some(trace) = key.trace() {
-        let fresh = in_flight(ledger, |record| record.issued.trace.trace_id == trace);
+        let fresh = fresh.bearing(|record| record.issued.trace.trace_id == trace);
         let stored = reader.map_or(Ok(Vec::new()), |reader| reader.by_trace(trace, MATCHES_MAX + 1))?;
         if let Some(matches) = several(fresh, stored) {
-            return Ok(Ok(matches));
+            return Ok(Some(matches));
         }
     }
     for alias in key.client_request_ids() {
-        let fresh = in_flight(ledger, |record| record.issued.request.client_request_id.as_deref() == Some(alias));
+        let fresh = fresh.bearing(|record| record.issued.request.client_request_id.as_deref() == Some(alias));
         let stored = reader.map_or(Ok(Vec::new()), |reader| reader.by_client_request_id(alias, MATCHES_MAX + 1))?;
         if let Some(matches) = several(fresh, stored) {
-            return Ok(Ok(matches));
+            return Ok(Some(matches));
         }
     }
-    Ok(Err(absence))
+    Ok(None)
 }
 
-fn in_flight(ledger: Option<&Ledger>, wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
-    ledger.map_or_else(Vec::new, |ledger| ledger.search(MATCHES_MAX + 1, wanted))
+/// What the ledger has under the other names of some keys, newest first. The ledger has no index by them, so that the data
+/// path does not pay for one: a look through it takes some milliseconds when it is full.
+struct Fresh(Vec<Arc<Record>>);
+
+impl Fresh {
+    fn of<'k>(ledger: Option<&Ledger>, keys: impl Iterator<Item = &'k Key>) -> Self {
+        let (mut traces, mut aliases) = (HashSet::new(), HashSet::new());
+        for key in keys {
+            traces.extend(key.trace());
+            aliases.extend(key.client_request_ids());
+        }
+        let wanted = |record: &Record| {
+            traces.contains(&record.issued.trace.trace_id)
+                || record.issued.request.client_request_id.as_deref().is_some_and(|id| aliases.contains(id))
+        };
+        let ledger = ledger.filter(|_| !aliases.is_empty());
+        Self(ledger.map_or_else(Vec::new, |ledger| ledger.search(usize::MAX, wanted)))
+    }
+
+    fn bearing(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        self.0.iter().filter(|record| wanted(record)).take(MATCHES_MAX + 1).cloned().collect()
+    }
 }
 
 /// Joins what both places have; a record in both was committed a moment ago.

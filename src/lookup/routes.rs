@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::fleet::FleetPage;
 use super::key::Key;
 use super::problem::Problem;
 use super::resolve::{Found, LookupError, Matches, resolve};
+use super::shape::{Format, Layout, Shape, Sheet};
 use super::wait::{Patience, until_complete};
 use super::{Lookup, render};
 
@@ -21,7 +22,24 @@ use super::{Lookup, render};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LookupQuery {
-    wait: Option<String>,
+    /// How long to wait for the request's end, such as `5s`; 30 s at most.
+    pub(super) wait: Option<String>,
+    /// What of the snapshot is answered; as a rule the whole document.
+    pub(super) shape: Option<Shape>,
+    /// How it is written; as a rule as `Accept` says.
+    pub(super) format: Option<Format>,
+}
+
+impl LookupQuery {
+    /// How long the client waits, and what it is answered; or what is wrong with that.
+    pub(super) fn read(&self, headers: &HeaderMap, usual: Format) -> Result<(Patience, Layout), String> {
+        let patience = match &self.wait {
+            None => Patience::default(),
+            Some(text) => text.parse().map_err(|error| format!("wait={text:?} is {error}"))?,
+        };
+        let layout = Layout::wanted(self.shape, self.format, headers, usual).map_err(|error| error.to_string())?;
+        Ok((patience, layout))
+    }
 }
 
 /// `GET /v1/snapshots/{key}`: what became of a request.
@@ -31,9 +49,11 @@ pub(super) async fn snapshot(
     query: Result<Query<LookupQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let form = Form::wanted(&headers);
-    match look_up(&lookup, key, query).await {
-        Ok(matches) => show(&matches, form),
+    // A shape or a format is a program's wish, whatever its library accepts.
+    let tabular = query.as_ref().is_ok_and(|query| query.shape.is_some() || query.format.is_some());
+    let form = if tabular { Form::Json } else { Form::wanted(&headers) };
+    match look_up(&lookup, key, query, &headers).await {
+        Ok((matches, layout)) => show(&matches, form, layout),
         Err(problem) => problem.answer(form),
     }
 }
@@ -43,60 +63,67 @@ async fn look_up(
     lookup: &Lookup,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<LookupQuery>, QueryRejection>,
-) -> Result<Matches, Problem> {
+    headers: &HeaderMap,
+) -> Result<(Matches, Layout), Problem> {
     let Path(key) = key.map_err(|rejection| Problem::malformed_path(&rejection.body_text()))?;
     let key = Key::parse(&key).map_err(Problem::malformed_key)?;
     let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
-    let patience: Patience = match &query.wait {
-        None => Patience::default(),
-        Some(text) => text.parse().map_err(|error| Problem::malformed_query(format!("wait={text:?} is {error}")))?,
-    };
-    let failed = |error| {
-        match error {
-            LookupError::Busy(_) => tracing::debug!(%error, "lookup refused"),
-            LookupError::Store(_) | LookupError::Stopped(_) => tracing::error!(%error, "lookup failed"),
-        }
-        Problem::failed(&error)
-    };
+    let (patience, layout) = query.read(headers, Format::Json).map_err(Problem::malformed_query)?;
     let answer = resolve(lookup, key.clone()).await.map_err(failed)?;
     let mut matches = answer.map_err(|absence| Problem::absent(&absence, &key, lookup.state.run.tag))?;
-    until_complete(lookup, &mut matches, patience).await.map_err(failed)?;
-    Ok(matches)
+    let mut found: Vec<_> = matches.found_mut().iter_mut().collect();
+    until_complete(lookup, &mut found, patience.deadline()).await.map_err(failed)?;
+    Ok((matches, layout))
 }
 
-/// A key that names one request answers its document; one that several can bear answers a list, even of one.
-fn show(matches: &Matches, form: Form) -> Response {
-    match (matches, form) {
-        (Matches::One(found), Form::Json) => {
-            let mut body = Vec::new();
-            write_document(found, &mut body);
-            json(StatusCode::OK, body)
-        }
-        (Matches::Several { found, complete }, Form::Json) => {
-            let mut body = br#"{"matches":["#.to_vec();
-            for (place, one) in found.iter().enumerate() {
-                if place > 0 {
-                    body.push(b',');
-                }
-                write_document(one, &mut body);
+/// A lookup that could not be carried out: for the log, and for the client.
+pub(super) fn failed(error: LookupError) -> Problem {
+    match error {
+        LookupError::Busy(_) => tracing::debug!(%error, "lookup refused"),
+        LookupError::Store(_) | LookupError::Stopped(_) => tracing::error!(%error, "lookup failed"),
+    }
+    Problem::failed(&error)
+}
+
+/// A key that names one request answers its document; one that several can bear answers a list, even of one. Tables are
+/// lists of rows.
+fn show(matches: &Matches, form: Form, layout: Layout) -> Response {
+    let found = matches.found();
+    if form == Form::Text {
+        return match matches {
+            Matches::One(found) => text(render::render(&found.document(), render::WIDTH_MAX)),
+            Matches::Several { complete, .. } => {
+                let documents: Vec<_> = found.iter().map(Found::document).collect();
+                text(render::render_matches(&documents, *complete, render::WIDTH_MAX))
             }
-            body.extend_from_slice(format!(r#"],"complete":{complete}}}"#).as_bytes());
-            json(StatusCode::OK, body)
-        }
-        (Matches::One(found), Form::Text) => text(render::render(&found.document(), render::WIDTH_MAX)),
-        (Matches::Several { found, complete }, Form::Text) => {
-            let documents: Vec<_> = found.iter().map(Found::document).collect();
-            text(render::render_matches(&documents, *complete, render::WIDTH_MAX))
+        };
+    }
+    let (mut sheet, mut body) = (Sheet::new(layout, &[]), Vec::new());
+    let documents = layout == Layout { shape: Shape::Document, format: Format::Json };
+    match matches {
+        Matches::One(found) if documents => found.write(&mut body),
+        _ => {
+            if documents {
+                body.extend_from_slice(br#"{"matches":"#);
+            }
+            sheet.open(&mut body);
+            found.iter().for_each(|found| sheet.snapshot(&[], found, &mut body));
+            sheet.close(&mut body);
+            if documents {
+                body.extend_from_slice(format!(r#","complete":{}}}"#, matches.complete()).as_bytes());
+            }
         }
     }
+    laid_out(layout, matches.complete(), body.into())
 }
 
-/// A document with one more key after its own. Spliced in, so that its bytes are those of the store and the log.
-fn write_document(found: &Found, body: &mut Vec<u8>) {
-    found.document().write(body);
-    let end = body.pop();
-    debug_assert_eq!(end, Some(b'}'), "a document is a JSON object");
-    body.extend_from_slice(format!(r#","stored":{}}}"#, found.stored).as_bytes());
+/// Says whether there is more than the answer has; the body of a table has no place for it.
+pub(super) const COMPLETE_HEADER: HeaderName = HeaderName::from_static("snapgate-complete");
+
+/// Lines or a table as an answer.
+pub(super) fn laid_out(layout: Layout, complete: bool, body: Body) -> Response {
+    let complete = HeaderValue::from_static(if complete { "true" } else { "false" });
+    ([(header::CONTENT_TYPE, layout.format.media_type()), (COMPLETE_HEADER, complete)], body).into_response()
 }
 
 /// `GET /v1/fleet`: what the gateway sees now.

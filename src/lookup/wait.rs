@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Lookup;
-use super::resolve::{Found, LookupError, Matches};
+use super::resolve::{Found, LookupError};
 
 /// The longest wait a client may ask for. Less than the 60 s after which proxies give up on a silent answer.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -57,21 +57,21 @@ impl fmt::Display for PatienceError {
 
 impl std::error::Error for PatienceError {}
 
-/// Waits until every request that matches has ended or patience has. What is there then is the answer.
+impl Patience {
+    /// When it ends; `None` if it has not even begun.
+    pub(super) fn deadline(self) -> Option<Instant> {
+        (!self.0.is_zero()).then(|| Instant::now() + self.0)
+    }
+}
+
+/// Waits until every request that was found has ended, or until the deadline. What is there then is the answer.
 pub(super) async fn until_complete(
     lookup: &Lookup,
-    matches: &mut Matches,
-    Patience(patience): Patience,
+    found: &mut [&mut Found],
+    deadline: Option<Instant>,
 ) -> Result<(), LookupError> {
-    let found = match matches {
-        Matches::One(found) => std::slice::from_mut(found),
-        Matches::Several { found, .. } => found,
-    };
-    if patience.is_zero() || all_ended(found) {
-        return Ok(());
-    }
+    let Some(deadline) = deadline.filter(|_| !all_ended(found)) else { return Ok(()) };
     let _permit = Arc::clone(&lookup.waits).try_acquire_owned().map_err(|_| LookupError::Busy("wait for an end"))?;
-    let deadline = Instant::now() + patience;
     let mut pause = LOOK_MIN;
     while !all_ended(found) {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -91,7 +91,7 @@ pub(super) async fn until_complete(
     Ok(())
 }
 
-fn all_ended(found: &[Found]) -> bool {
+fn all_ended(found: &[&mut Found]) -> bool {
     found.iter().all(|one| one.record.outcome().is_some())
 }
 
