@@ -3,7 +3,7 @@
 //! Nothing here runs on the data path. In the order in which a question meets them: `auth` decides who may ask,
 //! `accept` in which form the answer goes out, [`key`] what was asked for, [`resolve`] where the answer is, `wait` when
 //! it is ready, [`shape`] what of it is told, [`problem`] how to say that there is none and [`render`] how to say it to a
-//! person. [`client`] is the other end: how `snapgate lookup --admin` asks.
+//! person. `bulk` answers many keys. [`client`] is the other end: how `snapgate lookup --admin` asks.
 //!
 //! What is deliberately absent: nothing here writes, and nothing here knows the data path, the pipeline or the exits.
 
@@ -14,7 +14,7 @@ use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -25,6 +25,7 @@ use crate::telemetry::Metrics;
 
 mod accept;
 mod auth;
+mod bulk;
 pub mod client;
 mod fleet;
 pub mod key;
@@ -48,6 +49,9 @@ const READS_MAX: usize = 16;
 
 /// Lookups that wait for their request's end at one time. One more is refused, not queued.
 const WAITS_MAX: usize = 1024;
+
+/// Bulk lookups at one time, each of some megabytes at most. One more is refused, not queued.
+const BULKS_MAX: usize = 16;
 
 /// Who may look up, and where the listener stands.
 #[derive(Clone, Debug, Default)]
@@ -105,17 +109,21 @@ struct Lookup {
     reads: Arc<Semaphore>,
     /// Permits for lookups that wait.
     waits: Arc<Semaphore>,
+    /// Permits for lookups of many keys.
+    bulks: Arc<Semaphore>,
 }
 
 /// The admin interface. Lookups are guarded; health, readiness and metrics are open wherever the listener is bound.
 pub fn router(state: LookupState) -> Router {
-    let (reads, waits) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(WAITS_MAX)));
-    router_of(Arc::new(Lookup { state, reads, waits }))
+    let permits = |count| Arc::new(Semaphore::new(count));
+    let (reads, waits, bulks) = (permits(READS_MAX), permits(WAITS_MAX), permits(BULKS_MAX));
+    router_of(Arc::new(Lookup { state, reads, waits, bulks }))
 }
 
 fn router_of(lookup: Arc<Lookup>) -> Router {
     let guarded = Router::new()
         .route("/v1/snapshots/{key}", get(routes::snapshot))
+        .route("/v1/snapshots/resolve", post(bulk::resolve_all))
         .route("/v1/fleet", get(routes::fleet))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&lookup), auth::guard));
     Router::new()

@@ -189,6 +189,16 @@ impl Problem {
         Self::new("malformed", StatusCode::BAD_REQUEST, "Not a query", detail).because("query")
     }
 
+    /// The body makes no sense.
+    pub(super) fn malformed_body(detail: impl Into<String>) -> Self {
+        Self::new("malformed", StatusCode::BAD_REQUEST, "Not a list of keys", detail).because("body")
+    }
+
+    /// The body is larger, or names more keys, than one request may.
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too many keys", detail).because("limit")
+    }
+
     /// A lookup that was not even looked at.
     pub(super) fn refused(refusal: &Refusal) -> Self {
         match refusal {
@@ -243,14 +253,16 @@ impl Problem {
 
     /// Nothing is at the path.
     pub(super) fn no_such_path(path: &str) -> Self {
-        let detail =
-            format!("nothing is at {path:?}; there are /v1/snapshots/KEY, /v1/fleet, /healthz, /readyz and /metrics");
+        let detail = format!(
+            "nothing is at {path:?}; there are /v1/snapshots/KEY, /v1/snapshots/resolve, /v1/fleet, /healthz, /readyz and \
+             /metrics"
+        );
         Self::new("no_such_path", StatusCode::NOT_FOUND, "No such path", detail)
     }
 
     /// The path is not for this method.
     pub(super) fn method_not_allowed(method: &str) -> Self {
-        let detail = format!("{method} means nothing here: use GET or HEAD");
+        let detail = format!("{method} means nothing here: use a method that the header allow names");
         Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
 

@@ -134,6 +134,10 @@ impl Sheet {
         Self { layout, lead, begun: false }
     }
 
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// What stands before the first line.
     pub(super) fn open(&self, out: &mut Vec<u8>) {
         match self.layout.format {

@@ -25,6 +25,7 @@ pub(super) struct Gateway {
     pub(super) tag: InstanceTag,
     pub(super) writer: Writer,
     pub(super) waits: Arc<Semaphore>,
+    pub(super) bulks: Arc<Semaphore>,
     _serving: JoinSet<()>,
 }
 
@@ -70,12 +71,14 @@ impl Gateway {
             settings: plan.settings,
         };
         let (reads, waits) = (Arc::new(Semaphore::new(plan.reads)), Arc::new(Semaphore::new(plan.waits)));
-        let router = router_of(Arc::new(Lookup { state, reads, waits: Arc::clone(&waits) }));
+        let bulks = Arc::new(Semaphore::new(BULKS_MAX));
+        let lookup = Lookup { state, reads, waits: Arc::clone(&waits), bulks: Arc::clone(&bulks) };
+        let router = router_of(Arc::new(lookup));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, ledger, clock, tag, writer, waits, _serving: serving }
+        Self { address, ledger, clock, tag, writer, waits, bulks, _serving: serving }
     }
 
     /// A request issued `ago`, ended or not, held by nobody yet.
@@ -108,6 +111,23 @@ impl Gateway {
 
     pub(super) async fn look(&self, key: impl ToString) -> Reply {
         self.get(&format!("/v1/snapshots/{}", key.to_string())).await
+    }
+
+    /// A lookup of many keys. In HTTP/1.0, so that the answer comes as it is and ends with the connection.
+    pub(super) async fn resolve(&self, query: &str, body: impl AsRef<[u8]>) -> Reply {
+        let mut socket = self.begin_resolve(query, body.as_ref()).await;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        Reply::read(&String::from_utf8(answer).unwrap())
+    }
+
+    pub(super) async fn begin_resolve(&self, query: &str, body: &[u8]) -> TcpStream {
+        let head = format!("POST /v1/snapshots/resolve{query} HTTP/1.0\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // A body that is too large is not read to its end.
+        socket.write_all(body).await.ok();
+        socket
     }
 
     pub(super) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
@@ -144,6 +164,13 @@ impl Reply {
     #[track_caller]
     pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The values of a body with one a line.
+    #[track_caller]
+    pub(super) fn lines(&self) -> Vec<Value> {
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.body.lines().map(line).collect()
     }
 
     /// Status and state of a problem, having checked that it is one.

@@ -12,6 +12,7 @@ use crate::ledger::DropReason;
 use crate::snapshot::{Document, InstanceTag, Moment, SnapshotId, TraceId};
 use crate::store::{DropCount, Settings as StoreSettings};
 
+mod bulk;
 mod gateway;
 mod schema;
 
