@@ -24,7 +24,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pipeline", &["ledger", "store", "sink::Sink", "sink::Refusal"]),
     ("store", &["ledger::DropReason", "ledger::DropCount"]),
     ("sink", &[]),
-    ("lookup", &["ledger", "store::Reader", "store::Resolution", "store::ReadError", "fleet::view"]),
+    (
+        "lookup",
+        &["ledger", "store::Reader", "store::Resolution", "store::ReadError", "store::Filter", "fleet::view"],
+    ),
     ("replay", &["choose", "store::Reader", "store::ReadError"]),
     ("config", &["fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
     ("demo", &["config", "app"]),

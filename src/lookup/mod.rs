@@ -3,7 +3,8 @@
 //! Nothing here runs on the data path. In the order in which a question meets them: `auth` decides who may ask,
 //! `accept` in which form the answer goes out, [`key`] what was asked for, [`resolve`] where the answer is, `wait` when
 //! it is ready, [`shape`] what of it is told, [`problem`] how to say that there is none and [`render`] how to say it to a
-//! person. `bulk` answers many keys. [`client`] is the other end: how `snapgate lookup --admin` asks.
+//! person. `bulk` answers many keys, [`list`] questions without one, page by page (`cursor`). [`client`] is the other end:
+//! how `snapgate lookup --admin` asks.
 //!
 //! What is deliberately absent: nothing here writes, and nothing here knows the data path, the pipeline or the exits.
 
@@ -27,8 +28,11 @@ mod accept;
 mod auth;
 mod bulk;
 pub mod client;
+mod cursor;
 mod fleet;
 pub mod key;
+pub mod list;
+mod moment;
 pub mod problem;
 pub mod render;
 pub mod resolve;
@@ -122,6 +126,7 @@ pub fn router(state: LookupState) -> Router {
 
 fn router_of(lookup: Arc<Lookup>) -> Router {
     let guarded = Router::new()
+        .route("/v1/snapshots", get(list::list))
         .route("/v1/snapshots/{key}", get(routes::snapshot))
         .route("/v1/snapshots/resolve", post(bulk::resolve_all))
         .route("/v1/fleet", get(routes::fleet))

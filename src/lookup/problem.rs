@@ -22,6 +22,9 @@ use crate::snapshot::{InstanceTag, Moment};
 /// The start of every problem's `type`.
 const TYPE_PREFIX: &str = "urn:snapgate:problem:";
 
+/// The reason of a list's cursor that is none of that list.
+pub(super) const PAGE: &str = "page";
+
 /// One problem, as it is sent and as a client reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
@@ -189,6 +192,11 @@ impl Problem {
         Self::new("malformed", StatusCode::BAD_REQUEST, "Not a query", detail).because("query")
     }
 
+    /// A list's cursor is none of that list.
+    pub(super) fn foreign_page(detail: impl Into<String>) -> Self {
+        Self::malformed_query(detail).because(PAGE)
+    }
+
     /// The body makes no sense.
     pub(super) fn malformed_body(detail: impl Into<String>) -> Self {
         Self::new("malformed", StatusCode::BAD_REQUEST, "Not a list of keys", detail).because("body")
@@ -254,8 +262,8 @@ impl Problem {
     /// Nothing is at the path.
     pub(super) fn no_such_path(path: &str) -> Self {
         let detail = format!(
-            "nothing is at {path:?}; there are /v1/snapshots/KEY, /v1/snapshots/resolve, /v1/fleet, /healthz, /readyz and \
-             /metrics"
+            "nothing is at {path:?}; there are /v1/snapshots, /v1/snapshots/KEY, /v1/snapshots/resolve, /v1/fleet, \
+             /healthz, /readyz and /metrics"
         );
         Self::new("no_such_path", StatusCode::NOT_FOUND, "No such path", detail)
     }

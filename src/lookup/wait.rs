@@ -19,6 +19,9 @@ const LOOK_MIN: Duration = Duration::from_millis(2);
 /// How seldom it is looked for at least: so many waits at the limit cost a few per cent of a core.
 const LOOK_MAX: Duration = Duration::from_millis(20);
 
+/// Whoever follows what is stored is told so often at most; the store commits every 25 ms.
+pub(super) const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a client is willing to wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Patience(Duration);

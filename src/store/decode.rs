@@ -289,7 +289,7 @@ impl Known {
         remember(&mut self.runs, RUNS_MAX, row, found(run, "run", row)?)
     }
 
-    fn target(&mut self, connection: &Connection, row: i64) -> Result<Arc<Target>, RowError> {
+    pub(super) fn target(&mut self, connection: &Connection, row: i64) -> Result<Arc<Target>, RowError> {
         if let Some(target) = self.targets.get(&row) {
             return Ok(Arc::clone(target));
         }

@@ -2,8 +2,9 @@
 //!
 //! In the order of a record's life: [`DataDir`] is where it lives, `encode` and `shared` make rows of it, [`Writer`]
 //! commits it, `retention` deletes it at last. [`Reader`] and `decode` make it a record again, `alias` finds it by its
-//! other names. `schema` has the tables, `codes`, `rest`, `readings` and `row` how values lie in them, `views` how people
-//! read them; `checkpoint`, `wal` and `ballast` keep the log and the disk in bounds, `pool` lends connections to readers.
+//! other names, `list` among others by what a [`Filter`] asks for. `schema` has the tables, `codes`, `rest`, `readings` and
+//! `row` how values lie in them, `views` how people read them; `checkpoint`, `wal` and `ballast` keep the log and the disk in
+//! bounds, `pool` lends connections to readers.
 //!
 //! What holds throughout:
 //! - Sequence numbers are given out once, in the order of commits, over restarts, too; they may have gaps.
@@ -18,6 +19,8 @@ mod codes;
 mod data_dir;
 mod decode;
 mod encode;
+mod filter;
+mod list;
 mod meta;
 mod pool;
 mod reader;
@@ -39,6 +42,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use data_dir::{DataDir, DataDirError, ReadOnlyDataDir};
+pub use filter::Filter;
+pub use list::Page;
 pub use reader::{MATCHES_MAX, Reader};
 pub use writer::{Maintenance, Writer};
 

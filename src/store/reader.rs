@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::alias::Alias;
 use super::codes::Coded as _;
 use super::data_dir::database_file;
-use super::decode;
+use super::decode::{self, Known};
 use super::encode::COLUMNS;
 use super::meta::{self, Horizon, Key};
 use super::pool::{self, Pool, Session};
@@ -35,7 +35,7 @@ pub(super) const LOST_AFTER_HEARTBEAT: Duration = Duration::from_secs(3);
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A read transaction begins anew after this, well before it could hold up the log.
-const TRANSACTION_MAX: Duration = Duration::from_millis(50);
+pub(super) const TRANSACTION_MAX: Duration = Duration::from_millis(50);
 
 /// Rows a catching-up lane gets in one transaction, at most.
 const ROWS_PER_TRANSACTION: usize = 500;
@@ -71,6 +71,10 @@ impl Reader {
         Ok(Self { pool: Arc::new(Pool::new(file, None)), tag, own_run: None })
     }
 
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// What the store knows of an ID.
     ///
     /// # Errors
@@ -83,7 +87,7 @@ impl Reader {
             return Ok(Resolution::IssuedElsewhere);
         }
         self.pool.read(|session| {
-            if let Some(record) = by_id(session, id)? {
+            if let Some(record) = by_id(&session.connection, &mut session.known, id)? {
                 return Ok(Resolution::Found(record));
             }
             // Asked after the record, so what retention has deleted in between counts as expired.
@@ -101,7 +105,8 @@ impl Reader {
     pub fn by_trace(&self, trace: TraceId, limit: usize) -> Result<Vec<Arc<Record>>, ReadError> {
         self.pool.read(|session| {
             // A trace that began here has the snapshot's ID and is not entered as an alias.
-            let root = by_id(session, SnapshotId::from_u128(trace.as_u128()))?;
+            let Session { connection, known } = &mut *session;
+            let root = by_id(connection, known, SnapshotId::from_u128(trace.as_u128()))?;
             let wanted = |record: &Record| record.issued.trace.trace_id == trace;
             search(session, Alias::of_trace(trace), root.filter(|root| wanted(root)), limit, wanted)
         })
@@ -250,8 +255,11 @@ fn dropped(connection: &Connection, second: u64) -> Result<Option<Resolution>, R
     Ok(Some(Resolution::Dropped { reason, second: Moment(second * 1_000_000), count: nat(count) }))
 }
 
-fn by_id(session: &mut Session, id: SnapshotId) -> Result<Option<Arc<Record>>, ReadError> {
-    let Session { connection, known } = session;
+pub(super) fn by_id(
+    connection: &Connection,
+    known: &mut Known,
+    id: SnapshotId,
+) -> Result<Option<Arc<Record>>, ReadError> {
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE id = ?1"))?;
     let mut rows = statement.query([id.to_bytes()])?;
     match rows.next()? {
@@ -260,8 +268,7 @@ fn by_id(session: &mut Session, id: SnapshotId) -> Result<Option<Arc<Record>>, R
     }
 }
 
-fn by_seq(session: &mut Session, seq: u64) -> Result<Option<Arc<Record>>, ReadError> {
-    let Session { connection, known } = session;
+pub(super) fn by_seq(connection: &Connection, known: &mut Known, seq: u64) -> Result<Option<Arc<Record>>, ReadError> {
     let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE seq = ?1"))?;
     let mut rows = statement.query([int(seq)])?;
     match rows.next()? {
@@ -304,10 +311,11 @@ fn search(
     wanted: impl Fn(&Record) -> bool,
 ) -> Result<Vec<Arc<Record>>, ReadError> {
     let limit = limit.min(MATCHES_MAX);
+    let Session { connection, known } = session;
     let mut found = Vec::new();
-    for seq in alias.search(&session.connection, MATCHES_MAX)? {
+    for seq in alias.search(connection, MATCHES_MAX)? {
         // Between the two reads retention may have deleted it; and another name may have the same hash.
-        if let Some(record) = by_seq(session, seq)?.filter(|record| wanted(record)) {
+        if let Some(record) = by_seq(connection, known, seq)?.filter(|record| wanted(record)) {
             found.push(record);
         }
         if found.len() == limit {
@@ -323,11 +331,18 @@ fn search(
 fn decoded(
     row: &rusqlite::Row<'_>,
     connection: &Connection,
-    known: &mut decode::Known,
+    known: &mut Known,
 ) -> Result<(u64, Arc<Record>), ReadError> {
     match decode::record(row, connection, known) {
         Ok((seq, record)) => Ok((seq, Arc::new(record))),
-        Err(RowError::Sqlite(error)) => Err(ReadError::Sqlite(error)),
-        Err(RowError::Corrupt(what)) => Err(ReadError::Corrupt { seq: nat(row.get(0)?), what }),
+        Err(error) => Err(failure(error, nat(row.get(0)?))),
+    }
+}
+
+/// Why the record with a sequence number cannot be read.
+pub(super) fn failure(error: RowError, seq: u64) -> ReadError {
+    match error {
+        RowError::Sqlite(error) => ReadError::Sqlite(error),
+        RowError::Corrupt(what) => ReadError::Corrupt { seq, what },
     }
 }

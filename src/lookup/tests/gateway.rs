@@ -152,6 +152,16 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// What an address answers to a path.
+    pub(super) async fn of(address: SocketAddr, path: &str) -> Self {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nconnection: close\r\nhost: {address}\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        Self::read(&String::from_utf8(answer).unwrap())
+    }
+
     pub(super) fn read(answer: &str) -> Self {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let mut lines = head.lines();

@@ -14,6 +14,7 @@ use crate::store::{DropCount, Settings as StoreSettings};
 
 mod bulk;
 mod gateway;
+mod list;
 mod schema;
 
 use gateway::{Gateway, Plan};
@@ -250,6 +251,7 @@ async fn every_answer_is_sealed_and_every_other_question_a_problem() {
         ("HEAD", &path, 200),
         ("HEAD", "/v1/fleet", 200),
         ("POST", &path, 405),
+        ("POST", "/v1/snapshots", 405),
         ("DELETE", "/healthz", 405),
         ("GET", "/", 404),
         ("GET", "/v1/snapshots/", 404),

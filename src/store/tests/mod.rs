@@ -3,6 +3,7 @@
 mod arbitrary;
 mod checkpoint;
 mod limits;
+mod lists;
 mod restart;
 
 use std::collections::HashSet;
