@@ -8,13 +8,13 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Flag, Origin, Secret, Sources, Targets};
 use crate::demo::sim::SimSettings;
-use crate::snapshot::{Moment, Policy};
+use crate::lookup::shape::{Format, Shape};
+use crate::snapshot::Policy;
 
 /// Where `snapgate lookup` asks if nobody says: the default of the key `admin`.
 const ADMIN_URL: &str = "http://127.0.0.1:8081";
@@ -64,6 +64,8 @@ Examples:
   snapgate serve --config snapgate.toml
   snapgate lookup 019ab3c2d1e0a7f14c1f7a0f3e5b9d26
   snapgate replay --policy least_queue --since 1h
+  snapgate tail --status 5xx                      what goes wrong, as it does
+  snapgate export --since 1h --shape flat --format csv -o last_hour.csv
 
 Exit codes: 0 success; 1 failed while running, or a lookup found nothing; 64 wrong command line or configuration.";
 
@@ -106,6 +108,19 @@ pub enum Command {
     ///
     /// Exit code 1 says that nothing was found, or that nobody could be asked.
     Lookup(LookupArgs),
+    /// Show finished requests as they are recorded, one line each
+    ///
+    /// Begins now and goes on until it is stopped, over restarts of the gateway. A request appears when it has ended and is
+    /// stored.
+    Tail(TailArgs),
+    /// Write finished requests as a table or as documents, newest first
+    ///
+    /// They come from a running gateway, or with --data-dir from the store of one, running or not, which is only read. A file
+    /// is there when it is whole: until then it is called FILE.partial, and if the export fails or is stopped it is removed.
+    /// Long exports say on standard error how far they are.
+    ///
+    /// Exit code 1 says that not all was written.
+    Export(ExportArgs),
     /// Make recorded choices again, by their own policy or by another one
     ///
     /// Reads the store of a gateway, running or not, and chooses again from what each record says was known at that moment: how
@@ -178,15 +193,23 @@ pub struct LookupArgs {
     /// Snapshot ID, trace ID, client request ID or answer ID
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// The admin listener of the gateway to ask
-    #[arg(long, value_name = "URL", default_value = ADMIN_URL)]
-    pub admin: String,
+    /// Whom to ask
+    #[command(flatten)]
+    pub gateway: AdminArgs,
     /// Read the store in this directory instead of asking a gateway
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token"])]
     pub data_dir: Option<PathBuf>,
     /// Print the document instead of the explanation
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whom to ask, and by what right.
+#[derive(Args, Clone, Debug)]
+pub struct AdminArgs {
+    /// The admin listener of the gateway to ask
+    #[arg(long, value_name = "URL", default_value = ADMIN_URL)]
+    pub admin: String,
     /// The operator's token; better set as the variable SNAPGATE_TOKEN, because others can see command lines
     #[arg(long, value_name = "TOKEN", value_parser = secret)]
     token: Option<Secret>,
@@ -198,12 +221,12 @@ pub struct ReplayArgs {
     /// The policy to choose by [default: each decision's own, which has to give what was recorded]
     #[arg(long, value_name = "NAME", value_parser = policy)]
     pub policy: Option<Policy>,
-    /// Only requests issued since: a duration such as 1h, counted back from now, or a time such as 2026-11-23T12:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = when)]
-    pub since: Option<When>,
-    /// Only requests issued before, likewise
-    #[arg(long, value_name = "TIME", value_parser = when)]
-    pub until: Option<When>,
+    /// Issued then or later: RFC 3339, Unix seconds or milliseconds, or how long ago, such as 15m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Issued before
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
     /// The gateway's data directory, which is only read
     #[arg(long, value_name = "DIR", default_value = "./snapgate-data")]
     pub data_dir: PathBuf,
@@ -212,23 +235,82 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
-/// A moment as typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// So long before now.
-    Ago(Duration),
-    /// This one.
-    At(Moment),
+/// What `snapgate tail` is told.
+#[derive(Args, Clone, Debug)]
+pub struct TailArgs {
+    /// Whom to ask
+    #[command(flatten)]
+    pub gateway: AdminArgs,
+    /// Which requests
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    /// Print documents instead of lines for people
+    #[arg(long)]
+    pub json: bool,
 }
 
-impl When {
-    /// The moment, if it is `now`.
-    pub fn moment(self, now: Moment) -> Moment {
-        match self {
-            Self::Ago(before) => now.minus(before),
-            Self::At(moment) => moment,
-        }
-    }
+/// What `snapgate export` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ExportArgs {
+    /// Whom to ask
+    #[command(flatten)]
+    pub gateway: AdminArgs,
+    /// Read the store in this directory instead of asking a gateway
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token"])]
+    pub data_dir: Option<PathBuf>,
+    /// Issued then or later: RFC 3339, Unix seconds or milliseconds, or how long ago, such as 15m
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Issued before
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Which requests
+    #[command(flatten)]
+    filters: FilterArgs,
+    /// What of each request [default: document; flat for CSV]
+    #[arg(long, value_name = "SHAPE")]
+    pub shape: Option<Shape>,
+    /// How it is written
+    #[arg(long, value_name = "FORMAT", default_value = "ndjson", value_parser = table_format)]
+    pub format: Format,
+    /// Where to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print what the columns of the shape are, as CSV, and export nothing
+    #[arg(long, requires = "shape")]
+    pub columns: bool,
+}
+
+/// Which requests: all that are as these say.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FilterArgs {
+    /// The model that was asked for
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The pod that served or was tried last
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// Statuses or their classes, such as 429,5xx
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
+    /// Endings, such as upstream_reset,upstream_timeout
+    #[arg(long, value_name = "ENDING")]
+    ending: Option<String>,
+    /// The caller, as snapshots show it: t_8f3a91c2
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// A recorded header and its value; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Took so long or longer, such as 2s
+    #[arg(long, value_name = "DURATION")]
+    min_duration: Option<String>,
+    /// The trace they belong to
+    #[arg(long, value_name = "ID")]
+    trace_id: Option<String>,
+    /// The client's own x-request-id
+    #[arg(long, value_name = "ID")]
+    client_request_id: Option<String>,
 }
 
 /// What `snapgate check` is told.
@@ -260,7 +342,37 @@ impl ServeArgs {
     }
 }
 
-impl LookupArgs {
+impl FilterArgs {
+    /// As parameters of a list.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        let named = [
+            ("model", &self.model),
+            ("target", &self.target),
+            ("status", &self.status),
+            ("ending", &self.ending),
+            ("tenant", &self.tenant),
+            ("min_duration", &self.min_duration),
+            ("trace_id", &self.trace_id),
+            ("client_request_id", &self.client_request_id),
+        ];
+        let labels = self.labels.iter().map(|(name, value)| (format!("label.{name}"), value.clone()));
+        given(&named).chain(labels).collect()
+    }
+}
+
+impl ExportArgs {
+    /// As parameters of a list.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        let times = [("since", &self.since), ("until", &self.until)];
+        given(&times).chain(self.filters.parameters()).collect()
+    }
+}
+
+fn given(named: &[(&str, &Option<String>)]) -> impl Iterator<Item = (String, String)> {
+    named.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.as_ref()?.clone())))
+}
+
+impl AdminArgs {
     /// What to present: the flag, else the variable, else nothing.
     pub fn token(&self) -> Option<Secret> {
         self.token
@@ -349,14 +461,17 @@ fn policy(text: &str) -> Result<Policy, String> {
     Policy::from_name(text).ok_or_else(|| format!("`{text}` is not one of {}", Policy::NAMES.join(", ")))
 }
 
-fn when(text: &str) -> Result<When, String> {
-    if let Ok(before) = config::parse_duration(text) {
-        return Ok(When::Ago(before));
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has to be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn table_format(text: &str) -> Result<Format, String> {
+    match text {
+        "ndjson" => Ok(Format::Ndjson),
+        "csv" => Ok(Format::Csv),
+        _ => Err("there are ndjson and csv".to_owned()),
     }
-    let moment = text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_microsecond()).ok());
-    moment.map(|at| When::At(Moment(at))).ok_or_else(|| {
-        format!("`{text}` is no time: write a duration before now, such as 1h, or a time such as 2026-11-23T12:00:00Z")
-    })
 }
 
 fn secret(text: &str) -> Result<Secret, String> {
@@ -400,6 +515,8 @@ mod tests {
             ("demo", "Goes on serving"),
             ("sim", "as vLLM does"),
             ("lookup", "a trace ID"),
+            ("tail", "over restarts of the gateway"),
+            ("export", "FILE.partial"),
             ("check", "secrets are never printed"),
         ];
         for (name, words) in explained {
@@ -450,15 +567,20 @@ mod tests {
             panic!("replay is replay")
         };
         assert_eq!((replay.policy, replay.data_dir.as_path()), (Some(Policy::Random), Path::new("./snapgate-data")));
-        let noon = Moment(1_795_435_200_000_000);
-        assert_eq!(replay.since.map(|since| since.moment(noon)), Some(noon.minus(Duration::from_secs(3600))));
-        assert_eq!(replay.until, Some(When::At(noon)));
+        assert_eq!((replay.since.as_deref(), replay.until.as_deref()), (Some("1h"), Some("2026-11-23T12:00:00Z")));
         let Command::Lookup(lookup) = typed("snapgate lookup abc --json --token t").unwrap() else {
             panic!("lookup is lookup")
         };
-        assert_eq!((lookup.key.as_str(), lookup.admin.as_str(), lookup.json), ("abc", ADMIN_URL, true));
-        assert_eq!(lookup.token().unwrap().expose(), "t");
+        assert_eq!((lookup.key.as_str(), lookup.gateway.admin.as_str(), lookup.json), ("abc", ADMIN_URL, true));
+        assert_eq!(lookup.gateway.token().unwrap().expose(), "t");
         assert!(!format!("{lookup:?}").contains("\"t\""));
+        let line = "snapgate export --since 1h --status 5xx --label x-run-id=a=b --format csv -o f --data-dir d";
+        let Command::Export(export) = typed(line).unwrap() else { panic!("export is export") };
+        let want = [("since", "1h"), ("status", "5xx"), ("label.x-run-id", "a=b")];
+        assert_eq!(export.parameters(), want.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!((export.format, export.shape, export.output), (Format::Csv, None, Some("f".into())));
+        let Command::Tail(tail) = typed("snapgate tail --model m --json").unwrap() else { panic!("tail is tail") };
+        assert_eq!((tail.filters.parameters(), tail.json), (vec![("model".to_owned(), "m".to_owned())], true));
     }
 
     #[test]
@@ -474,6 +596,11 @@ mod tests {
             "snapgate demo --rate NaN",
             "snapgate lookup",
             "snapgate lookup a --data-dir d --admin http://h:1",
+            "snapgate tail --since 1h",
+            "snapgate tail --label run",
+            "snapgate export --format json",
+            "snapgate export --shape round",
+            "snapgate export --data-dir d --admin http://h:1",
             "snapgate check",
             "snapgate check f --example",
         ];

@@ -2,24 +2,32 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
-use crate::cli::{self, Command, DemoArgs, Exit, LookupArgs, ReplayArgs, ServeArgs, SimArgs, When};
+use crate::cli::{
+    self, AdminArgs, Command, DemoArgs, Exit, ExportArgs, LookupArgs, ReplayArgs, ServeArgs, SimArgs, TailArgs,
+};
 use crate::clock::Clock;
 use crate::config::{Config, Targets};
 use crate::demo;
 use crate::demo::sim::Sim;
-use crate::lookup::client::{self, Fetched};
+use crate::lookup::client::{self, Admin, Fetched};
+use crate::lookup::export::{ExportError, Output, Pages, Selection};
+use crate::lookup::moment::moment;
 use crate::lookup::resolve::{self, Matches};
+use crate::lookup::shape::{self, Layout};
+use crate::lookup::tail::{self, TailError};
 use crate::lookup::{Key, Problem, render};
 use crate::pipeline::{Balance, ExitBalance};
 use crate::replay;
+use crate::snapshot::Moment;
 use crate::store::{DataDir, Reader};
 use crate::telemetry;
 
@@ -29,6 +37,9 @@ const COLUMNS: usize = 100;
 /// Files that are open besides clients' and targets' connections: the store's, lookups, idle connections.
 const OPEN_FILES_BESIDES: u64 = 1_024;
 
+/// How often a long export says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
 /// Does what was typed.
 pub fn run(command: Command) -> Exit {
     let done = match command {
@@ -37,6 +48,8 @@ pub fn run(command: Command) -> Exit {
         Command::Sim(args) => sim(*args),
         Command::Lookup(args) => lookup(&args),
         Command::Replay(args) => replay(&args),
+        Command::Tail(args) => tail(&args),
+        Command::Export(args) => export(&args),
         Command::Check(args) => {
             cli::check(&args, &mut io::stdout().lock(), &mut io::stderr().lock()).map_err(|error| failed(&error))
         }
@@ -203,8 +216,8 @@ fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
 
 fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-    let token = args.token();
-    let asked = client::fetch(&args.admin, &args.key, token.as_ref().map(|token| token.expose()));
+    let token = args.gateway.token();
+    let asked = client::fetch(&args.gateway.admin, &args.key, token.as_ref().map(|token| token.expose()));
     match runtime.block_on(asked).map_err(|error| failed(&error))? {
         Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
         Fetched::One(found) => print(&render::render(&found.document(), COLUMNS)),
@@ -248,10 +261,12 @@ fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
 }
 
 fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
-    let reader = Reader::open(&args.data_dir).map_err(|error| failed(&error))?;
     let now = Clock::start().now();
-    let moment = |when: Option<When>| when.map(|when| when.moment(now));
-    let question = replay::Question { policy: args.policy, since: moment(args.since), until: moment(args.until) };
+    let when = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
+    let since = when(&args.since).map_err(|error| misused(&format_args!("--since: {error}")))?;
+    let until = when(&args.until).map_err(|error| misused(&format_args!("--until: {error}")))?;
+    let question = replay::Question { policy: args.policy, since, until };
+    let reader = Reader::open(&args.data_dir).map_err(|error| failed(&error))?;
     let mut err = io::stderr();
     let watched = err.is_terminal();
     let show = |progress: replay::Progress| {
@@ -273,6 +288,93 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
         print(&report.text())?;
     }
     Ok(if report.explains_all() { Exit::Success } else { Exit::Failure })
+}
+
+fn admin(args: &AdminArgs) -> Result<Admin, Exit> {
+    let token = args.token();
+    Admin::new(&args.admin, token.as_ref().map(|token| token.expose())).map_err(|error| failed(&error))
+}
+
+/// Filters that make no sense are a wrong command line.
+fn selection(filters: &[(String, String)], now: Moment) -> Result<Selection, Exit> {
+    Selection::new(filters, now).map_err(|error| misused(&error))
+}
+
+fn misused(error: &dyn Display) -> Exit {
+    complain(error);
+    Exit::Usage
+}
+
+fn tail(args: &TailArgs) -> Result<Exit, Exit> {
+    let selection = selection(&args.filters.parameters(), Clock::start().now())?;
+    let admin = admin(&args.gateway)?;
+    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let show = |found: &client::FetchedDocument| {
+        let line = if args.json { found.json().to_owned() } else { render::line(&found.document()) };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush())
+    };
+    let following = tail::tail(&admin, &selection, show, |note| complain(note));
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            error = following => Err(error),
+            () = stopped => Ok(Exit::Success),
+        }
+    });
+    ended.or_else(|error| match error {
+        // Who reads has gone, and so may we.
+        TailError::Write(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Success),
+        error => Err(failed(&error)),
+    })
+}
+
+fn export(args: &ExportArgs) -> Result<Exit, Exit> {
+    if args.columns {
+        return print(&shape::columns_page(args.shape.unwrap_or_default()));
+    }
+    let layout = Layout::new(args.shape, args.format).map_err(|error| misused(&error))?;
+    let now = Clock::start().now();
+    let selection = selection(&args.parameters(), now)?;
+    let mut pages = match &args.data_dir {
+        None => Pages::of_gateway(admin(&args.gateway)?, &selection, layout),
+        Some(dir) => {
+            let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
+            let reader = Reader::open(dir).map_err(|error| failed(&error))?;
+            Pages::of_store(reader, tag, &selection, layout, now).map_err(|error| misused(&error))?
+        }
+    };
+    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
+    let mut output = Output::open(args.output.as_deref()).map_err(|error| failed(&error))?;
+    let exported = runtime.block_on(async {
+        tokio::select! {
+            rows = write_all(&mut pages, &mut output) => rows,
+            () = stopped => Err(ExportError::Stopped),
+        }
+    });
+    match exported.and_then(|rows| output.finish().map(|()| rows).map_err(ExportError::Write)) {
+        Ok(rows) => {
+            if let Some(file) = &args.output {
+                complain(&format_args!("{rows} rows are in {}", file.display()));
+            }
+            Ok(Exit::Success)
+        }
+        // Who reads has gone, as `head` does, with all it wants.
+        Err(ExportError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Success),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// Writes page after page, and says now and then how far it is.
+async fn write_all(pages: &mut Pages, out: &mut Output) -> Result<u64, ExportError> {
+    let (mut rows, mut said) = (0, Instant::now());
+    while let Some(more) = pages.write_next(out).await? {
+        rows += more;
+        if said.elapsed() >= PROGRESS_EVERY {
+            said = Instant::now();
+            complain(&format_args!("{rows} rows so far"));
+        }
+    }
+    Ok(rows)
 }
 
 fn print(text: &str) -> Result<Exit, Exit> {

@@ -10,6 +10,9 @@ mod truth;
 // Which target a request gets, and that its record says why.
 mod choices;
 
+// What the command line writes of it.
+mod exports;
+
 // What survives `kill -9`.
 mod crash;
 

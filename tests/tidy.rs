@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
     ("demo", &["config", "app"]),
     ("app", &["*"]),
-    ("cli", &["config", "demo::sim"]),
+    ("cli", &["config", "demo::sim", "lookup::shape"]),
     ("commands", &["*"]),
     ("main", &["*"]),
     ("lib", &[]),

@@ -211,11 +211,6 @@ pub fn parse_address(text: &str, host: IpAddr) -> Result<SocketAddr, String> {
     value::parse_address(text, host)
 }
 
-/// A duration as the file takes it, such as `20ms`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    units::parse_duration(text)
-}
-
 fn read_file(path: &Path) -> Result<String, String> {
     let size = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
     if size > FILE_BYTES_MAX {

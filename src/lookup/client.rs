@@ -1,4 +1,4 @@
-//! The other end of the lookup: how `snapgate lookup --admin` asks a gateway.
+//! The other end of the lookup: how the command line asks a gateway.
 
 use std::error::Error;
 use std::fmt;
@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, Uri, header};
+use hyper::http::HeaderValue;
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -45,7 +48,7 @@ pub struct FetchedDocument {
 }
 
 impl FetchedDocument {
-    fn read(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
+    pub(super) fn read(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<Document<'_>>(json.get())?;
         Ok(Self { json })
     }
@@ -154,35 +157,86 @@ fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error)
 }
 
-/// Asks the gateway whose admin listener is at `admin` (`http://HOST:PORT`) for a key.
-pub async fn fetch(admin: &str, key: &str, token: Option<&str>) -> Result<Fetched, FetchError> {
-    let uri = lookup_uri(admin, key)?;
-    let mut request = Request::get(uri).header(header::ACCEPT, "application/json, application/problem+json");
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+/// The admin listener of a gateway, and how it is asked. Connections are kept from one question to the next.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    /// As given, for messages.
+    admin: String,
+    authority: Authority,
+    authorization: Option<HeaderValue>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Admin {
+    /// The gateway whose admin listener is at `admin` (`http://HOST:PORT`); nobody is asked yet.
+    ///
+    /// # Errors
+    /// The address or the token cannot be one.
+    pub fn new(admin: &str, token: Option<&str>) -> Result<Self, FetchError> {
+        let authority = authority(admin)?;
+        let authorization = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}")));
+        let authorization = authorization.transpose().map_err(|_| FetchError::Token)?;
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Ok(Self { client, admin: admin.to_owned(), authority, authorization })
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|_| FetchError::Token)?;
-    let admin = admin.to_owned();
-    let Ok(answer) = timeout(FETCH_TIMEOUT, ask(request)).await else { return Err(FetchError::TimedOut { admin }) };
-    let (status, body) = answer.map_err(|source| {
-        if source.is::<LengthLimitError>() {
-            FetchError::TooLarge { admin: admin.clone() }
-        } else {
-            FetchError::Unreachable { admin: admin.clone(), source }
+
+    /// Asks for a path, query included, which has to be percent-encoded.
+    pub(super) async fn get(&self, path: &str, accept: &'static str) -> Result<Answered, FetchError> {
+        let admin = || self.admin.clone();
+        let address = |_| FetchError::Address { admin: admin(), reason: "it is not a host and a port" };
+        let uri = Uri::builder().scheme("http").authority(self.authority.clone()).path_and_query(path);
+        let mut request = Request::get(uri.build().map_err(address)?).header(header::ACCEPT, accept);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
-    })?;
-    read(status, &body).map_err(|source| FetchError::NotSnapgate { admin, status: status.as_u16(), source })
+        let request = request.body(Empty::new()).expect("all its parts were checked");
+        let answer = timeout(FETCH_TIMEOUT, self.ask(request)).await;
+        answer.map_err(|_| FetchError::TimedOut { admin: admin() })?.map_err(|source| {
+            if source.is::<LengthLimitError>() {
+                FetchError::TooLarge { admin: admin() }
+            } else {
+                FetchError::Unreachable { admin: admin(), source }
+            }
+        })
+    }
+
+    async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<Answered, Box<dyn Error + Send + Sync>> {
+        let (head, body) = self.client.request(request).await?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+        Ok(Answered { status: head.status, headers: head.headers, body })
+    }
+
+    /// The problem that an answer is.
+    pub(super) fn problem(&self, answer: &Answered) -> Result<Problem, FetchError> {
+        serde_json::from_slice(&answer.body).map_err(|source| self.not_snapgate(answer.status, source))
+    }
+
+    /// An answer could not be read.
+    pub(super) fn not_snapgate(&self, status: StatusCode, source: serde_json::Error) -> FetchError {
+        FetchError::NotSnapgate { admin: self.admin.clone(), status: status.as_u16(), source }
+    }
 }
 
-async fn ask(request: Request<Empty<Bytes>>) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let answer = client.request(request).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await?;
-    Ok((status, body.to_bytes()))
+/// Asks the gateway whose admin listener is at `admin` (`http://HOST:PORT`) for a key.
+///
+/// # Errors
+/// Nobody answered, or with what is no answer of a gateway.
+pub async fn fetch(admin: &str, key: &str, token: Option<&str>) -> Result<Fetched, FetchError> {
+    let admin = Admin::new(admin, token)?;
+    let path = format!("/v1/snapshots/{}", percent_encoded(key.trim()));
+    let answer = admin.get(&path, "application/json, application/problem+json").await?;
+    read(answer.status, &answer.body).map_err(|source| admin.not_snapgate(answer.status, source))
 }
 
-fn lookup_uri(admin: &str, key: &str) -> Result<Uri, FetchError> {
+fn authority(admin: &str) -> Result<Authority, FetchError> {
     let refuse = |reason| FetchError::Address { admin: admin.to_owned(), reason };
     let authority = match admin.split_once("://") {
         Some(("http", authority)) => authority,
@@ -194,19 +248,14 @@ fn lookup_uri(admin: &str, key: &str) -> Result<Uri, FetchError> {
     if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
         return Err(refuse("it is not a host and a port"));
     }
-    let path = format!("/v1/snapshots/{}", percent_encoded(key));
-    Uri::builder()
-        .scheme("http")
-        .authority(authority)
-        .path_and_query(path)
-        .build()
-        .map_err(|_| refuse("it is not a host and a port"))
+    authority.parse().map_err(|_| refuse("it is not a host and a port"))
 }
 
-/// Everything but the unreserved characters of RFC 3986 is encoded, so that a key is one segment of the path.
-fn percent_encoded(key: &str) -> String {
-    let mut encoded = String::with_capacity(key.len());
-    for byte in key.trim().bytes() {
+/// Everything but the unreserved characters of RFC 3986 is encoded, so that a key is one segment of the path, and a value one
+/// of the query.
+pub(super) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
             _ => encoded.push_str(&format!("%{byte:02X}")),
@@ -239,21 +288,29 @@ mod tests {
 
     #[test]
     fn a_key_becomes_one_segment_of_the_path() {
-        for (admin, key, want) in [
-            ("http://127.0.0.1:8081", "abc", "http://127.0.0.1:8081/v1/snapshots/abc"),
-            ("http://127.0.0.1:8081/", " abc\n", "http://127.0.0.1:8081/v1/snapshots/abc"),
-            ("gw:8081", "a/b?c#d %", "http://gw:8081/v1/snapshots/a%2Fb%3Fc%23d%20%25"),
-            ("[::1]:8081", "..", "http://[::1]:8081/v1/snapshots/.."),
-            ("http://gw", "ü", "http://gw/v1/snapshots/%C3%BC"),
+        for (key, want) in [
+            ("abc", "abc"),
+            ("a/b?c#d %", "a%2Fb%3Fc%23d%20%25"),
+            ("..", ".."),
+            ("\u{fc}", "%C3%BC"),
+            ("a&b=c+d", "a%26b%3Dc%2Bd"),
         ] {
-            assert_eq!(lookup_uri(admin, key).unwrap().to_string(), want);
+            assert_eq!(percent_encoded(key), want);
+        }
+        for (admin, want) in [
+            ("http://127.0.0.1:8081/", "127.0.0.1:8081"),
+            ("gw:8081", "gw:8081"),
+            ("[::1]:8081", "[::1]:8081"),
+            ("http://gw", "gw"),
+        ] {
+            assert_eq!(authority(admin).unwrap(), want);
         }
     }
 
     #[test]
     fn an_address_that_cannot_be_asked_is_refused_with_advice() {
         for admin in ["https://gw:8081", "ftp://gw", "", "http://", "http://gw/v1", "http://user@gw", "a b"] {
-            let error = lookup_uri(admin, "k").unwrap_err().to_string();
+            let error = authority(admin).unwrap_err().to_string();
             assert!(error.contains("http://127.0.0.1:8081"), "{admin}: {error}");
         }
     }

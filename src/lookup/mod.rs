@@ -4,7 +4,7 @@
 //! `accept` in which form the answer goes out, [`key`] what was asked for, [`resolve`] where the answer is, `wait` when
 //! it is ready, [`shape`] what of it is told, [`problem`] how to say that there is none and [`render`] how to say it to a
 //! person. `bulk` answers many keys, [`list`] questions without one, page by page (`cursor`). [`client`] is the other end:
-//! how `snapgate lookup --admin` asks.
+//! how the command line asks for a key, for a whole list ([`export`]) and for what comes ([`tail`]).
 //!
 //! What is deliberately absent: nothing here writes, and nothing here knows the data path, the pipeline or the exits.
 
@@ -29,10 +29,11 @@ mod auth;
 mod bulk;
 pub mod client;
 mod cursor;
+pub mod export;
 mod fleet;
 pub mod key;
 pub mod list;
-mod moment;
+pub mod moment;
 pub mod problem;
 pub mod render;
 pub mod resolve;
@@ -40,6 +41,7 @@ mod routes;
 pub mod shape;
 #[cfg(test)]
 mod specimen;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 mod wait;

@@ -9,7 +9,7 @@ use crate::snapshot::Moment;
 
 /// Why a text is no time or no duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TimeError {
+pub enum TimeError {
     /// Neither of the forms, or out of range.
     NoTime,
     /// No number with a unit, or below zero.
@@ -31,7 +31,7 @@ impl fmt::Display for TimeError {
 impl std::error::Error for TimeError {}
 
 /// A time, as seen from `now`.
-pub(super) fn moment(text: &str, now: Moment) -> Result<Moment, TimeError> {
+pub fn moment(text: &str, now: Moment) -> Result<Moment, TimeError> {
     if let Ok(ago) = duration(text) {
         return Ok(now.minus(ago));
     }

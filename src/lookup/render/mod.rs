@@ -10,6 +10,7 @@ use crate::snapshot::Document;
 use super::problem::Problem;
 
 pub(super) mod candidates;
+mod line;
 pub(super) mod table;
 mod timeline;
 mod verdict;
@@ -51,6 +52,11 @@ pub fn render_matches(documents: &[Document<'_>], complete: bool, width: usize) 
         text.push_str(&render(document, width));
     }
     text
+}
+
+/// One snapshot in one line, without its end; it may be long.
+pub fn line(document: &Document<'_>) -> String {
+    line::of(document)
 }
 
 /// A problem, in at most `width` columns.
@@ -144,6 +150,13 @@ mod tests {
         for (name, record) in specimen::gallery() {
             assert_looks(name, &render(&Document::of(&record), 100));
         }
+    }
+
+    #[test]
+    fn each_has_a_line() {
+        let lines =
+            specimen::gallery().iter().map(|(_, record)| line(&Document::of(record)) + "\n").collect::<String>();
+        assert_looks("lines", &lines);
     }
 
     #[test]
@@ -258,6 +271,7 @@ mod tests {
         fn any_document_fits_its_width(json in anything(), width in 0usize..300) {
             let document: Document<'_> = serde_json::from_str(&json).unwrap();
             let text = render(&document, width);
+            prop_assert!(line(&document).chars().all(is_drawn), "{}", line(&document));
             let matches = render_matches(&[document], false, width);
             for line in text.lines().chain(matches.lines()) {
                 prop_assert!(line.chars().count() <= bounded(width), "{} columns: {line}", line.chars().count());
