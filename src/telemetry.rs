@@ -83,6 +83,12 @@ pub struct ScrapeLabels {
     reason: &'static str,
 }
 
+/// Why a request to the admin listener was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    reason: &'static str,
+}
+
 /// All metrics of one gateway. Passed to whoever counts something; there are no globals.
 #[derive(Debug)]
 pub struct Metrics {
@@ -123,6 +129,11 @@ pub struct Metrics {
     pub wal_bytes: Gauge,
     /// Records that retention has deleted.
     pub expired: Counter,
+    lookups_refused: Family<RefusalLabels, Counter>,
+    /// Files of admin tokens that hold no usable token now; the tokens stay what they were.
+    pub token_files_failing: Gauge,
+    /// Records deleted on request.
+    pub erased: Counter,
     scrapes: Family<TargetLabels, Counter>,
     scrape_failures: Family<ScrapeLabels, Counter>,
     scrape_seconds: Histogram,
@@ -158,6 +169,9 @@ impl Metrics {
             store_bytes: Gauge::default(),
             wal_bytes: Gauge::default(),
             expired: Counter::default(),
+            lookups_refused: Family::default(),
+            token_files_failing: Gauge::default(),
+            erased: Counter::default(),
             scrapes: Family::default(),
             scrape_failures: Family::default(),
             scrape_seconds: Histogram::new(INTERNAL_SECONDS),
@@ -235,6 +249,17 @@ impl Metrics {
             metrics.wal_bytes.clone(),
         );
         registry.register("snapshots_expired", "Snapshots deleted by retention", metrics.expired.clone());
+        registry.register("snapshots_erased", "Snapshots deleted on request", metrics.erased.clone());
+        registry.register(
+            "lookups_refused",
+            "Requests to the admin listener refused, by reason",
+            metrics.lookups_refused.clone(),
+        );
+        registry.register(
+            "token_files_failing",
+            "Files of admin tokens that hold no usable token; the tokens stay what they were",
+            metrics.token_files_failing.clone(),
+        );
         registry.register("scrapes", "Metric pages read", metrics.scrapes.clone());
         registry.register(
             "scrape_failures",
@@ -287,6 +312,11 @@ impl Metrics {
             dropped_sum: self.dropped_sums.get_or_create(&labels).clone(),
             errors: self.exit_errors.clone(),
         }
+    }
+
+    /// A request to the admin listener was refused.
+    pub fn lookup_refused(&self, reason: &'static str) {
+        self.lookups_refused.get_or_create(&RefusalLabels { reason }).inc();
     }
 
     /// A metric page was read.

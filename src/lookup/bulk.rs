@@ -26,6 +26,7 @@ use super::resolve::{LookupError, Matches, in_turn, search_all};
 use super::routes::{LookupQuery, failed, laid_out};
 use super::shape::{Format, Shape, Sheet};
 use super::wait::until_complete;
+use crate::store::Reader;
 
 /// Keys in one request at most.
 const KEYS_MAX: usize = 10_000;
@@ -179,7 +180,7 @@ impl Work {
     async fn step(mut self) -> Result<(Bytes, Option<Self>), LookupError> {
         let (from, to) = (self.next, self.asked.len().min(self.next + KEYS_PER_TURN));
         let (lookup, asked) = (Arc::clone(&self.lookup), Arc::clone(&self.asked));
-        let answered = move || answers(&lookup, &asked[from..to]);
+        let answered = move |reader: Option<&Reader>| Ok(answers(&lookup, reader, &asked[from..to]));
         let mut answers = in_turn(&self.lookup, NEXT_TURN_WAIT_MAX, answered).await?;
         let mut found: Vec<_> = answers.iter_mut().flatten().flat_map(Matches::found_mut).collect();
         until_complete(&self.lookup, &mut found, self.deadline).await?;
@@ -209,10 +210,9 @@ impl Work {
 }
 
 /// Answers to the first keys; at least one, and not all of them if much is found.
-fn answers(lookup: &Lookup, asked: &[Asked]) -> Vec<Answer> {
-    let (ledger, reader) = (&lookup.state.ledger, lookup.state.reader.as_ref());
+fn answers(lookup: &Lookup, reader: Option<&Reader>, asked: &[Asked]) -> Vec<Answer> {
     let keys: Vec<_> = asked.iter().filter_map(|asked| asked.key.as_ref().ok()).collect();
-    let mut found = search_all(Some(ledger), reader, &keys, lookup.state.clock.now()).into_iter();
+    let mut found = search_all(Some(&lookup.state.ledger), reader, &keys, lookup.state.clock.now()).into_iter();
     let answer = |asked: &Asked| {
         let key = match &asked.key {
             Ok(key) => key,

@@ -423,8 +423,8 @@ async fn follow(lookup: &Arc<Lookup>, mut listing: Listing, layout: Layout) -> R
     let mut waiting = None;
     loop {
         let (state, asked) = (Arc::clone(lookup), listing.clone());
-        let read = move || asked.write(Some(&state.state.ledger), state.state.reader.as_ref(), layout);
-        let written = in_turn(lookup, TURN_WAIT_MAX, read).await?.map_err(LookupError::Store)?;
+        let read = move |reader: Option<&Reader>| asked.write(Some(&state.state.ledger), reader, layout);
+        let written = in_turn(lookup, TURN_WAIT_MAX, read).await?;
         let Some(deadline) = deadline.filter(|deadline| written.found == 0 && Instant::now() < *deadline) else {
             return Ok(written);
         };

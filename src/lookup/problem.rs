@@ -119,6 +119,11 @@ impl Problem {
                     .because("retention")
                     .at("horizon", horizon)
             }
+            Absence::Erased => {
+                let detail = "somebody asked for its deletion, and nothing of it is kept here but the ID: the table \
+                              erasures of the store says who asked and when";
+                Self::new("deleted", StatusCode::GONE, "Deleted on request", detail).because("on_request")
+            }
             Absence::Dropped { reason, counted } => Self::dropped(reason, counted),
             Absence::Lost { run_started, last_heartbeat } => {
                 let detail = format!(
@@ -335,6 +340,7 @@ mod tests {
                 json!({
                 "horizon": "2026-11-23T12:13:19.000000Z"}),
             ),
+            (Absence::Erased, 410, "deleted", Some("on_request"), json!({})),
             (dropped(DropReason::QueueFull), 410, "dropped", Some("queue_full"), json!({})),
             (dropped(DropReason::StoreFailed), 410, "dropped", Some("store_failed"), json!({})),
             (dropped(DropReason::Shutdown), 410, "dropped", Some("shutdown"), json!({})),

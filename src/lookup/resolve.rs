@@ -66,6 +66,8 @@ pub enum Absence {
         /// Everything issued before this is deleted.
         horizon: Moment,
     },
+    /// Somebody had it deleted.
+    Erased,
     /// It finished, but was never stored.
     Dropped {
         /// Why.
@@ -156,28 +158,28 @@ pub(super) async fn resolve(lookup: &Lookup, key: Key) -> Result<Answer, LookupE
     if let Some(answer) = key.id().and_then(|id| in_memory(&lookup.state.ledger, id)) {
         return Ok(answer);
     }
-    let (ledger, reader) = (Arc::clone(&lookup.state.ledger), lookup.state.reader.clone());
+    let ledger = Arc::clone(&lookup.state.ledger);
     let now = lookup.state.clock.now();
-    let read = move || search(Some(&ledger), reader.as_ref(), &key, now);
-    in_turn(lookup, TURN_WAIT_MAX, read).await?.map_err(LookupError::Store)
+    in_turn(lookup, TURN_WAIT_MAX, move |reader| search(Some(&ledger), reader, &key, now)).await
 }
 
-/// Does some reading on a thread that may block, when it is its turn, for which it waits `patience` at most.
+/// Reads the store, if there is one, on a thread that may block, when it is its turn, for which it waits `patience` at most.
 pub(super) async fn in_turn<T: Send + 'static>(
     lookup: &Lookup,
     patience: Duration,
-    read: impl FnOnce() -> T + Send + 'static,
+    read: impl FnOnce(Option<&Reader>) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, LookupError> {
     let permit = match timeout(patience, Arc::clone(&lookup.reads).acquire_owned()).await {
         Ok(permit) => permit.expect("the semaphore lives as long as the router and is never closed"),
         Err(_) => return Err(LookupError::Busy("read the store")),
     };
-    let read = move || {
+    let reader = lookup.state.reader.clone();
+    let reads = move || {
         // Held by the thread, not by the request: a client that leaves does not stop a read that has begun.
         let _permit = permit;
-        read()
+        read(reader.as_ref())
     };
-    tokio::task::spawn_blocking(read).await.map_err(LookupError::Stopped)
+    tokio::task::spawn_blocking(reads).await.map_err(LookupError::Stopped)?.map_err(LookupError::Store)
 }
 
 /// The answer if the ledger has it.
@@ -242,6 +244,7 @@ fn by_id(ledger: Option<&Ledger>, reader: Option<&Reader>, key: &Key, now: Momen
             Err(Absence::Dropped { reason, counted: Some((second, count)) })
         }
         Resolution::Lost { run_started, last_heartbeat } => Err(Absence::Lost { run_started, last_heartbeat }),
+        Resolution::Erased => Err(Absence::Erased),
         Resolution::Unknown => Err(Absence::Unknown),
         Resolution::IssuedElsewhere => Err(Absence::IssuedElsewhere),
     })

@@ -155,6 +155,12 @@ impl Feed {
         self.shared.head.store(batch.last_seq(), Release);
     }
 
+    /// Records that the lane is not to have.
+    pub(super) fn skip(&self, count: u64) {
+        self.books.offered.inc_by(count);
+        self.books.skipped.inc_by(count);
+    }
+
     /// The lane's name and the number of the last record it is done with.
     pub(super) fn cursor(&self) -> (&'static str, u64) {
         (self.name, self.shared.cursor.load(Relaxed))
@@ -281,8 +287,10 @@ impl State {
             let unused = self.patiently(|reader, _| reader.unused_seqs(from, page_end))?;
             let horizon = self.patiently(|reader, _| reader.horizon_seq())?;
             missing -= unused.unwrap_or(0).min(missing);
+            let erased = self.patiently(|reader, _| reader.erased_seqs(from, page_end))?.unwrap_or(0).min(missing);
+            missing -= erased;
             let expired = missing.min(horizon.unwrap_or(0).saturating_sub(from));
-            for (reason, count) in [("expired", expired), ("not_stored", missing - expired)] {
+            for (reason, count) in [("erased", erased), ("expired", expired), ("not_stored", missing - expired)] {
                 if count > 0 {
                     self.books.dropped(reason, count);
                     self.books.pending.dec_by(count as i64);

@@ -7,6 +7,7 @@
 //!
 //! Closing goes the same way: when the last [`Intake`] is gone the worker drains and ends, and with it the lanes' queues.
 
+mod erase;
 mod intake;
 mod lane;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use erase::Eraser;
 pub use intake::Intake;
 use lane::Lane;
 use worker::Worker;
@@ -67,6 +69,7 @@ pub struct Parts {
 /// The running pipeline. It ends by itself when the last intake is gone; this handle is to wait for it.
 #[derive(Debug)]
 pub struct Pipeline {
+    eraser: Option<Eraser>,
     worker: JoinHandle<worker::Closing>,
     /// Of the store.
     books: ExitBooks,
@@ -116,12 +119,19 @@ pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)
         lanes.push(lane);
         feeds.push(feed);
     }
-    let worker = Worker::new(settings.clone(), queue, writer, feeds);
+    let (eraser, erasures) = erase::channel();
+    let eraser = Some(eraser).filter(|_| writer.is_some());
+    let worker = Worker::new(settings.clone(), queue, erasures, writer, feeds);
     let worker = worker.start(parts.ledger, parts.clock, parts.metrics, parts.problem)?;
-    Ok((intake, Pipeline { worker, books: store_books, lanes }))
+    Ok((intake, Pipeline { eraser, worker, books: store_books, lanes }))
 }
 
 impl Pipeline {
+    /// For deleting on request; `None` if nothing is stored.
+    pub fn eraser(&self) -> Option<Eraser> {
+        self.eraser.clone()
+    }
+
     /// Waits until everything that was handed in is stored, and until the lanes are done or `deadline` has come; what
     /// they have not delivered by then stays for their cursors.
     ///

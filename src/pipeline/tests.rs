@@ -12,8 +12,8 @@ use super::*;
 use crate::ledger::DropReason;
 use crate::sink::Refusal;
 use crate::snapshot::record::tests::finished;
-use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId};
-use crate::store::{DataDir, Store};
+use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId, Tenant};
+use crate::store::{DataDir, Erased, Erasure, Store, Subject};
 
 /// The scripted exit's name.
 const EXIT: &str = "scripted";
@@ -538,4 +538,80 @@ fn a_panic_in_the_worker_costs_the_record_that_causes_it() {
     assert_eq!(taken.numbers(), expected, "the exits get it, in its place");
     assert_eq!(dropped(&metrics, STORE_EXIT, "panic"), 1);
     assert_eq!(errors(&metrics, STORE_EXIT, "panic"), 2);
+}
+
+/// A finished request of an even or an odd tenant.
+fn owned(number: u64) -> Arc<Record> {
+    let mut record = finished(number);
+    record.issued.request.tenant = Some(Tenant([(number % 2) as u8; 32]));
+    record.issued.issued_at = Clock::start().now();
+    Arc::new(record)
+}
+
+fn of_odd() -> Erasure {
+    Erasure { subject: Subject::Tenant(Tenant([1; 32])), by: "ops".into() }
+}
+
+#[test]
+fn what_a_tenant_wants_deleted_goes_from_wherever_it_is() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let running = start(Some(&place), 7, taken.sink(|_| Ok(())));
+    let offer = |record: &Arc<Record>| {
+        running.ledger.insert(Arc::clone(record));
+        running.intake.offer(Arc::clone(record));
+    };
+    (0..20).for_each(|number| offer(&owned(number)));
+    running.until_settled();
+    // Its request has not ended when the deletion is asked for.
+    let on_its_way = owned(21);
+    running.ledger.insert(Arc::clone(&on_its_way));
+    let erased = running.pipeline.eraser().unwrap().erase(of_odd()).unwrap().blocking_recv().unwrap().unwrap();
+    assert_eq!(erased, Erased { records: 10, on_their_way: 1 });
+    running.intake.offer(on_its_way);
+    offer(&owned(22));
+    running.until_settled();
+    // What the tenant asks for afterwards is recorded as ever.
+    offer(&owned(23));
+    running.until_settled();
+
+    let even = (0..20).filter(|number| number % 2 == 0).chain([22, 23]).collect::<Vec<_>>();
+    assert_eq!(running.stored(), even);
+    assert_eq!(running.reader.as_ref().unwrap().erased_seqs(0, u64::MAX >> 1).unwrap(), 10);
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored), (23, 22));
+    assert_eq!(count(&metrics, "skipped_total", STORE_EXIT), 1);
+    assert_eq!(sum(&metrics, "snapgate_snapshots_erased_total"), 11);
+    assert!(!taken.numbers().contains(&21), "nor do the exits get what was kept out");
+    let shell = rusqlite::Connection::open(place.0.path().join("snapshots.db")).unwrap();
+    let audit: (String, String, i64, bool) = shell
+        .query_row("SELECT requested_by, subject, records, ended_unix_us NOT NULL FROM erasures", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .unwrap();
+    assert_eq!(audit, ("ops".to_owned(), "t_01010101".to_owned(), 10, true));
+}
+
+#[test]
+fn an_exit_that_was_behind_counts_what_was_deleted_meanwhile_as_that() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let first = start(Some(&place), 10, taken.sink(|_| Err(Refusal::Later("busy"))));
+    for number in 0..10 {
+        let record = owned(number);
+        first.ledger.insert(Arc::clone(&record));
+        first.intake.offer(record);
+    }
+    first.until_settled();
+    first.stop(Duration::ZERO);
+    {
+        let clock = Clock::start();
+        let (mut writer, _) = place.open(&clock);
+        let mut job = writer.begin_erasure(&of_odd(), clock.now()).unwrap();
+        while writer.erase(&mut job, PATIENCE, clock.now()).unwrap().is_none() {}
+        writer.close(clock.now());
+    }
+    let second = start(Some(&place), 10, taken.sink(|_| Ok(())));
+    eventually("the exit has caught up", || taken.numbers().len() == 5);
+    let (_, metrics) = second.stop(PATIENCE);
+    assert_eq!(taken.numbers(), [0, 2, 4, 6, 8]);
+    assert_eq!((dropped(&metrics, EXIT, "erased"), dropped(&metrics, EXIT, "not_stored")), (5, 0));
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use super::erase::Erasures;
 use super::intake::Queue;
 use super::lane::{Batch, Feed};
 use super::{PANICS_PER_BATCH_MAX, STORE_EXIT, Settings};
@@ -32,6 +33,7 @@ const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Worker {
     settings: Settings,
     queue: Queue,
+    erasures: Erasures,
     writer: Option<Writer>,
     feeds: Vec<Feed>,
 }
@@ -61,8 +63,14 @@ impl Closing {
 }
 
 impl Worker {
-    pub(super) fn new(settings: Settings, queue: Queue, writer: Option<Writer>, feeds: Vec<Feed>) -> Self {
-        Self { settings, queue, writer, feeds }
+    pub(super) fn new(
+        settings: Settings,
+        queue: Queue,
+        erasures: Erasures,
+        writer: Option<Writer>,
+        feeds: Vec<Feed>,
+    ) -> Self {
+        Self { settings, queue, erasures, writer, feeds }
     }
 
     pub(super) fn start(
@@ -77,6 +85,7 @@ impl Worker {
             books: metrics.exit(STORE_EXIT),
             commit_records: self.settings.commit_records,
             queue: self.queue,
+            erasures: self.erasures,
             writer: self.writer,
             feeds: self.feeds,
             ledger,
@@ -112,6 +121,7 @@ enum Fate {
 
 struct State {
     queue: Queue,
+    erasures: Erasures,
     writer: Option<Writer>,
     feeds: Vec<Feed>,
     ledger: Arc<Ledger>,
@@ -197,6 +207,7 @@ impl State {
 
     /// After a panic record by record, so that only the culprit is lost.
     fn flush(&mut self) {
+        self.keep_out();
         while !self.batch.is_empty() {
             let count = if self.panics == 0 { self.batch.len() } else { 1 };
             let now = self.clock.now();
@@ -208,6 +219,27 @@ impl State {
             self.hand_on(records, fate);
         }
         self.panics = 0;
+    }
+
+    /// What somebody had deleted while it was on its way is not stored, and goes to no exit.
+    fn keep_out(&mut self) {
+        let kept_out = self.erasures.sift(&mut self.batch);
+        let Some(writer) = self.writer.as_mut().filter(|_| !kept_out.is_empty()) else { return };
+        let ids: Vec<_> = kept_out.iter().map(|record| record.id()).collect();
+        // Before they leave the ledger, so that a lookup never finds nothing.
+        if let Err(error) = writer.entomb(&ids) {
+            tracing::warn!(%error, records = ids.len(), "lookups of what was deleted on its way will say unknown");
+        }
+        let count = ids.len() as u64;
+        self.offered += count;
+        self.books.offered.inc_by(count);
+        self.books.skipped.inc_by(count);
+        self.feeds.iter().for_each(|feed| feed.skip(count));
+        for record in kept_out {
+            self.ledger.settle(record.id());
+            record.outcome().into_iter().for_each(|outcome| self.metrics.finished(outcome));
+        }
+        self.metrics.erased.inc_by(count);
     }
 
     /// What was committed, or could not be, leaves the ledger and goes to the lanes.
@@ -292,6 +324,13 @@ impl State {
         if due || self.untidy {
             self.maintain();
         }
+        if let Some(writer) = self.writer.as_mut().filter(|_| self.erasures.is_busy()) {
+            let now = self.clock.now();
+            let erased = self.erasures.go_on(writer, &self.ledger, now, MAINTENANCE_BUDGET);
+            self.metrics.erased.inc_by(erased.unwrap_or(0));
+            self.untidy = true;
+        }
+        self.erasures.lift(&self.ledger, self.clock.now());
     }
 
     fn watch_clock(&mut self) {

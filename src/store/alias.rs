@@ -50,11 +50,24 @@ impl Alias {
     }
 
     /// Takes back what [`Alias::insert`] entered.
-    pub(super) fn delete(self, connection: &Connection, id: SnapshotId, seq: u64) -> rusqlite::Result<()> {
+    fn delete(self, connection: &Connection, id: SnapshotId, seq: u64) -> rusqlite::Result<()> {
         let mut statement = connection
             .prepare_cached("DELETE FROM aliases WHERE bucket = ?1 AND hash = ?2 AND kind = ?3 AND seq = ?4")?;
         statement.execute((int(bucket(id)), self.hash, self.kind, int(seq)))?;
         Ok(())
+    }
+
+    /// Takes back all that a record was entered under, from what its row says.
+    pub(super) fn delete_all(
+        connection: &Connection,
+        id: SnapshotId,
+        seq: u64,
+        trace: Option<[u8; 16]>,
+        client_request_id: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        let trace = trace.and_then(|bytes| TraceId::new(u128::from_be_bytes(bytes)));
+        let all = [trace.map(Self::of_trace), client_request_id.map(Self::of_client_request_id)];
+        all.into_iter().flatten().try_for_each(|alias| alias.delete(connection, id, seq))
     }
 
     /// Sequence numbers of records that may bear it, newest bucket first, at most `limit`.

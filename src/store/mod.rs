@@ -2,9 +2,10 @@
 //!
 //! In the order of a record's life: [`DataDir`] is where it lives, `encode` and `shared` make rows of it, [`Writer`]
 //! commits it, `retention` deletes it at last. [`Reader`] and `decode` make it a record again, `alias` finds it by its
-//! other names, `list` among others by what a [`Filter`] asks for. `schema` has the tables, `codes`, `rest`, `readings` and
-//! `row` how values lie in them, `views` how people read them; `checkpoint`, `wal` and `ballast` keep the log and the disk in
-//! bounds, `pool` lends connections to readers.
+//! other names, `list` among others by what a [`Filter`] asks for, and `around` says what else went on then; `erase` deletes
+//! it for the person it is about. `schema` has the tables, `codes`, `rest`, `readings` and `row` how values lie in them,
+//! `views` how people read them; `checkpoint`, `wal` and `ballast` keep the log and the disk in bounds, `pool` lends
+//! connections to readers.
 //!
 //! What holds throughout:
 //! - Sequence numbers are given out once, in the order of commits, over restarts, too; they may have gaps.
@@ -13,12 +14,14 @@
 //! - No read transaction lasts over 100 ms, so the log can always be taken over into the file.
 
 mod alias;
+mod around;
 mod ballast;
 mod checkpoint;
 mod codes;
 mod data_dir;
 mod decode;
 mod encode;
+mod erase;
 mod filter;
 mod list;
 mod meta;
@@ -41,7 +44,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use around::Surroundings;
 pub use data_dir::{DataDir, DataDirError, ReadOnlyDataDir};
+pub use erase::{Erased, Erasure, ErasureJob, Subject};
 pub use filter::Filter;
 pub use list::Page;
 pub use reader::{MATCHES_MAX, Reader};
@@ -141,6 +146,8 @@ pub enum Resolution {
         /// When it was last known to live.
         last_heartbeat: Moment,
     },
+    /// It is not, because it was deleted on request.
+    Erased,
     /// It is not, and nothing says that it was ever issued.
     Unknown,
     /// Its tag is another instance's.

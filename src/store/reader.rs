@@ -11,6 +11,7 @@ use super::codes::Coded as _;
 use super::data_dir::database_file;
 use super::decode::{self, Known};
 use super::encode::COLUMNS;
+use super::erase::is_erased;
 use super::meta::{self, Horizon, Key};
 use super::pool::{self, Pool, Session};
 use super::row::{RowError, int, nat};
@@ -43,7 +44,7 @@ const ROWS_PER_TRANSACTION: usize = 500;
 /// Reads the store. Cheap to clone; clones share a few connections.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     tag: InstanceTag,
     /// The row of the run that this process is; `None` for the command line.
     own_run: Option<i64>,
@@ -211,6 +212,9 @@ impl Reader {
     }
 
     fn why_not_found(&self, connection: &Connection, id: SnapshotId, now: Moment) -> Result<Resolution, ReadError> {
+        if is_erased(connection, id)? {
+            return Ok(Resolution::Erased);
+        }
         let horizon = Horizon::read(connection)?;
         if id.unix_ms() <= horizon.unix_ms {
             return Ok(Resolution::Expired { horizon: Moment(horizon.unix_ms * 1000 + 999) });

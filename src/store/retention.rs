@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::alias::Alias;
+use super::erase::forget_erased;
 use super::meta::Horizon;
 use super::reader::LOST_AFTER_HEARTBEAT;
 use super::row::{int, nat};
 use super::shared::sample_floor;
-use crate::snapshot::{Moment, SnapshotId, TraceId};
+use crate::snapshot::{Moment, SnapshotId};
 
 /// How long one slice may take.
 const SLICE: Duration = Duration::from_millis(2);
@@ -50,13 +51,13 @@ pub(super) struct Limits {
 /// Deletes what is beyond the limits.
 #[derive(Debug)]
 pub(super) struct Retention {
-    rows: usize,
+    rows: Rows,
     leftovers_at: Option<Instant>,
 }
 
 impl Retention {
     pub(super) fn new() -> Self {
-        Self { rows: ROWS_START, leftovers_at: None }
+        Self { rows: Rows::default(), leftovers_at: None }
     }
 
     /// Deletes slice by slice until nothing is left to delete or the budget is spent. Answers how many records went.
@@ -78,7 +79,7 @@ impl Retention {
             let slice = Instant::now();
             let (deleted, more) = self.slice(connection, limits, excess)?;
             expired += deleted;
-            self.adapt(slice.elapsed());
+            self.rows.adapt(slice.elapsed());
             if !more && deleted == 0 {
                 self.leftovers_at = Some(started + LEFTOVERS_EVERY);
             } else {
@@ -92,30 +93,48 @@ impl Retention {
     fn slice(&self, connection: &mut Connection, limits: Limits, excess: u64) -> rusqlite::Result<(u64, bool)> {
         // Of a store that is a little too large only a little is deleted, however fast that would be.
         let enough = usize::try_from(excess / RECORD_BYTES).unwrap_or(usize::MAX).max(ROWS_MIN);
-        let (over, rows) = if excess > 0 { (true, self.rows.min(enough)) } else { (false, self.rows) };
+        let (over, rows) = if excess > 0 { (true, self.rows.get().min(enough)) } else { (false, self.rows.get()) };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = Horizon::read(&transaction)?;
         let mut horizon = before;
         let deleted = delete_records(&transaction, rows, limits.oldest, over, &mut horizon)?;
-        pass_old_drops(&transaction, self.rows, limits.oldest, &mut horizon)?;
+        pass_old_drops(&transaction, self.rows.get(), limits.oldest, &mut horizon)?;
         if horizon != before {
             horizon.write(&transaction)?;
         }
-        let samples = delete_samples(&transaction, self.rows * SAMPLES_PER_ROW, horizon)?;
+        let samples = delete_samples(&transaction, self.rows.get() * SAMPLES_PER_ROW, horizon)?;
         let drops = delete_drops(&transaction, horizon)?;
-        let runs = delete_oldest_run(&transaction, self.rows, horizon)?;
-        let more = samples + drops + runs > 0 || horizon != before;
+        let runs = delete_oldest_run(&transaction, self.rows.get(), horizon)?;
+        let erased = forget_erased(&transaction, self.rows.get(), horizon)?;
+        let more = samples + drops + runs + erased > 0 || horizon != before;
         if more || deleted > 0 {
             transaction.commit()?;
         }
         Ok((deleted, more))
     }
+}
 
-    fn adapt(&mut self, took: Duration) {
+/// How many rows a slice takes, so that it lasts about [`SLICE`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows(usize);
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self(ROWS_START)
+    }
+}
+
+impl Rows {
+    pub(super) const fn get(self) -> usize {
+        self.0
+    }
+
+    /// Follows what a slice took.
+    pub(super) fn adapt(&mut self, took: Duration) {
         if took > SLICE {
-            self.rows = (self.rows / 2).max(ROWS_MIN);
+            self.0 = (self.0 / 2).max(ROWS_MIN);
         } else if took < SLICE / 2 {
-            self.rows = (self.rows + self.rows / 4).min(ROWS_MAX);
+            self.0 = (self.0 + self.0 / 4).min(ROWS_MAX);
         }
     }
 }
@@ -160,13 +179,8 @@ fn delete_records(
                 break;
             }
             let (seq, id) = (nat(row.get(0)?), SnapshotId::from_bytes(row.get(1)?));
-            let trace = row.get::<_, Option<[u8; 16]>>(3)?.and_then(|bytes| TraceId::new(u128::from_be_bytes(bytes)));
             let client: Option<Box<str>> = row.get(4)?;
-            for alias in
-                [trace.map(Alias::of_trace), client.as_deref().map(Alias::of_client_request_id)].into_iter().flatten()
-            {
-                alias.delete(transaction, id, seq)?;
-            }
+            Alias::delete_all(transaction, id, seq, row.get(3)?, client.as_deref())?;
             horizon.seq = horizon.seq.max(seq);
             horizon.unix_ms = horizon.unix_ms.max(id.unix_ms());
             deleted += 1;

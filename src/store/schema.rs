@@ -18,7 +18,7 @@ pub(super) const APPLICATION_ID: i64 = 0x736e_6170;
 const PAGE_BYTES: u32 = 8192;
 
 /// What brings a file from version n to n + 1 stands at place n. Append only: a released entry is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 -- Single numbers: see `meta.rs` for the keys.
@@ -107,6 +107,20 @@ CREATE TABLE drops (
 const VERSION_2: &str = "
 -- Requests of the gateway at the target when its page was asked for; NULL before the first page.
 ALTER TABLE samples ADD COLUMN gateway_in_flight_at_scrape INTEGER;
+";
+
+/// Deletion on request.
+const VERSION_3: &str = "
+-- IDs of records that were deleted on request, until retention passes them; `seq` is NULL for what was never stored.
+CREATE TABLE erased (id BLOB PRIMARY KEY, seq INTEGER) WITHOUT ROWID;
+CREATE INDEX erased_seq ON erased (seq);
+
+-- Who had what deleted. `subject` is an ID or a tenant's eight digits, `requested_by` a token's name. `ended_unix_us` is
+-- NULL while it goes on, and for ever if the process ended before it was done: then it has to be asked for again.
+CREATE TABLE erasures (
+    erasure INTEGER PRIMARY KEY, requested_unix_us INTEGER NOT NULL, ended_unix_us INTEGER, requested_by TEXT NOT NULL,
+    subject TEXT NOT NULL, records INTEGER NOT NULL DEFAULT 0
+);
 ";
 
 /// What every connection of ours is set to. `cache_kib` is the most its page cache takes.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
 
 use super::alias::Alias;
 use super::ballast::Ballast;
@@ -177,6 +177,27 @@ impl Writer {
             self.shared.forget();
         }
         self.judge(answer)
+    }
+
+    /// A transaction of another kind, judged like a commit.
+    pub(super) fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, CommitError> {
+        self.checkpointer.let_finish();
+        let mut done = None;
+        let answer =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
+                done = Some(work(&transaction)?);
+                transaction.commit()
+            });
+        self.judge(answer)?;
+        Ok(done.expect("it was put there before the commit"))
+    }
+
+    /// Whether pages that become free from now on are overwritten with zeros, too, which costs a write for each.
+    pub(super) fn overwrite_freed(&self, on: bool) -> Result<(), CommitError> {
+        self.connection.pragma_update(None, "secure_delete", if on { "ON" } else { "FAST" }).map_err(CommitError::Other)
     }
 
     /// Notes that the run is alive; to be called each second. What is not stored when the process dies is `lost` up to
@@ -391,6 +412,9 @@ fn tune(connection: &Connection, durability: Durability, cache_kib: i64) -> rusq
     };
     schema::prepare(connection, cache_kib)?;
     connection.pragma_update(None, "synchronous", synchronous)?;
+    // What is deleted within a page, or moved out of it, is overwritten there, which costs no write. Without this a page
+    // that was split keeps old copies of its rows, which no deletion would ever find. For freed pages see `erase.rs`.
+    connection.pragma_update(None, "secure_delete", "FAST")?;
     // The log is taken over by a thread of its own, see `checkpoint.rs`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)
 }

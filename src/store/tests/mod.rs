@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod checkpoint;
+mod erase;
 mod limits;
 mod lists;
 mod restart;

@@ -1,0 +1,135 @@
+//! What a target went through around one request: read outwards from it, within bounds, so that what is nearest in time is
+//! read first.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::ReadError;
+use super::codes::Coded as _;
+use super::reader::Reader;
+use crate::snapshot::{Ending, InstanceTag, SnapshotId};
+
+/// Rows read for one question.
+const ROWS_MAX: usize = 100_000;
+
+/// Time that it may take, and with the last step a little more.
+const TIME_MAX: Duration = Duration::from_millis(200);
+
+/// Rows of one step, which is a transaction of its own: a few milliseconds.
+const ROWS_PER_STEP: usize = 1_000;
+
+/// IDs that are answered.
+const IDS_MAX: usize = 10;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Up to this Unix millisecond, by the IDs, everything before the request was looked at.
+    pub from_unix_ms: u64,
+    /// And up to this after it.
+    pub to_unix_ms: u64,
+    /// Other requests that ended at the target.
+    pub requests: u64,
+    /// Those that went wrong, by ending, most first.
+    pub wrong: Vec<(Ending, u64)>,
+    /// Some of these, the nearest first.
+    pub ids: Vec<SnapshotId>,
+    /// Everything that was asked for was looked at.
+    pub complete: bool,
+}
+
+/// One direction of time.
+#[derive(Clone, Copy)]
+struct Side {
+    /// Read up to here, in IDs.
+    at: SnapshotId,
+    end: SnapshotId,
+    sql: &'static str,
+    done: bool,
+}
+
+/// The two directions differ in a sign and an order. `?3` is the target's name; the list of its rows is made once.
+const LATER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3)
+    FROM records WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?4";
+const EARLIER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3)
+    FROM records WHERE id < ?1 AND id >= ?2 ORDER BY id DESC LIMIT ?4";
+
+impl Reader {
+    /// Requests that ended at the target called `target` and were issued at most `width` before or after the request `id`.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn around(&self, target: &str, id: SnapshotId, width: Duration) -> Result<Surroundings, ReadError> {
+        let width_ms = u64::try_from(width.as_millis()).unwrap_or(u64::MAX);
+        let (from_unix_ms, to_unix_ms) = (id.unix_ms().saturating_sub(width_ms), id.unix_ms().saturating_add(width_ms));
+        let first = SnapshotId::new(from_unix_ms, InstanceTag(0), 0);
+        let last = SnapshotId::new(to_unix_ms, InstanceTag(u16::MAX), u64::MAX);
+        let mut sides = [
+            Side { at: id, end: first, sql: EARLIER, done: false },
+            Side { at: id, end: last, sql: LATER, done: false },
+        ];
+        let mut tally = Tally::default();
+        let started = Instant::now();
+        self.pool.read(|session| {
+            while sides.iter().any(|side| !side.done) && tally.rows < ROWS_MAX && started.elapsed() < TIME_MAX {
+                for side in sides.iter_mut().filter(|side| !side.done) {
+                    step(&session.connection, target, side, &mut tally)?;
+                }
+            }
+            Ok(())
+        })?;
+        let reached = |side: Side, whole| if side.done { whole } else { side.at.unix_ms() };
+        let [earlier, later] = sides;
+        Ok(tally.answer(id, (reached(earlier, from_unix_ms), reached(later, to_unix_ms)), earlier.done && later.done))
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    rows: usize,
+    requests: u64,
+    wrong: BTreeMap<&'static str, (Ending, u64)>,
+    ids: Vec<SnapshotId>,
+}
+
+impl Tally {
+    fn answer(mut self, id: SnapshotId, (from_unix_ms, to_unix_ms): (u64, u64), complete: bool) -> Surroundings {
+        self.keep_nearest(id);
+        let mut wrong: Vec<_> = self.wrong.into_values().collect();
+        wrong.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Surroundings { from_unix_ms, to_unix_ms, requests: self.requests, wrong, ids: self.ids, complete }
+    }
+
+    fn keep_nearest(&mut self, id: SnapshotId) {
+        self.ids.sort_by_key(|other| other.unix_ms().abs_diff(id.unix_ms()));
+        self.ids.truncate(IDS_MAX);
+    }
+}
+
+/// Reads on in one direction. Each step goes a little further, so the first IDs of a direction are its nearest.
+fn step(connection: &Connection, target: &str, side: &mut Side, tally: &mut Tally) -> Result<(), ReadError> {
+    let mut statement = connection.prepare_cached(side.sql)?;
+    let mut rows = statement.query((side.at.to_bytes(), side.end.to_bytes(), target, ROWS_PER_STEP as i64))?;
+    let (mut read, mut kept) = (0, 0);
+    while let Some(row) = rows.next()? {
+        read += 1;
+        side.at = SnapshotId::from_bytes(row.get(0)?);
+        if !row.get::<_, Option<bool>>(3)?.unwrap_or(false) {
+            continue;
+        }
+        tally.requests += 1;
+        let Some(ending) = row.get::<_, Option<i64>>(1)?.and_then(Ending::from_code) else { continue };
+        if ending != Ending::Completed || row.get(2)? {
+            tally.wrong.entry(ending.name()).or_insert((ending, 0)).1 += 1;
+            if kept < IDS_MAX {
+                kept += 1;
+                tally.ids.push(side.at);
+            }
+        }
+    }
+    tally.rows += read;
+    side.done = read < ROWS_PER_STEP;
+    Ok(())
+}
