@@ -15,6 +15,7 @@ use snapgate::ledger::Ledger;
 use snapgate::pipeline::{self, Pipeline};
 use snapgate::snapshot::{Ending, InstanceTag, Operation, Policy, Request, Run, RunId};
 use snapgate::telemetry::Metrics;
+use snapgate::tenant::Tenants;
 
 /// Fleets from one pod to more than anybody has.
 const TARGETS: [usize; 4] = [1, 16, 1_000, 10_000];
@@ -59,7 +60,7 @@ impl Bench {
         let (intake, pipeline) = pipeline::start(&config.pipeline, parts).expect("a thread can be started");
         let parts = Parts {
             run: Arc::new(run(&clock)),
-            tenant_secret: [7; 32],
+            tenants: Arc::new(Tenants::by_key([7; 32])),
             fleet: Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics)),
             ledger: Arc::clone(&ledger),
             intake,

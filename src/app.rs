@@ -28,6 +28,7 @@ use crate::sink::json_log::JsonLog;
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
 
 /// How long the exits may go on after the last request has ended.
 const LANES_GRACE: Duration = Duration::from_secs(5);
@@ -142,7 +143,8 @@ impl App {
         let lookup = start_lookup(&config, &shared, &fleet, reader, admin, &control)?;
         let polling = start_fleet(Arc::clone(&fleet), &control);
         let secret = data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret());
-        let server = start_gateway(&config, &shared, &fleet, intake, data, secret)?;
+        let tenants = Arc::new(Tenants::by_key(secret));
+        let server = start_gateway(&config, &shared, &fleet, intake, data, tenants)?;
         Ok(Self {
             data: server.address(),
             admin: admin_address,
@@ -245,12 +247,12 @@ fn start_gateway(
     fleet: &Arc<Fleet>,
     intake: Intake,
     listener: TcpListener,
-    tenant_secret: [u8; 32],
+    tenants: Arc<Tenants>,
 ) -> Result<Server, StartError> {
     let parts = gateway::Parts {
         clock: Arc::clone(&shared.clock),
         run: Arc::clone(&shared.run),
-        tenant_secret,
+        tenants,
         fleet: Arc::clone(fleet),
         ledger: Arc::clone(&shared.ledger),
         intake,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, USER_AGENT};
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, request};
 
 use crate::clock::Clock;
-use crate::snapshot::{InstanceTag, Moment, Operation, Request, SnapshotId, Tenant, TraceContext};
+use crate::snapshot::{InstanceTag, Moment, Operation, Request, SnapshotId, TraceContext};
+use crate::tenant::{Peer, Tenants};
 
 /// A client's `x-request-id` is kept only up to here: it is searched for, logged and echoed.
 const CLIENT_REQUEST_ID_BYTES_MAX: usize = 128;
@@ -20,9 +21,6 @@ const METHOD_BYTES_MAX: usize = 32;
 
 /// Longer paths are cut here in the record; the request itself goes out with its path whole.
 const PATH_BYTES_MAX: usize = 512;
-
-/// Where clients put their API key besides `authorization`: Anthropic's and Azure's ways.
-const API_KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
 
 pub(super) const X_SNAPSHOT_ID: HeaderName = HeaderName::from_static("x-snapshot-id");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,8 +53,8 @@ impl Mint {
 pub(super) struct Wanted {
     /// Headers whose values become labels.
     pub(super) labels: Vec<HeaderName>,
-    /// Keys the tenant's hash.
-    pub(super) tenant_secret: [u8; 32],
+    /// Tells tenants from each other.
+    pub(super) tenants: Arc<Tenants>,
 }
 
 impl Wanted {
@@ -73,17 +71,10 @@ impl Wanted {
             body_unread: false,
             max_tokens: None,
             client_request_id: client_request_id(&head.headers).map(Into::into),
-            tenant: self.tenant(&head.headers),
+            tenant: self.tenants.of(&head.headers, head.extensions.get::<Peer>().copied()),
             user_agent: text(head.headers.get(USER_AGENT)),
             labels: self.labels(&head.headers),
         }
-    }
-
-    /// The keyed hash of the credential, never the credential.
-    fn tenant(&self, headers: &HeaderMap) -> Option<Tenant> {
-        let api_key = || API_KEY_HEADERS.iter().find_map(|name| headers.get(*name));
-        let credential = headers.get(AUTHORIZATION).or_else(api_key)?;
-        Some(Tenant(*blake3::keyed_hash(&self.tenant_secret, credential.as_bytes()).as_bytes()))
     }
 
     fn labels(&self, headers: &HeaderMap) -> Vec<(Box<str>, Box<str>)> {
@@ -121,6 +112,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant;
 
     fn head(headers: &[(&'static str, &'static str)]) -> request::Parts {
         let mut builder = http::Request::post("/v1/chat/completions?key=secret");
@@ -131,7 +123,7 @@ mod tests {
     }
 
     fn wanted() -> Wanted {
-        Wanted { labels: vec![HeaderName::from_static("x-run-id")], tenant_secret: [7; 32] }
+        Wanted { labels: vec![HeaderName::from_static("x-run-id")], tenants: Arc::new(Tenants::by_key([7; 32])) }
     }
 
     #[test]
@@ -153,15 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_is_its_credential_under_our_key() {
-        let tenant = |headers: &[_], wanted: &Wanted| wanted.request(&head(headers)).tenant;
-        let one = tenant(&[("authorization", "Bearer a")], &wanted());
-        assert!(one.is_some());
-        assert_eq!(one, tenant(&[("authorization", "Bearer a")], &wanted()));
-        assert_ne!(one, tenant(&[("authorization", "Bearer b")], &wanted()));
-        assert_ne!(one, tenant(&[("authorization", "Bearer a")], &Wanted { tenant_secret: [8; 32], ..wanted() }));
-        assert!(tenant(&[("x-api-key", "a")], &wanted()).is_some());
-        assert_eq!(tenant(&[], &wanted()), None);
+    fn a_tenants_name_needs_a_connection_from_a_trusted_proxy() {
+        let trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        let settings = tenant::Settings { header: Some(HeaderName::from_static("x-tenant")), trusted, key: None };
+        let tenants = Tenants::new(&settings, tenant::Key::new([7; 32]));
+        let wanted = Wanted { labels: Vec::new(), tenants: Arc::new(tenants) };
+        let mut head = head(&[("x-tenant", "acme")]);
+        assert_eq!(wanted.request(&head).tenant, None, "anybody can send a header");
+        head.extensions.insert(Peer([10, 0, 0, 1].into()));
+        assert!(wanted.request(&head).tenant.is_some());
     }
 
     #[test]

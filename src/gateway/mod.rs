@@ -51,6 +51,7 @@ use crate::ledger::Ledger;
 use crate::pipeline::Intake;
 use crate::snapshot::{Ending, Run, SnapshotId};
 use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
 use flushes::Flushes;
 use identify::{Mint, Wanted};
 use pool::Pool;
@@ -146,8 +147,8 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     /// This process.
     pub run: Arc<Run>,
-    /// Keys the hashes of tenants, prompts and sessions.
-    pub tenant_secret: [u8; 32],
+    /// Tells tenants from each other; hashes of prompts and sessions are keyed by the same secret.
+    pub tenants: Arc<Tenants>,
     /// What is known of the targets.
     pub fleet: Arc<Fleet>,
     /// Where an ID resolves until it is stored.
@@ -180,11 +181,11 @@ pub struct Gateway {
 impl Gateway {
     /// Builds; starts nothing.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
-        let Parts { clock, run, tenant_secret, fleet, ledger, intake, metrics } = parts;
+        let Parts { clock, run, tenants, fleet, ledger, intake, metrics } = parts;
         Arc::new(Self {
             mint: Mint::new(Arc::clone(&clock), run.tag),
-            steering: Steering::new(settings.choice.clone(), &tenant_secret),
-            wanted: Wanted { labels: settings.label_headers.clone(), tenant_secret },
+            steering: Steering::new(settings.choice.clone(), tenants.key()),
+            wanted: Wanted { labels: settings.label_headers.clone(), tenants },
             buffers: Buffers::new(settings.buffered_bytes_max),
             cut_short: AtomicBool::new(false),
             #[cfg(test)]

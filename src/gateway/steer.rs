@@ -9,6 +9,7 @@ use super::identify::TARGET_POD;
 use super::request_peek::Prompt;
 use crate::choose::{self, Choice};
 use crate::snapshot::{FleetView, Inputs, Policy};
+use crate::tenant::Key;
 
 /// How targets are chosen.
 #[derive(Clone, Debug)]
@@ -67,12 +68,11 @@ pub enum Undecided {
 }
 
 impl Steering {
-    pub(super) fn new(settings: ChoiceSettings, secret: &[u8; 32]) -> Self {
-        let key = |context| blake3::derive_key(context, secret);
+    pub(super) fn new(settings: ChoiceSettings, secret: &Key) -> Self {
         Self {
             settings,
-            prefix_key: key("snapgate 2026-11 prefix of a prompt"),
-            session_key: key("snapgate 2026-11 name of a session"),
+            prefix_key: secret.derive("snapgate 2026-11 prefix of a prompt"),
+            session_key: secret.derive("snapgate 2026-11 name of a session"),
         }
     }
 
@@ -157,7 +157,7 @@ mod tests {
             allow_forced: false,
         };
         change(&mut settings);
-        Steering::new(settings, &[7; 32])
+        Steering::new(settings, &Key::new([7; 32]))
     }
 
     fn prompt(turns: &str) -> Prompt<'_> {
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_hash_needs_the_secret() {
         let steering = steering(Policy::PrefixAffinity, |_| {});
-        let other = Steering::new(steering.settings.clone(), &[8; 32]);
+        let other = Steering::new(steering.settings.clone(), &Key::new([8; 32]));
         let hash = |steering: &Steering| steering.of(&HeaderMap::new(), None, prompt("hello")).prefix_hash;
         assert_ne!(hash(&steering), hash(&other));
     }

@@ -98,7 +98,8 @@ impl DataPath {
             started: clock.now(),
         };
         let fleet = Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics));
-        let parts = Parts { run: Arc::new(run), tenant_secret: [7; 32], fleet, ledger, intake, metrics, clock };
+        let tenants = Arc::new(Tenants::by_key([7; 32]));
+        let parts = Parts { run: Arc::new(run), tenants, fleet, ledger, intake, metrics, clock };
         let gateway = Gateway::new(config.gateway, parts);
         let server = start(Arc::clone(&gateway), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         Self { gateway, server, pipeline, records }
