@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -21,14 +21,14 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
-use crate::lookup::{self, LookupState, Readiness};
+use crate::lookup::{self, EraseSource, LookupState, Readiness};
 use crate::pipeline::{self, Balance, Intake, Pipeline};
 use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::Metrics;
-use crate::tenant::Tenants;
+use crate::tenant::{self, Tenants};
 
 /// How long the exits may go on after the last request has ended.
 const LANES_GRACE: Duration = Duration::from_secs(5);
@@ -112,6 +112,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
     run: Arc<Run>,
+    tenants: Arc<Tenants>,
     problem: Arc<ArcSwapOption<String>>,
     stopping: Arc<AtomicBool>,
 }
@@ -126,7 +127,9 @@ impl App {
         let data_dir = data_dir.map_err(StartError::DataDir)?;
         let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
         let (problem, stopping) = (Arc::default(), Arc::default());
-        let shared = Shared { clock, metrics, ledger: Arc::default(), run, problem, stopping };
+        let own_key = tenant::Key::new(data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret()));
+        let tenants = Arc::new(Tenants::new(&config.tenants, own_key));
+        let shared = Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, stopping };
 
         let sinks = open_sinks(&config)?;
         let store = open_store(&config, data_dir.as_ref(), &shared)?;
@@ -140,11 +143,10 @@ impl App {
 
         let (intake, pipeline) = start_pipeline(&config, &shared, store, sinks)?;
         let fleet = Fleet::new(config.fleet.clone(), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
-        let lookup = start_lookup(&config, &shared, &fleet, reader, admin, &control)?;
+        let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
+        let lookup = start_lookup(&config, &shared, &fleet, (reader, erase), admin, &control)?;
         let polling = start_fleet(Arc::clone(&fleet), &control);
-        let secret = data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret());
-        let tenants = Arc::new(Tenants::by_key(secret));
-        let server = start_gateway(&config, &shared, &fleet, intake, data, tenants)?;
+        let server = start_gateway(&config, &shared, &fleet, intake, data)?;
         Ok(Self {
             data: server.address(),
             admin: admin_address,
@@ -247,12 +249,11 @@ fn start_gateway(
     fleet: &Arc<Fleet>,
     intake: Intake,
     listener: TcpListener,
-    tenants: Arc<Tenants>,
 ) -> Result<Server, StartError> {
     let parts = gateway::Parts {
         clock: Arc::clone(&shared.clock),
         run: Arc::clone(&shared.run),
-        tenants,
+        tenants: Arc::clone(&shared.tenants),
         fleet: Arc::clone(fleet),
         ledger: Arc::clone(&shared.ledger),
         intake,
@@ -274,7 +275,7 @@ fn start_lookup(
     config: &Config,
     shared: &Shared,
     fleet: &Arc<Fleet>,
-    reader: Option<Reader>,
+    (reader, erase): (Option<Reader>, Option<EraseSource>),
     listener: TcpListener,
     control: &Runtime,
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
@@ -283,6 +284,7 @@ fn start_lookup(
         Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
     };
     let view = Arc::clone(fleet);
+    let settings = Arc::new(ArcSwap::from_pointee(config.lookup.clone()));
     let router = lookup::router(LookupState {
         run: Arc::clone(&shared.run),
         ledger: Arc::clone(&shared.ledger),
@@ -291,7 +293,9 @@ fn start_lookup(
         clock: Arc::clone(&shared.clock),
         fleet: Arc::new(move || Arc::clone(&view.view())),
         readiness,
-        settings: config.lookup.clone(),
+        tenants: Arc::clone(&shared.tenants),
+        erase,
+        settings: Arc::clone(&settings),
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let listen = || {
@@ -299,13 +303,17 @@ fn start_lookup(
         let _context = control.enter();
         tokio::net::TcpListener::from_std(listener)
     };
-    let served = axum::serve(listen().map_err(StartError::Thread)?, router).with_graceful_shutdown(async {
-        // Dropped or sent, both mean stop.
-        drop(stopped.await);
-    });
+    let listener = listen().map_err(StartError::Thread)?;
+    let metrics = Arc::clone(&shared.metrics);
     let serving = control.spawn(async move {
-        if let Err(error) = served.await {
-            tracing::error!(%error, "the admin listener broke");
+        let rotating = lookup::rotate_tokens(Arc::clone(&settings), Arc::clone(&metrics));
+        let served = lookup::serve(listener, router, settings, metrics, async {
+            // Dropped or sent, both mean stop.
+            drop(stopped.await);
+        });
+        tokio::select! {
+            () = served => {}
+            never = rotating => match never {},
         }
     });
     Ok((stop, serving))

@@ -220,7 +220,10 @@ fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
     let asked = client::fetch(&args.gateway.admin, &args.key, token.as_ref().map(|token| token.expose()));
     match runtime.block_on(asked).map_err(|error| failed(&error))? {
         Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
-        Fetched::One(found) => print(&render::render(&found.document(), COLUMNS)),
+        Fetched::One(found) => {
+            let extras = render::extras(&found.links, found.around.as_ref(), COLUMNS);
+            print(&(render::render(&found.document(), COLUMNS) + &extras))
+        }
         Fetched::Several { documents, .. } if args.json => {
             print(&documents.iter().map(|document| format!("{}\n", document.json())).collect::<String>())
         }

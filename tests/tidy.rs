@@ -24,7 +24,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pipeline", &["ledger", "store", "sink::Sink", "sink::Refusal"]),
     ("store", &["ledger::DropReason", "ledger::DropCount"]),
     ("sink", &[]),
-    ("lookup", &["ledger", "store::Reader", "store::Resolution", "store::ReadError", "store::Filter", "fleet::view"]),
+    // What may be asked of the store: reading, and the words for having something deleted by whoever writes.
+    (
+        "lookup",
+        &[
+            "ledger",
+            "store::Reader",
+            "store::Resolution",
+            "store::ReadError",
+            "store::Filter",
+            "store::Erasure",
+            "store::Erased",
+            "store::Subject",
+            "store::CommitError",
+            "fleet::view",
+        ],
+    ),
     ("replay", &["choose", "store::Reader", "store::ReadError"]),
     ("config", &["fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
     ("demo", &["config", "app"]),
@@ -578,6 +593,48 @@ fn what_a_newcomer_looks_for_is_there() {
             wrong.push(format!("{script}: is not executable"));
         }
     }
+    assert_none(wrong);
+}
+
+/// Names of all tests: functions that follow an attribute which ends in `test]` or has arguments after `test(`.
+fn tests_there_are() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, source) in ["src", "tests"].into_iter().flat_map(|folder| with_extension(folder, "rs")) {
+        for (at, _) in source.match_indices("test") {
+            let rest = &source[at + "test".len()..];
+            let is_attribute = rest.starts_with("]\n") || rest.starts_with("(");
+            let Some(function) = rest.find("fn ").filter(|_| is_attribute) else { continue };
+            let name = &rest[function + "fn ".len()..];
+            names.insert(name[..name.find('(').unwrap_or(0)].to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn every_threat_has_a_test_that_exists() {
+    let file = "docs/threat-model.md";
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let (tests, mut threats, mut wrong) = (tests_there_are(), 0, Vec::new());
+    let (mut in_table, mut say) = (false, |number, what| wrong.push(format!("{file}:{number}: {what}")));
+    for (number, line) in (1..).zip(text.lines()) {
+        if line == "| threat | answer | test |" {
+            in_table = true;
+        } else if !line.starts_with('|') {
+            in_table = false;
+        } else if in_table && !line.starts_with("|---") {
+            threats += 1;
+            let held_by = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+            let mut named = held_by.split('`').skip(1).step_by(2).peekable();
+            if named.peek().is_none() {
+                say(number, "the threat has no test: write one, or move it to the end".to_owned());
+            }
+            named
+                .filter(|name| !tests.contains(*name))
+                .for_each(|name| say(number, format!("no test is called `{name}`")));
+        }
+    }
+    assert!(threats > 30, "the threats were not found");
     assert_none(wrong);
 }
 

@@ -9,13 +9,13 @@ use http::HeaderName;
 use super::layers::Effective;
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
-use super::{Config, Machine, Shown, Targets};
+use super::{Config, Machine, Secret, Shown, Targets};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::sink::json_log::Destination;
 use crate::snapshot::Policy;
 use crate::store::Durability;
 use crate::telemetry::{LogFormat, LogSettings};
-use crate::{fleet, gateway, lookup, pipeline, store};
+use crate::{fleet, gateway, lookup, pipeline, store, tenant};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
 const IN_ORDER: [(&str, &str, &str); 6] = [
@@ -43,6 +43,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     check_addresses(effective, mistakes);
     check_routes(effective, mistakes);
     check_models(effective, mistakes);
+    check_tenant(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -86,6 +87,24 @@ fn check_models(effective: &Effective, mistakes: &mut Mistakes) {
     }
 }
 
+fn check_tenant(effective: &Effective, mistakes: &mut Mistakes) {
+    let ((Value::Text(header), origin), (Value::List(trusted), _)) =
+        (effective.get("tenant.header"), effective.get("tenant.trusted"))
+    else {
+        unreachable!("a text and a list")
+    };
+    if !header.is_empty() && trusted.is_empty() && !mistakes.about("tenant.trusted") {
+        let text = "nobody is believed: name the proxies that set it in tenant.trusted";
+        mistakes.add(origin.clone(), Some("tenant.header"), text);
+    }
+    let ((Value::Secret(Some(_)), _), (Value::Secret(Some(_)), origin)) =
+        (effective.get("tenant.secret"), effective.get("tenant.secret_file"))
+    else {
+        return;
+    };
+    mistakes.add(origin.clone(), Some("tenant.secret_file"), "tenant.secret is set as well: keep one of them");
+}
+
 /// The configuration. Only called when nothing is wrong.
 pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
     let values = Values(effective);
@@ -107,6 +126,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         shutdown_delay: values.duration("timeouts.shutdown_delay"),
         pipeline: pipeline_settings(&values),
         store: values.switch("store.enabled").then(|| store_settings(&values)),
+        tenants: tenant_settings(&values),
         lookup: lookup_settings(&values, admin.ip().is_loopback()),
         shown: shown(effective),
     }
@@ -229,10 +249,44 @@ fn store_settings(values: &Values<'_>) -> store::Settings {
     }
 }
 
+fn tenant_settings(values: &Values<'_>) -> tenant::Settings {
+    let header = Some(values.text("tenant.header")).filter(|header| !header.is_empty());
+    let network = |network: &String| network.parse().expect("the table's check has parsed it");
+    let secret = values.secret("tenant.secret").or_else(|| values.secret("tenant.secret_file"));
+    tenant::Settings {
+        header: header.map(|header| HeaderName::try_from(header).expect("the table's check has parsed it")),
+        trusted: values.list("tenant.trusted").iter().map(network).collect(),
+        key: secret.map(|secret| tenant::Key::of_secret(secret.expose())),
+    }
+}
+
 fn lookup_settings(values: &Values<'_>, loopback: bool) -> lookup::Settings {
     let (Value::Tokens(tokens), _) = values.0.get("lookup.tokens") else { unreachable!("tokens are tokens") };
-    let token = |token: &super::tables::Token| lookup::Token::new(&token.name, token.secret.expose());
-    lookup::Settings { tokens: tokens.iter().map(token).collect(), loopback }
+    let token = |token: &super::tables::Token| {
+        let made = lookup::Token::new(&token.name, token.secret.expose()).allowed(token.scopes.clone());
+        match &token.file {
+            Some(file) => made.from_file(file.clone()),
+            None => made,
+        }
+    };
+    let link = |path| {
+        let template = Some(values.text(path)).filter(|template| !template.is_empty());
+        template.map(|template| template.parse().expect("the table's check has parsed it"))
+    };
+    lookup::Settings {
+        tokens: tokens.iter().map(token).collect(),
+        loopback,
+        own_records: values.switch("lookup.own_records"),
+        requests_per_second: values.small("lookup.requests_per_second"),
+        own_requests_per_second: values.small("lookup.own_requests_per_second"),
+        failures_per_minute: values.small("lookup.failures_per_minute"),
+        connections_max: values.count("lookup.connections"),
+        links: lookup::Links {
+            trace: link("links.trace"),
+            logs: link("links.logs"),
+            dashboard: link("links.dashboard"),
+        },
+    }
 }
 
 fn shown(effective: &Effective) -> Vec<Shown> {
@@ -300,6 +354,13 @@ impl<'a> Values<'a> {
         match self.0.get(path).0 {
             Value::Text(text) => text,
             other => unreachable!("{path} is no text but {other}"),
+        }
+    }
+
+    fn secret(&self, path: &str) -> Option<&'a Secret> {
+        match self.0.get(path).0 {
+            Value::Secret(secret) => secret.as_ref(),
+            other => unreachable!("{path} is no secret but {other}"),
         }
     }
 

@@ -7,10 +7,15 @@ use http::HeaderName;
 
 use super::tables::check_name;
 use super::value::Kind;
+use crate::lookup::LinkTemplate;
 use crate::snapshot::Policy;
+use crate::tenant::Network;
 
 /// Paths in `routes.allow` at most: they are compared one by one with every request.
 const PATHS_MAX: usize = 256;
+
+/// Networks in `tenant.trusted` at most: they are compared one by one.
+const NETWORKS_MAX: usize = 64;
 
 /// Names in `record.headers` at most: each may take a place in every record.
 const RECORDED_HEADERS_MAX: usize = 16;
@@ -63,7 +68,7 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 11] = [
+pub(super) const SECTIONS: [(&str, &str); 13] = [
     ("log", "The gateway's own log, on standard error."),
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
@@ -74,7 +79,14 @@ pub(super) const SECTIONS: [(&str, &str); 11] = [
     ("fleet", "How the targets are watched: a poll of their metrics, and a probe that they are alive."),
     ("store", "The embedded store, which answers lookups."),
     ("pipeline", "The hand-off from the data path to the store."),
-    ("lookup", "Who may read snapshots."),
+    ("tenant", "Whose a request is."),
+    ("lookup", "Who may read snapshots, and how much of the gateway that may take."),
+    (
+        "links",
+        "What an answer offers an operator to look at next: addresses with placeholders {id}, {trace_id}, {target}, \
+         {model}, {instance}, and for the minute before the request to the minute after it {from_unix_ms}, {to_unix_ms}, \
+         {from_unix_s} and {to_unix_s}. Empty: no such link.",
+    ),
 ];
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -254,10 +266,48 @@ pub(super) const KEYS: &[Key] = &[
         doc: "The longest a record waits for others before they are committed together." },
     Key { path: "pipeline.commit_records", kind: count(1, 100_000), default: "2000",
         doc: "Records in one commit at most." },
+    Key { path: "tenant.header", kind: Kind::Text(optional_header), default: "",
+        doc: "A request header that names the tenant, for gateways behind a proxy that knows its users. It is believed \
+              only from tenant.trusted, and stands above the API key. Empty: tenants are told apart by their API key, \
+              of which only a keyed hash is kept." },
+    Key { path: "tenant.trusted", kind: Kind::List { max: NETWORKS_MAX, check: network }, default: "",
+        doc: "Addresses and networks (10.0.0.0/8) of the proxies that set tenant.header. Whoever can connect from \
+              there, to either listener, can be any tenant." },
+    Key { path: "tenant.secret", kind: Kind::Secret { file: false }, default: "",
+        doc: "What the hash of API keys and names is keyed with. Replicas that share it know a tenant, a \
+              prompt's beginning and a session by the same hash. Empty: drawn once and kept in data_dir. Another secret makes other tenants: what is stored then \
+              is the operators' alone. Better in the variable than in this file." },
+    Key { path: "tenant.secret_file", kind: Kind::Secret { file: true }, default: "",
+        doc: "A file that holds it, in place of tenant.secret. It is read at the start." },
+    Key { path: "lookup.own_records", kind: Kind::Switch, default: "true",
+        doc: "Whoever presents the API key that a request bore may look that request up by its snapshot ID, without \
+              addresses and losing candidates. It takes both, the key and the ID; everybody else is told that there \
+              is no such request." },
+    Key { path: "lookup.requests_per_second", kind: count(1, 1_000_000), default: "1000",
+        doc: "Requests of one token; more are answered 429. Without any token, whoever is on this machine is not limited." },
+    Key { path: "lookup.own_requests_per_second", kind: count(1, 1_000_000), default: "5",
+        doc: "Requests of one tenant for its own records." },
+    Key { path: "lookup.failures_per_minute", kind: count(1, 1_000_000), default: "60",
+        doc: "Requests of one address (of one /64 in IPv6) with a wrong token, or for a record that is not the \
+              caller's. Then it gets 429, except with a right token: a guess at random has no chance at any rate, and \
+              nobody shall lock the operators out." },
+    Key { path: "lookup.connections", kind: count(8, 65_536), default: "256",
+        doc: "Connections to the admin listener. One more waits to be accepted." },
+    // Last of its section: in TOML a list of tables ends it.
     Key { path: "lookup.tokens", kind: Kind::Tokens, default: "",
-        doc: "Tokens that may read everything. Each has a name, and exactly one of `token`, `token_file` (a file that \
-              holds it) and `token_env` (a variable that does). Without any token, lookups are answered on loopback \
-              only. The variable takes NAME=TOKEN,NAME=TOKEN or a list in TOML." },
+        doc: "Tokens of operators. Each has a name, and exactly one of `token`, `token_file` (a file that holds it; it \
+              is looked at each second, and a new token replaces the old one at once) and `token_env` (a variable that \
+              does). `scope` says what it allows: [\"read\"], to read everything, if nothing is said; [\"read\", \
+              \"delete\"] to delete snapshots as well. Without any token, everything can be read on loopback, nothing \
+              can be deleted, and beyond loopback there are only lookup.own_records. The variable takes \
+              NAME=TOKEN,NAME=TOKEN or a list in TOML." },
+    Key { path: "links.trace", kind: Kind::Text(link), default: "",
+        doc: "The request's trace, such as \"https://tempo.example/trace/{trace_id}?start={from_unix_s}&end={to_unix_s}\"." },
+    Key { path: "links.logs", kind: Kind::Text(link), default: "",
+        doc: "The log lines of that time." },
+    Key { path: "links.dashboard", kind: Kind::Text(link), default: "",
+        doc: "The dashboard of that time, such as \
+              \"https://grafana.example/d/snapgate?var-target={target}&from={from_unix_ms}&to={to_unix_ms}\"." },
 ];
 
 const fn time(min_ms: u64, max_ms: u64) -> Kind {
@@ -293,6 +343,21 @@ fn request_path(text: &str) -> Result<String, String> {
 
 fn route(text: &str) -> Result<String, String> {
     if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
+}
+
+fn optional_header(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { header(text) }
+}
+
+fn network(text: &str) -> Result<String, String> {
+    text.parse::<Network>().map(|_| text.to_owned()).map_err(|error| format!("\"{text}\" is {error}"))
+}
+
+fn link(text: &str) -> Result<String, String> {
+    if !text.is_empty() {
+        text.parse::<LinkTemplate>().map_err(|error| format!("\"{text}\" {error}"))?;
+    }
+    Ok(text.to_owned())
 }
 
 fn header_name(text: &str) -> Result<String, String> {

@@ -34,7 +34,7 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use secret::Secret;
 
 use crate::sink::json_log::Destination;
-use crate::{fleet, gateway, lookup, pipeline, store, telemetry};
+use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant};
 
 /// The variable that names the file when no `--config` does.
 pub const FILE_VARIABLE: &str = "SNAPGATE_CONFIG";
@@ -72,6 +72,8 @@ pub struct Config {
     pub pipeline: pipeline::Settings,
     /// The store; none if `store.enabled` is off.
     pub store: Option<store::Settings>,
+    /// Whose a request is.
+    pub tenants: tenant::Settings,
     /// The read side.
     pub lookup: lookup::Settings,
     shown: Vec<Shown>,
@@ -118,7 +120,7 @@ pub struct Flag {
 }
 
 /// Everything a configuration is made from, exactly as written. Tests make it by hand: nothing else is read, except the
-/// files that `token_file` names.
+/// files that `token_file` and `tenant.secret_file` name.
 #[derive(Clone)]
 pub struct Sources {
     /// The file's name, and its text or why there is none.

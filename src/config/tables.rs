@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
 use super::value::{quoted, quoted_list};
+use crate::lookup::{Scope, token};
 use crate::snapshot::Policy;
 
 /// The longest name of a target or token.
@@ -23,12 +25,6 @@ const MODELS_MAX: usize = 256;
 
 /// The longest name of a model, in bytes: from a request no longer one is read.
 const MODEL_BYTES_MAX: usize = 256;
-
-/// The shortest token: 16 random characters cannot be guessed over a network.
-const TOKEN_CHARS_MIN: usize = 16;
-
-/// The longest token: it has to fit into a request's head.
-const TOKEN_CHARS_MAX: usize = 512;
 
 /// One entry of `[[targets]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,13 +72,21 @@ impl fmt::Display for Model {
 pub(super) struct Token {
     pub(super) name: String,
     pub(super) secret: Secret,
+    pub(super) scopes: Vec<Scope>,
+    /// Where it is read from again.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{ name = ")?;
         quoted(f, &self.name)?;
-        write!(f, ", token = \"{:?}\" }}", self.secret)
+        write!(f, ", token = \"{:?}\"", self.secret)?;
+        if self.scopes != [Scope::Read] {
+            let scopes: Vec<_> = self.scopes.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
+            write!(f, ", scope = [{}]", scopes.join(", "))?;
+        }
+        f.write_str(" }")
     }
 }
 
@@ -129,7 +133,7 @@ impl Tables<'_> {
     }
 
     pub(super) fn tokens_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Token> {
-        let entries = self.entries(value, place, &["name", "token", "token_file", "token_env"]);
+        let entries = self.entries(value, place, &["name", "token", "token_file", "token_env", "scope"]);
         self.tokens(entries)
     }
 
@@ -343,7 +347,7 @@ impl Tables<'_> {
         };
         let name = check_name(name).map_err(|text| self.wrong(origin, text)).ok();
         let secret = check_secret(secret, "the token").map_err(|text| self.wrong(origin, text)).ok();
-        Some(Token { name: name?, secret: secret? })
+        Some(Token { name: name?, secret: secret?, scopes: vec![Scope::Read], file: None })
     }
 
     fn token(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Token> {
@@ -362,9 +366,7 @@ impl Tables<'_> {
         let (text, origin) = self.text(fields, form)?;
         let secret = match form {
             "token" => check_secret(&text, "the token"),
-            "token_file" => std::fs::read_to_string(&text)
-                .map_err(|error| format!("cannot read the token file {text}: {error}"))
-                .and_then(|secret| check_secret(secret.trim_end(), &format!("the token in {text}"))),
+            "token_file" => read_secret(&text),
             _ => {
                 self.referenced.insert(text.clone());
                 let secret = self.environment.get(&text).and_then(|secret| secret.to_str());
@@ -373,8 +375,23 @@ impl Tables<'_> {
                     .and_then(|secret| check_secret(secret, &format!("the token in {text}")))
             }
         };
+        let file = (form == "token_file").then(|| PathBuf::from(&text));
         let secret = secret.map_err(|text| self.wrong(&origin, text)).ok();
-        Some(Token { name: name?, secret: secret? })
+        let scopes = self.scopes(fields);
+        Some(Token { name: name?, secret: secret?, scopes: scopes?, file })
+    }
+
+    /// What a token allows: to read, if nothing is said.
+    fn scopes(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<Vec<Scope>> {
+        let Some((value, origin)) = fields.get("scope") else { return Some(vec![Scope::Read]) };
+        let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
+        let scopes: Option<Vec<_>> = names.and_then(|names| names.map(|name| Scope::from_name(name?)).collect());
+        let scopes = scopes.filter(|scopes| !scopes.is_empty());
+        if scopes.is_none() {
+            let known: Vec<_> = Scope::ALL.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
+            self.wrong(origin, format!("`scope` has to be a list of {}", known.join(" and ")));
+        }
+        scopes
     }
 }
 
@@ -430,14 +447,14 @@ fn parse_url(url: &str) -> Result<String, String> {
 }
 
 /// The message never shows the secret.
-fn check_secret(secret: &str, what: &str) -> Result<Secret, String> {
-    if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{what} has characters other than visible ASCII: it could not be sent in a header"));
-    }
-    if !(TOKEN_CHARS_MIN..=TOKEN_CHARS_MAX).contains(&secret.len()) {
-        return Err(format!("{what} has {} characters: use {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX}", secret.len()));
-    }
+pub(super) fn check_secret(secret: &str, what: &str) -> Result<Secret, String> {
+    token::check_secret(secret).map_err(|error| format!("{what} {error}"))?;
     Ok(Secret::new(secret.to_owned()))
+}
+
+/// The secret in a file.
+pub(super) fn read_secret(file: &str) -> Result<Secret, String> {
+    token::read_secret(Path::new(file)).map(Secret::new).map_err(|error| format!("the file {file} {error}"))
 }
 
 #[cfg(test)]

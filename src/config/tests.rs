@@ -94,8 +94,17 @@ fn other_value(key: &Key) -> String {
         (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
         (Kind::Text(_), "instance") => quoted("gw-9"),
         (Kind::Text(_), "choice.session_header") => quoted("x-other"),
+        (Kind::Text(_), "tenant.header") => quoted("x-tenant"),
+        (Kind::Text(_), "links.trace" | "links.logs" | "links.dashboard") => quoted("https://tempo/{trace_id}"),
         (Kind::Text(_), _) => quoted("/other"),
         (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
+        (Kind::List { .. }, "tenant.trusted") => "[\"10.0.0.0/8\"]".to_owned(),
+        (Kind::Secret { file: false }, _) => quoted("0123456789abcdef"),
+        (Kind::Secret { file: true }, _) => {
+            let file = std::env::temp_dir().join("snapgate-test-secret");
+            std::fs::write(&file, "0123456789abcdef").unwrap();
+            quoted(&file.display().to_string())
+        }
         (Kind::List { .. }, _) => "[\"/v9\"]".to_owned(),
         (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
         (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
@@ -108,6 +117,7 @@ fn companions(key: &str) -> &'static str {
     match key {
         "limits.body_bytes" => "limits.buffered_bytes = \"1TiB\"\n",
         "fleet.poll_interval" | "fleet.publish_interval" => "fleet.fresh_within = \"1d\"\nfleet.window = \"1h\"\n",
+        "tenant.header" => "tenant.trusted = [\"10.0.0.1\"]\n",
         "store.wal_checkpoint_bytes" => "store.wal_max_bytes = \"1TiB\"\n",
         _ => "",
     }
@@ -371,7 +381,8 @@ fn tokens_come_from_file_variable_or_text_and_are_never_shown() {
     let config = load(&environment(file(&text), &[("SNAPGATE_OPS", "in-a-variable-0000")])).unwrap();
     let secrets = ["in-the-text-000000", "from-a-file-000000", "in-a-variable-0000"];
     let names = ["a", "b", "c"];
-    let expected: Vec<_> = names.into_iter().zip(secrets).map(|(name, secret)| Token::new(name, secret)).collect();
+    let mut expected: Vec<_> = names.into_iter().zip(secrets).map(|(name, secret)| Token::new(name, secret)).collect();
+    expected[1] = expected[1].clone().from_file(path.clone());
     assert_eq!(config.lookup.tokens, expected);
     let printed = format!("{config:?}{}{:?}", config.text(), config.shown());
     assert!(!secrets.iter().any(|secret| printed.contains(secret)), "{printed}");
@@ -396,6 +407,10 @@ fn wrong_tokens_say_what_is_wrong_but_not_what_they_are() {
             "f.toml:3: lookup.tokens: the environment variable NOT_SET is not set, or is not UTF-8",
         ),
         (
+            "name = \"a\"\ntoken = \"hunter2hunter2hunter2\"\nscope = [\"read\", \"write\"]",
+            "f.toml:4: lookup.tokens: `scope` has to be a list of \"read\" and \"delete\"",
+        ),
+        (
             "name = \"a\"\nsecret = \"hunter2\"\ntoken = \"hunter2hunter2hunter2\"",
             "f.toml:3: lookup.tokens: unknown field `secret`",
         ),
@@ -405,7 +420,7 @@ fn wrong_tokens_say_what_is_wrong_but_not_what_they_are() {
     }
     let missing = mistakes(&file("[[lookup.tokens]]\nname = \"a\"\ntoken_file = \"/does/not/exist\""));
     assert!(
-        missing[0].starts_with("f.toml:3: lookup.tokens: cannot read the token file /does/not/exist: "),
+        missing[0].starts_with("f.toml:3: lookup.tokens: the file /does/not/exist cannot be read: "),
         "{missing:?}"
     );
     let twice = "ops=0123456789abcdef,dev=0123456789abcdef";

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::tables::{Model, Target, Token};
+use super::secret::Secret;
+use super::tables::{Model, Target, Token, check_secret, read_secret};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 
 /// Says what is wrong with a text, or gives it in its normal form.
@@ -34,6 +35,8 @@ pub(super) enum Kind {
     Text(Check),
     /// At most so many texts, each of which passes the check, none twice.
     List { max: usize, check: Check },
+    /// A secret itself, or the name of a file that holds it; none if empty.
+    Secret { file: bool },
     /// `[[targets]]`.
     Targets,
     /// `[[models]]`.
@@ -53,6 +56,7 @@ pub(super) enum Value {
     Address(SocketAddr),
     Text(String),
     List(Vec<String>),
+    Secret(Option<Secret>),
     Targets(Vec<Target>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
@@ -73,6 +77,9 @@ impl Kind {
             Self::Choice(words) => return Err(format!("\"{text}\" is not one of {}", words.join(", "))),
             Self::Address { host } => Value::Address(parse_address(text, host)?),
             Self::Text(check) => Value::Text(check(text)?),
+            Self::Secret { .. } if text.is_empty() => Value::Secret(None),
+            Self::Secret { file: true } => Value::Secret(Some(read_secret(text)?)),
+            Self::Secret { file: false } => Value::Secret(Some(check_secret(text, "the secret")?)),
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
@@ -133,7 +140,7 @@ impl Kind {
             Self::Count { .. } => "a whole number without quotes",
             Self::Share => "a number above 0 and up to 1, without quotes",
             Self::Switch => "true or false without quotes",
-            Self::Choice(_) | Self::Text(_) => "a text in quotes",
+            Self::Choice(_) | Self::Text(_) | Self::Secret { .. } => "a text in quotes",
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
             Self::Targets | Self::Models | Self::Tokens => "a list of tables",
@@ -189,6 +196,7 @@ impl fmt::Display for Value {
             Self::Switch(on) => write!(f, "{on}"),
             Self::Address(address) => quoted(f, &address.to_string()),
             Self::Text(text) => quoted(f, text),
+            Self::Secret(secret) => quoted(f, if secret.is_some() { "<set>" } else { "" }),
             Self::List(items) => quoted_list(f, items),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),

@@ -13,32 +13,22 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::stream;
-use http_body_util::BodyExt;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Lookup;
 use super::accept::Form;
 use super::key::Key;
 use super::problem::Problem;
 use super::resolve::{LookupError, Matches, in_turn, search_all};
-use super::routes::{LookupQuery, failed, laid_out};
+use super::routes::{LookupQuery, failed, laid_out, not_around};
 use super::shape::{Format, Shape, Sheet};
 use super::wait::until_complete;
 use crate::store::Reader;
 
 /// Keys in one request at most.
 const KEYS_MAX: usize = 10_000;
-
-/// Bytes of a request's body at most: so many keys of the greatest length, each as JSON, come to two thirds of it.
-const BODY_BYTES_MAX: usize = 2 << 20;
-
-/// So much of a body that is too large is read all the same, so that the client has sent it and reads the answer.
-const DRAINED_BYTES_MAX: usize = 16 << 20;
-
-/// How long a client may take to send them.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Keys that are looked up in one turn: a few milliseconds, mostly.
 const KEYS_PER_TURN: usize = 64;
@@ -67,25 +57,28 @@ pub(super) async fn resolve_all(
     State(lookup): State<Arc<Lookup>>,
     query: Result<Query<LookupQuery>, QueryRejection>,
     headers: HeaderMap,
-    body: Body,
+    body: Bytes,
 ) -> Response {
-    match begin(lookup, query, &headers, body).await {
+    match begin(lookup, query, &headers, &body) {
         Ok(response) => response,
         Err(problem) => problem.answer(Form::wanted(&headers)),
     }
 }
 
-async fn begin(
+fn begin(
     lookup: Arc<Lookup>,
     query: Result<Query<LookupQuery>, QueryRejection>,
     headers: &HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+    body: &[u8],
+) -> Result<Response, Box<Problem>> {
     let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
     let (patience, layout) = query.read(headers, Format::Ndjson).map_err(Problem::malformed_query)?;
+    if query.around.is_some() {
+        return Err(not_around().into());
+    }
     let permit = Arc::clone(&lookup.bulks).try_acquire_owned();
     let permit = permit.map_err(|_| failed(LookupError::Busy("of many keys")))?;
-    let asked = read(&receive(body).await?).map_err(|problem| *problem)?.into();
+    let asked = read(body)?.into();
     let deadline = patience.deadline();
     let work = Work { lookup, asked, next: 0, deadline, sheet: Sheet::new(layout, &LEAD), _permit: permit };
     let lines = stream::try_unfold(Some(work), |work| async {
@@ -93,34 +86,6 @@ async fn begin(
         work.step().await.map(Some).inspect_err(|error| tracing::warn!(%error, "an answer to many keys was broken off"))
     });
     Ok(laid_out(layout, true, Body::from_stream(lines)))
-}
-
-async fn receive(mut body: Body) -> Result<Vec<u8>, Problem> {
-    let (mut received, mut count) = (Vec::new(), 0);
-    let receiving = async {
-        while let Some(frame) = body.frame().await.transpose()? {
-            let Ok(data) = frame.into_data() else { continue };
-            count += data.len();
-            if count <= BODY_BYTES_MAX {
-                received.extend_from_slice(&data);
-            } else if count > DRAINED_BYTES_MAX {
-                break;
-            }
-        }
-        Ok::<_, axum::Error>(())
-    };
-    let done = timeout(BODY_TIMEOUT, receiving).await;
-    match done {
-        _ if count > BODY_BYTES_MAX => Err(Problem::too_large(format!(
-            "the body has more than {BODY_BYTES_MAX} bytes, and {KEYS_MAX} keys have fewer: ask for fewer keys at a time"
-        ))),
-        Ok(Ok(())) => Ok(received),
-        Ok(Err(error)) => Err(Problem::malformed_body(format!("the body could not be read ({error}): send it again"))),
-        Err(_) => {
-            let seconds = BODY_TIMEOUT.as_secs();
-            Err(Problem::malformed_body(format!("the body did not come within {seconds} s: send it at once")))
-        }
-    }
 }
 
 /// The keys of a body: a JSON array, or one a line, as a JSON text or as it is. Blank lines do not count.

@@ -16,6 +16,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::around::Around;
+use super::links::{Offered, encode};
 use super::problem::Problem;
 use crate::snapshot::Document;
 
@@ -45,12 +47,26 @@ pub enum Fetched {
 #[derive(Clone, Debug)]
 pub struct FetchedDocument {
     json: Box<RawValue>,
+    /// Where to look next.
+    pub links: Offered,
+    /// What else went on, if that was asked for.
+    pub around: Option<Around>,
+}
+
+/// What stands beside a document.
+#[derive(Deserialize)]
+struct Beside {
+    /// An older gateway offers none.
+    #[serde(default)]
+    links: Offered,
+    around: Option<Around>,
 }
 
 impl FetchedDocument {
     pub(super) fn read(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<Document<'_>>(json.get())?;
-        Ok(Self { json })
+        let Beside { links, around } = serde_json::from_str(json.get())?;
+        Ok(Self { json, links, around })
     }
 
     /// The document.
@@ -231,7 +247,8 @@ impl Admin {
 /// Nobody answered, or with what is no answer of a gateway.
 pub async fn fetch(admin: &str, key: &str, token: Option<&str>) -> Result<Fetched, FetchError> {
     let admin = Admin::new(admin, token)?;
-    let path = format!("/v1/snapshots/{}", percent_encoded(key.trim()));
+    let mut path = "/v1/snapshots/".to_owned();
+    encode(key.trim(), &mut path);
     let answer = admin.get(&path, "application/json, application/problem+json").await?;
     read(answer.status, &answer.body).map_err(|source| admin.not_snapgate(answer.status, source))
 }
@@ -249,19 +266,6 @@ fn authority(admin: &str) -> Result<Authority, FetchError> {
         return Err(refuse("it is not a host and a port"));
     }
     authority.parse().map_err(|_| refuse("it is not a host and a port"))
-}
-
-/// Everything but the unreserved characters of RFC 3986 is encoded, so that a key is one segment of the path, and a value one
-/// of the query.
-pub(super) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 /// The list that a trace ID or a client's request ID answers.
@@ -295,7 +299,9 @@ mod tests {
             ("\u{fc}", "%C3%BC"),
             ("a&b=c+d", "a%26b%3Dc%2Bd"),
         ] {
-            assert_eq!(percent_encoded(key), want);
+            let mut encoded = String::new();
+            encode(key, &mut encoded);
+            assert_eq!(encoded, want);
         }
         for (admin, want) in [
             ("http://127.0.0.1:8081/", "127.0.0.1:8081"),

@@ -10,7 +10,8 @@ use axum::extract::Query;
 use axum::http::{StatusCode, Uri, header};
 use tokio::time::sleep;
 
-use super::client::{Admin, Answered, FetchError, percent_encoded};
+use super::client::{Admin, Answered, FetchError};
+use super::links::encode;
 use super::list::{LIMIT_MAX, ListQuery, Listing};
 use super::problem::Problem;
 use super::shape::{Format, Layout, Shape};
@@ -77,10 +78,15 @@ impl Selection {
     /// A value makes no sense.
     pub fn new(filters: &[(String, String)], now: Moment) -> Result<Self, ExportError> {
         let fixed = [("phase".to_owned(), "complete".to_owned()), ("limit".to_owned(), LIMIT_MAX.to_string())];
-        let parameters = filters.iter().chain(&fixed);
-        let parameters: Vec<_> =
-            parameters.map(|(name, value)| format!("{}={}", percent_encoded(name), percent_encoded(value))).collect();
-        let parameters = parameters.join("&");
+        let mut parameters = String::new();
+        for (name, value) in filters.iter().chain(&fixed) {
+            if !parameters.is_empty() {
+                parameters.push('&');
+            }
+            encode(name, &mut parameters);
+            parameters.push('=');
+            encode(value, &mut parameters);
+        }
         let uri: Uri = format!("/?{parameters}").parse().map_err(|error| ExportError::Query(format!("{error}")))?;
         let query = Query::<ListQuery>::try_from_uri(&uri).map_err(|error| ExportError::Query(error.body_text()))?.0;
         query.read("", now).map_err(|error| ExportError::Query(error.to_string()))?;

@@ -1,16 +1,23 @@
 //! The read side: answers what became of a request, from the ledger while it is fresh and from the store ever after.
 //!
-//! Nothing here runs on the data path. In the order in which a question meets them: `auth` decides who may ask,
-//! `accept` in which form the answer goes out, [`key`] what was asked for, [`resolve`] where the answer is, `wait` when
-//! it is ready, [`shape`] what of it is told, [`problem`] how to say that there is none and [`render`] how to say it to a
-//! person. `bulk` answers many keys, [`list`] questions without one, page by page (`cursor`). [`client`] is the other end:
-//! how the command line asks for a key, for a whole list ([`export`]) and for what comes ([`tail`]).
+//! Nothing here runs on the data path. In the order in which a question meets them: `serve` takes the connection, `auth`
+//! decides who may ask (by [`token`], within `limit`), `accept` in which form the answer goes out, [`key`] what was asked
+//! for, [`resolve`] where the answer is (`own` for whoever is no operator), `wait` when it is ready, [`shape`] what of it is
+//! told, `links` and `around` what to look at next, [`problem`] how to say that there is nothing and [`render`] how to say it
+//! to a person. `bulk` answers many keys, [`list`] questions without one, page by page (`cursor`); `erase` has records
+//! deleted. [`client`] is the other end: how the command line asks for a key, for a whole list ([`export`]) and for what
+//! comes ([`tail`]).
 //!
-//! What is deliberately absent: nothing here writes, and nothing here knows the data path, the pipeline or the exits.
+//! What is deliberately absent: nothing here writes, deleting is asked for and done elsewhere; and nothing here knows the
+//! data path, the pipeline or the exits.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use auth::Limits;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::middleware;
@@ -21,34 +28,46 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::snapshot::{FleetView, Run};
-use crate::store::Reader;
+use crate::store::{Erasure, Reader};
 use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
 
 mod accept;
+mod around;
 mod auth;
 mod bulk;
 pub mod client;
 mod cursor;
+mod erase;
 pub mod export;
 mod fleet;
 pub mod key;
+mod limit;
+mod links;
 pub mod list;
 pub mod moment;
+mod own;
 pub mod problem;
 pub mod render;
 pub mod resolve;
 mod routes;
+mod serve;
 pub mod shape;
 #[cfg(test)]
 mod specimen;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod wait;
 
-pub use auth::Token;
+pub use around::{Around, Wrong};
+pub use erase::Erasing;
 pub use key::Key;
+pub use links::{LinkTemplate, Links, Offered};
 pub use problem::Problem;
+pub use serve::serve;
+pub use token::{Scope, Token};
 
 /// Reads of the store at one time: far fewer than the runtime's blocking threads, so that lookups cannot take them all.
 const READS_MAX: usize = 16;
@@ -59,13 +78,44 @@ const WAITS_MAX: usize = 1024;
 /// Bulk lookups at one time, each of some megabytes at most. One more is refused, not queued.
 const BULKS_MAX: usize = 16;
 
-/// Who may look up, and where the listener stands.
-#[derive(Clone, Debug, Default)]
+/// How often the files of tokens are looked at.
+const ROTATION: Duration = Duration::from_secs(1);
+
+/// Who may look up, how often, and what they are offered. All of it can be swapped while the listener serves.
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whoever presents one of these may read everything. With none, only a loopback listener serves lookups.
+    /// Whoever presents one of these may do what its scope says. With none, a loopback listener lets everybody read.
     pub tokens: Vec<Token>,
     /// The admin listener is bound to a loopback address, so that only this machine can ask.
     pub loopback: bool,
+    /// Whoever presents a request's API key may look that request up.
+    pub own_records: bool,
+    /// Of one token.
+    pub requests_per_second: u32,
+    /// Of one tenant.
+    pub own_requests_per_second: u32,
+    /// In vain, from one address.
+    pub failures_per_minute: u32,
+    /// Connections to the listener.
+    pub connections_max: usize,
+    /// What an answer offers.
+    pub links: Links,
+}
+
+/// As the configuration has it when nobody says anything, but beyond loopback.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            loopback: false,
+            own_records: true,
+            requests_per_second: 1000,
+            own_requests_per_second: 5,
+            failures_per_minute: 60,
+            connections_max: 256,
+            links: Links::default(),
+        }
+    }
 }
 
 /// Why the gateway is not ready; ready if there is no reason.
@@ -80,6 +130,9 @@ pub type FleetSource = Arc<dyn Fn() -> Arc<FleetView> + Send + Sync>;
 
 /// Says whether the gateway is ready, and if not, why.
 pub type ReadinessSource = Arc<dyn Fn() -> Readiness + Send + Sync>;
+
+/// Has records deleted, by whoever may write; `None` if it cannot take any more at the moment.
+pub type EraseSource = Arc<dyn Fn(Erasure) -> Option<Erasing> + Send + Sync>;
 
 /// Everything a lookup may look at. Built by the application.
 #[derive(Clone)]
@@ -98,8 +151,12 @@ pub struct LookupState {
     pub fleet: FleetSource,
     /// For `/readyz`.
     pub readiness: ReadinessSource,
-    /// Who may look up.
-    pub settings: Settings,
+    /// Tells whose a request is, as the data path does.
+    pub tenants: Arc<Tenants>,
+    /// For deleting; `None` if the store is off.
+    pub erase: Option<EraseSource>,
+    /// Who may look up. A reload swaps it whole.
+    pub settings: Arc<ArcSwap<Settings>>,
 }
 
 impl fmt::Debug for LookupState {
@@ -117,24 +174,54 @@ struct Lookup {
     waits: Arc<Semaphore>,
     /// Permits for lookups of many keys.
     bulks: Arc<Semaphore>,
+    /// How often each may ask.
+    limits: Limits,
 }
 
 /// The admin interface. Lookups are guarded; health, readiness and metrics are open wherever the listener is bound.
 pub fn router(state: LookupState) -> Router {
     let permits = |count| Arc::new(Semaphore::new(count));
     let (reads, waits, bulks) = (permits(READS_MAX), permits(WAITS_MAX), permits(BULKS_MAX));
-    router_of(Arc::new(Lookup { state, reads, waits, bulks }))
+    router_of(Arc::new(Lookup { state, reads, waits, bulks, limits: Limits::default() }))
+}
+
+/// Looks each second whether a file holds another token than it did, for as long as it is polled.
+pub async fn rotate_tokens(settings: Arc<ArcSwap<Settings>>, metrics: Arc<Metrics>) -> Infallible {
+    let mut rotation = token::Rotation::default();
+    loop {
+        tokio::time::sleep(ROTATION).await;
+        let current = settings.load_full();
+        let tokens = current.tokens.clone();
+        // A disk may be slow, and this runtime answers lookups.
+        let looked = tokio::task::spawn_blocking(move || {
+            let rotated = rotation.look(&tokens);
+            (rotation, rotated)
+        });
+        let rotated;
+        (rotation, rotated) = looked.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the files of the tokens could not be looked at");
+            Default::default()
+        });
+        metrics.token_files_failing.set(rotation.failing() as i64);
+        if let Some(tokens) = rotated {
+            // If the settings were swapped meanwhile, these are of yesterday: the next look takes the new ones.
+            settings.compare_and_swap(&current, Arc::new(Settings { tokens, ..(*current).clone() }));
+        }
+    }
 }
 
 fn router_of(lookup: Arc<Lookup>) -> Router {
-    let guarded = Router::new()
-        .route("/v1/snapshots", get(list::list))
-        .route("/v1/snapshots/{key}", get(routes::snapshot))
+    let operators = Router::new()
+        .route("/v1/snapshots", get(list::list).delete(erase::of_tenant))
         .route("/v1/snapshots/resolve", post(bulk::resolve_all))
         .route("/v1/fleet", get(routes::fleet))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&lookup), auth::guard));
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&lookup), auth::operators));
+    let callers = Router::new()
+        .route("/v1/snapshots/{key}", get(routes::snapshot).delete(erase::of_id))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&lookup), auth::callers));
     Router::new()
-        .merge(guarded)
+        .merge(operators)
+        .merge(callers)
         .route("/healthz", get(routes::healthz))
         .route("/readyz", get(routes::readyz))
         .route("/metrics", get(routes::metrics))

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::accept::Form;
-use super::auth::Refusal;
+use super::auth::{BODY_BYTES_MAX, Refusal};
 use super::key::{Key, KeyError};
 use super::render;
 use super::resolve::{Absence, LookupError};
 use crate::ledger::DropReason;
-use crate::snapshot::{InstanceTag, Moment};
+use crate::snapshot::{InstanceTag, Moment, SnapshotId};
 
 /// The start of every problem's `type`.
 const TYPE_PREFIX: &str = "urn:snapgate:problem:";
@@ -207,22 +207,22 @@ impl Problem {
         Self::new("malformed", StatusCode::BAD_REQUEST, "Not a list of keys", detail).because("body")
     }
 
-    /// The body is larger, or names more keys, than one request may.
+    /// The body names more keys than one request may.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::new("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too many keys", detail).because("limit")
     }
 
     /// A lookup that was not even looked at.
     pub(super) fn refused(refusal: &Refusal) -> Self {
-        match refusal {
+        let problem = match refusal {
             Refusal::NotConfigured => Self::new(
                 "forbidden",
                 StatusCode::FORBIDDEN,
                 "Lookups are not open",
                 "this listener can be reached from other machines, and no token is configured: configure at least one \
-                 admin token, or bind the admin listener to 127.0.0.1",
-            )
-            .because("no_tokens_configured"),
+                 admin token, or bind the admin listener to 127.0.0.1; a caller's own requests can be looked up with \
+                 the API key that they bore, if lookup.own_records is on",
+            ),
             Refusal::ForeignHost(host) => Self::new(
                 "forbidden",
                 StatusCode::FORBIDDEN,
@@ -232,23 +232,95 @@ impl Problem {
                      are answered, so that no web page can pose as this machine: use the address, or configure an \
                      admin token"
                 ),
-            )
-            .because("foreign_host"),
+            ),
             Refusal::NoToken => Self::new(
                 "unauthorized",
                 StatusCode::UNAUTHORIZED,
                 "A token is needed",
                 "send the header Authorization: Bearer TOKEN with one of the configured admin tokens",
-            )
-            .because("no_token"),
+            ),
             Refusal::WrongToken => Self::new(
                 "unauthorized",
                 StatusCode::UNAUTHORIZED,
                 "The token is not known",
                 "the bearer token is none of the configured admin tokens: check that it was copied whole",
+            ),
+            Refusal::NotAllowed(scope) => Self::new(
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "The token does not allow this",
+                format!(
+                    "this takes an admin token whose scope has {:?}, and the one presented, if any, has not: use \
+                     another token, or widen its scope in lookup.tokens",
+                    scope.name()
+                ),
+            ),
+            Refusal::TooOften(pause) => Self::new(
+                "rate_limited",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many requests",
+                "more was asked, or more in vain, than [lookup] of the configuration allows one caller: slow down",
             )
-            .because("wrong_token"),
-        }
+            .with("retry_after_ms", pause.as_millis().max(1) as u64),
+            Refusal::TooLarge => Self::new(
+                "too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large",
+                format!("more than {BODY_BYTES_MAX} bytes are not read: ask in several requests"),
+            ),
+            Refusal::BodyBroken => Self::new(
+                "malformed",
+                StatusCode::BAD_REQUEST,
+                "The body did not come",
+                "the request's body did not come whole and in time: send it again",
+            ),
+        };
+        problem.because(refusal.reason())
+    }
+
+    /// Nothing to delete, because nothing is kept.
+    pub(super) fn nothing_kept() -> Self {
+        let detail = "nothing is kept that could be deleted, because the store is off: search a JSON log by hand";
+        Self::new("unknown", StatusCode::NOT_FOUND, "Nothing to delete", detail).because("store_off")
+    }
+
+    /// Nothing to delete, because there is nothing.
+    pub(super) fn nothing_to_erase(subject: &str) -> Self {
+        let detail =
+            format!("nothing is kept here of {subject:?}: check that it was copied whole, and ask every gateway");
+        Self::new("unknown", StatusCode::NOT_FOUND, "Nothing to delete", detail)
+    }
+
+    /// Eight digits that are several tenants'.
+    pub(super) fn ambiguous_tenant(tenants: Vec<String>) -> Self {
+        let detail = "several tenants are shown with these eight digits: give all 64 digits of the one that is meant";
+        Self::new("ambiguous", StatusCode::CONFLICT, "Which tenant?", detail).with("tenants", tenants)
+    }
+
+    /// As many deletions as can wait are waiting.
+    pub(super) fn erasures_wait() -> Self {
+        let detail = "as many deletions wait as can: ask again when they are done";
+        Self::new("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many deletions", detail).because("limit")
+    }
+
+    /// A deletion that was not carried out, or not to its end.
+    pub(super) fn not_erased(why: &str) -> Self {
+        let detail = format!("the deletion did not come to its end ({why}): ask for it again, which does no harm");
+        Self::new("failed", StatusCode::INTERNAL_SERVER_ERROR, "Not deleted", detail).because("store")
+    }
+
+    /// To a caller who may see its own records alone. The same for every ID it may not see, whatever there is.
+    pub(super) fn not_your_own(id: Option<SnapshotId>) -> Self {
+        let detail = "no request that is kept here has this snapshot ID and bore the API key presented: check that both \
+                      were copied whole. If the key was meant as an admin token, it is none of the configured ones";
+        let problem = Self::new("unknown", StatusCode::NOT_FOUND, "No such request", detail);
+        Self { id: id.map(|id| id.to_string()), ..problem }
+    }
+
+    /// A parameter that is not for callers of their own records.
+    pub(super) fn for_operators(what: &str) -> Self {
+        let detail = format!("{what} is for operators: leave it out, or present an admin token");
+        Self::new("forbidden", StatusCode::FORBIDDEN, "For operators", detail).because("operators_only")
     }
 
     /// A lookup that could not be carried out.
@@ -292,8 +364,9 @@ impl Problem {
                 let challenge = HeaderValue::from_static("Bearer realm=\"snapgate\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                let pause_ms = self.more.get("retry_after_ms").and_then(Value::as_u64).unwrap_or(1);
+                response.headers_mut().insert(header::RETRY_AFTER, pause_ms.div_ceil(1000).into());
             }
             _ => {}
         }

@@ -143,14 +143,24 @@ impl Found {
         Document::of(&self.record)
     }
 
-    /// Appends the document with one more key after its own. Spliced in, so that its bytes are those of the store and the
-    /// log.
+    /// Appends the document, and whether it is stored.
     pub(super) fn write(&self, body: &mut Vec<u8>) {
-        self.document().write(body);
-        let end = body.pop();
-        debug_assert_eq!(end, Some(b'}'), "a document is a JSON object");
-        body.extend_from_slice(format!(r#","stored":{}}}"#, self.stored).as_bytes());
+        write_with(&self.document(), self.stored, &[], body);
     }
+}
+
+/// Appends a document with more keys after its own, and their values as JSON. Spliced in, so that its bytes are those of the
+/// store and the log.
+pub(super) fn write_with(document: &Document<'_>, stored: bool, more: &[(&str, Vec<u8>)], body: &mut Vec<u8>) {
+    document.write(body);
+    let end = body.pop();
+    debug_assert_eq!(end, Some(b'}'), "a document is a JSON object");
+    body.extend_from_slice(format!(r#","stored":{stored}"#).as_bytes());
+    for (key, json) in more {
+        body.extend_from_slice(format!(r#","{key}":"#).as_bytes());
+        body.extend_from_slice(json);
+    }
+    body.push(b'}');
 }
 
 /// Answers a key. What is in memory is answered at once; the store is read on a blocking thread.

@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::accept::Form;
+use super::around::{self, Around, Width};
+use super::auth::Caller;
 use super::fleet::FleetPage;
 use super::key::Key;
+use super::links::{Links, Offered};
 use super::problem::Problem;
-use super::resolve::{Found, LookupError, Matches, resolve};
+use super::resolve::{Found, LookupError, Matches, resolve, write_with};
 use super::shape::{Format, Layout, Shape, Sheet};
 use super::wait::{Patience, until_complete};
-use super::{Lookup, render};
+use super::{Lookup, own, render};
+use crate::snapshot::{Document, Tenant};
+use crate::tenant::Peer;
 
 /// What may follow the `?` of a lookup. An unknown parameter is refused: a typo must not become a silent default.
 #[derive(Debug, Default, Deserialize)]
@@ -28,6 +33,8 @@ pub(super) struct LookupQuery {
     pub(super) shape: Option<Shape>,
     /// How it is written; as a rule as `Accept` says.
     pub(super) format: Option<Format>,
+    /// How far around one request to look for what else went wrong, such as `30s`.
+    pub(super) around: Option<String>,
 }
 
 impl LookupQuery {
@@ -40,40 +47,46 @@ impl LookupQuery {
         let layout = Layout::wanted(self.shape, self.format, headers, usual).map_err(|error| error.to_string())?;
         Ok((patience, layout))
     }
+
+    fn width(&self) -> Result<Option<Width>, String> {
+        let Some(text) = &self.around else { return Ok(None) };
+        text.parse().map(Some).map_err(|error| format!("around={text:?} is {error}"))
+    }
+
+    /// A shape or a format is a program's wish, whatever its library accepts.
+    fn is_tabular(&self) -> bool {
+        self.shape.is_some() || self.format.is_some()
+    }
 }
 
 /// `GET /v1/snapshots/{key}`: what became of a request.
 pub(super) async fn snapshot(
     State(lookup): State<Arc<Lookup>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<LookupQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    // A shape or a format is a program's wish, whatever its library accepts.
-    let tabular = query.as_ref().is_ok_and(|query| query.shape.is_some() || query.format.is_some());
+    let tabular = query.as_ref().is_ok_and(|query| query.is_tabular());
     let form = if tabular { Form::Json } else { Form::wanted(&headers) };
-    match look_up(&lookup, key, query, &headers).await {
-        Ok((matches, layout)) => show(&matches, form, layout),
-        Err(problem) => problem.answer(form),
-    }
+    let answer = async {
+        let key = key_of(key).map_err(|problem| *problem)?;
+        let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
+        match caller {
+            Caller::Operator(_) => look_up(&lookup, key, &query, &headers, form).await,
+            Caller::Own(tenant) => {
+                look_up_own(&lookup, tenant, peer.map(|Extension(peer)| peer), key, &query, form).await
+            }
+        }
+    };
+    answer.await.unwrap_or_else(|problem| problem.answer(form))
 }
 
-/// The steps of a lookup, each of which may end it. An absence is a problem here.
-async fn look_up(
-    lookup: &Lookup,
-    key: Result<Path<String>, PathRejection>,
-    query: Result<Query<LookupQuery>, QueryRejection>,
-    headers: &HeaderMap,
-) -> Result<(Matches, Layout), Problem> {
+/// The key in a path.
+pub(super) fn key_of(key: Result<Path<String>, PathRejection>) -> Result<Key, Box<Problem>> {
     let Path(key) = key.map_err(|rejection| Problem::malformed_path(&rejection.body_text()))?;
-    let key = Key::parse(&key).map_err(Problem::malformed_key)?;
-    let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
-    let (patience, layout) = query.read(headers, Format::Json).map_err(Problem::malformed_query)?;
-    let answer = resolve(lookup, key.clone()).await.map_err(failed)?;
-    let mut matches = answer.map_err(|absence| Problem::absent(&absence, &key, lookup.state.run.tag))?;
-    let mut found: Vec<_> = matches.found_mut().iter_mut().collect();
-    until_complete(lookup, &mut found, patience.deadline()).await.map_err(failed)?;
-    Ok((matches, layout))
+    Ok(Key::parse(&key).map_err(Problem::malformed_key)?)
 }
 
 /// A lookup that could not be carried out: for the log, and for the client.
@@ -85,36 +98,126 @@ pub(super) fn failed(error: LookupError) -> Problem {
     Problem::failed(&error)
 }
 
+/// The steps of an operator's lookup, each of which may end it. An absence is a problem here.
+async fn look_up(
+    lookup: &Lookup,
+    key: Key,
+    query: &LookupQuery,
+    headers: &HeaderMap,
+    form: Form,
+) -> Result<Response, Problem> {
+    let (patience, layout) = query.read(headers, Format::Json).map_err(Problem::malformed_query)?;
+    let width = query.width().map_err(Problem::malformed_query)?;
+    let answer = resolve(lookup, key.clone()).await.map_err(failed)?;
+    let mut matches = answer.map_err(|absence| Problem::absent(&absence, &key, lookup.state.run.tag))?;
+    let mut found: Vec<_> = matches.found_mut().iter_mut().collect();
+    until_complete(lookup, &mut found, patience.deadline()).await.map_err(failed)?;
+    let around = match (&matches, width) {
+        (_, None) => None,
+        (Matches::One(found), Some(width)) if form == Form::Text || layout == DOCUMENT => {
+            Some(around::look(lookup, &found.record, width).await.map_err(failed)?)
+        }
+        _ => return Err(not_around()),
+    };
+    Ok(show(&matches, &lookup.state.settings.load().links, around.as_ref(), form, layout))
+}
+
+/// What is around a request has no place but beside its document.
+pub(super) fn not_around() -> Problem {
+    Problem::malformed_query(
+        "around= goes with the document of one request: ask for one of its IDs, without a shape or a format",
+    )
+}
+
+/// The steps of a caller's lookup of its own record, of which it gets the document.
+async fn look_up_own(
+    lookup: &Lookup,
+    tenant: Tenant,
+    peer: Option<Peer>,
+    key: Key,
+    query: &LookupQuery,
+    form: Form,
+) -> Result<Response, Problem> {
+    if query.around.is_some() || query.is_tabular() {
+        return Err(Problem::for_operators("what around=, shape= and format= ask for"));
+    }
+    let (patience, _) = query.read(&HeaderMap::new(), Format::Json).map_err(Problem::malformed_query)?;
+    let Some(mut found) = own::find(lookup, tenant, &key).await.map_err(failed)? else {
+        // The next question in vain is refused; this one is answered, and the same for all.
+        lookup.limits.failed(&lookup.state.settings.load(), peer).ok();
+        return Err(Problem::not_your_own(key.id()));
+    };
+    until_complete(lookup, &mut [&mut found], patience.deadline()).await.map_err(failed)?;
+    let mut document = found.document();
+    own::redact(&mut document);
+    Ok(match form {
+        Form::Json => {
+            let mut body = Vec::new();
+            write_document(&document, found.stored, &Offered::default(), None, &mut body);
+            json(StatusCode::OK, body)
+        }
+        Form::Text => text(render::render(&document, render::WIDTH_MAX)),
+    })
+}
+
+/// One JSON value of whole documents, beside which there is room for what else the answer offers.
+const DOCUMENT: Layout = Layout { shape: Shape::Document, format: Format::Json };
+
 /// A key that names one request answers its document; one that several can bear answers a list, even of one. Tables are
 /// lists of rows.
-fn show(matches: &Matches, form: Form, layout: Layout) -> Response {
+fn show(matches: &Matches, links: &Links, around: Option<&Around>, form: Form, layout: Layout) -> Response {
     let found = matches.found();
     if form == Form::Text {
         return match matches {
-            Matches::One(found) => text(render::render(&found.document(), render::WIDTH_MAX)),
+            Matches::One(found) => {
+                let document = found.document();
+                let extras = render::extras(&links.of(&document), around, render::WIDTH_MAX);
+                text(render::render(&document, render::WIDTH_MAX) + &extras)
+            }
             Matches::Several { complete, .. } => {
                 let documents: Vec<_> = found.iter().map(Found::document).collect();
                 text(render::render_matches(&documents, *complete, render::WIDTH_MAX))
             }
         };
     }
-    let (mut sheet, mut body) = (Sheet::new(layout, &[]), Vec::new());
-    let documents = layout == Layout { shape: Shape::Document, format: Format::Json };
+    let mut body = Vec::new();
+    let write = |found: &Found, body: &mut Vec<u8>| {
+        let document = found.document();
+        write_document(&document, found.stored, &links.of(&document), around, body);
+    };
     match matches {
-        Matches::One(found) if documents => found.write(&mut body),
-        _ => {
-            if documents {
-                body.extend_from_slice(br#"{"matches":"#);
-            }
+        _ if layout != DOCUMENT => {
+            let mut sheet = Sheet::new(layout, &[]);
             sheet.open(&mut body);
             found.iter().for_each(|found| sheet.snapshot(&[], found, &mut body));
             sheet.close(&mut body);
-            if documents {
-                body.extend_from_slice(format!(r#","complete":{}}}"#, matches.complete()).as_bytes());
+        }
+        Matches::One(found) => write(found, &mut body),
+        Matches::Several { complete, .. } => {
+            body.extend_from_slice(br#"{"matches":["#);
+            for (place, found) in found.iter().enumerate() {
+                if place > 0 {
+                    body.push(b',');
+                }
+                write(found, &mut body);
             }
+            body.extend_from_slice(format!(r#"],"complete":{complete}}}"#).as_bytes());
         }
     }
     laid_out(layout, matches.complete(), body.into())
+}
+
+/// A document, and beside it what else the answer offers.
+fn write_document(
+    document: &Document<'_>,
+    stored: bool,
+    offered: &Offered,
+    around: Option<&Around>,
+    body: &mut Vec<u8>,
+) {
+    let mut more = vec![("links", to_json(offered))];
+    more.extend(around.map(|around| ("around", to_json(around))));
+    write_with(document, stored, &more, body);
 }
 
 /// Says whether there is more than the answer has; the body of a table has no place for it.
@@ -173,14 +276,14 @@ pub(super) async fn method_not_allowed(method: Method, headers: HeaderMap) -> Re
     Problem::method_not_allowed(method.as_str()).answer(Form::wanted(&headers))
 }
 
-fn to_json(page: &impl Serialize) -> Vec<u8> {
+pub(super) fn to_json(page: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(page).expect("a page has only text keys, and memory does not refuse a write")
 }
 
-fn json(status: StatusCode, body: Vec<u8>) -> Response {
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], Bytes::from(body)).into_response()
 }
 
-fn text(body: String) -> Response {
+pub(super) fn text(body: String) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }

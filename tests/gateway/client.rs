@@ -18,6 +18,10 @@ impl Request {
         Self { method: "GET", path: path.into(), headers: Vec::new(), body: Vec::new() }
     }
 
+    pub(crate) fn delete(path: impl Into<String>) -> Self {
+        Self { method: "DELETE", path: path.into(), headers: Vec::new(), body: Vec::new() }
+    }
+
     pub(crate) fn post(path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
         Self { method: "POST", path: path.into(), headers: Vec::new(), body: body.into() }
             .with("content-type", "application/json")

@@ -203,12 +203,12 @@ impl Found {
         self.json["stored"] == Value::Bool(true)
     }
 
-    /// The snapshot as it is stored and logged: the lookup adds one key at its end.
+    /// The snapshot as it is stored and logged: the lookup adds its keys at the end.
     #[track_caller]
     pub(crate) fn document(&self) -> String {
-        let end = format!(r#","stored":{}}}"#, self.stored());
-        let document = self.text.strip_suffix(&end).unwrap_or_else(|| panic!("no `stored` ends {}", self.text));
-        format!("{document}}}")
+        let beside = format!(r#","stored":{},"links":"#, self.stored());
+        let place = self.text.rfind(&beside).unwrap_or_else(|| panic!("no `stored` ends {}", self.text));
+        format!("{}}}", &self.text[..place])
     }
 
     /// The value at a JSON pointer, which has to be there.

@@ -1,6 +1,7 @@
 //! What a snapshot says is what happened: from the moment its ID can be read, wherever it is read, however its request
 //! ended, and without changing a byte of the answer.
 
+mod access;
 mod attacks;
 mod bodies;
 mod endings_abroad;

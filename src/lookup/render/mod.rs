@@ -7,6 +7,8 @@
 
 use crate::snapshot::Document;
 
+use super::around::Around;
+use super::links::Offered;
 use super::problem::Problem;
 
 pub(super) mod candidates;
@@ -38,6 +40,17 @@ pub fn render(document: &Document<'_>, width: usize) -> String {
     ];
     let shown: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
     shown.join("\n")
+}
+
+/// What an answer offers beside its snapshot: what happened around it, and where to look next.
+pub fn extras(offered: &Offered, around: Option<&Around>, width: usize) -> String {
+    let width = bounded(width);
+    let mut text = around.map_or_else(String::new, |around| format!("\n{}", around.render(width)));
+    for (place, (name, link)) in offered.iter().enumerate() {
+        text.push_str(if place == 0 { "\n" } else { "" });
+        text.push_str(&pair(name, link, width));
+    }
+    text
 }
 
 /// Several snapshots that one key answers, newest first.

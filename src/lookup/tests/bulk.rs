@@ -210,10 +210,11 @@ async fn what_cannot_be_asked_in_bulk_is_a_problem() {
         ("", "[\"a\"".to_owned(), 400, "body"),
         ("", keys(10_001), 413, "limit"),
         ("", json!(vec!["x"; 10_001]).to_string(), 413, "limit"),
-        ("", "x".repeat(3 << 20), 413, "limit"),
+        ("", "x".repeat(3 << 20), 413, "body_size"),
         ("?wait=31s", "x".to_owned(), 400, "query"),
         ("?shape=round", "x".to_owned(), 400, "query"),
         ("?shape=document&format=csv", "x".to_owned(), 400, "query"),
+        ("?around=30s", "x".to_owned(), 400, "query"),
         ("?limit=5", "x".to_owned(), 400, "query"),
     ] {
         let reply = gateway.resolve(query, &body).await;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::super::*;
 use super::specimen;
+use crate::snapshot::Tenant;
 use crate::snapshot::{InstanceTag, Record, TraceId};
 use crate::store::{DataDir, DropCount, Settings as StoreSettings, Store, Writer};
 
@@ -26,6 +27,9 @@ pub(super) struct Gateway {
     pub(super) writer: Writer,
     pub(super) waits: Arc<Semaphore>,
     pub(super) bulks: Arc<Semaphore>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tenants: Arc<Tenants>,
     _serving: JoinSet<()>,
 }
 
@@ -36,17 +40,19 @@ pub(super) struct Plan {
     pub(super) waits: usize,
     pub(super) store: StoreSettings,
     pub(super) started_ago: Duration,
+    pub(super) erase: Option<EraseSource>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            settings: Settings { tokens: Vec::new(), loopback: true },
+            settings: Settings { loopback: true, ..Settings::default() },
             reasons: Vec::new(),
             reads: READS_MAX,
             waits: WAITS_MAX,
             store: StoreSettings::default(),
             started_ago: Duration::from_secs(10_000),
+            erase: None,
         }
     }
 }
@@ -60,25 +66,30 @@ impl Gateway {
         let (writer, reader) = Store::open(&dir, &plan.store, Arc::clone(&run), "", run.started).unwrap();
         let ledger = Arc::new(Ledger::default());
         let view = Arc::new(specimen::view(clock.now()));
+        let settings = Arc::new(ArcSwap::from_pointee(plan.settings));
+        let (metrics, tenants) = (Metrics::new(), Arc::new(Tenants::by_key([7; 32])));
         let state = LookupState {
             run,
             ledger: Arc::clone(&ledger),
             reader: Some(reader),
-            metrics: Metrics::new(),
+            metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
             fleet: Arc::new(move || Arc::clone(&view)),
             readiness: Arc::new(move || Readiness { reasons: plan.reasons.clone() }),
-            settings: plan.settings,
+            tenants: Arc::clone(&tenants),
+            erase: plan.erase,
+            settings: Arc::clone(&settings),
         };
         let (reads, waits) = (Arc::new(Semaphore::new(plan.reads)), Arc::new(Semaphore::new(plan.waits)));
         let bulks = Arc::new(Semaphore::new(BULKS_MAX));
-        let lookup = Lookup { state, reads, waits: Arc::clone(&waits), bulks: Arc::clone(&bulks) };
+        let (waits_of, bulks_of) = (Arc::clone(&waits), Arc::clone(&bulks));
+        let lookup = Lookup { state, reads, waits: waits_of, bulks: bulks_of, limits: Limits::default() };
         let router = router_of(Arc::new(lookup));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, ledger, clock, tag, writer, waits, bulks, _serving: serving }
+        serving.spawn(serve(listener, router, Arc::clone(&settings), Arc::clone(&metrics), std::future::pending()));
+        Self { address, ledger, clock, tag, writer, waits, bulks, settings, metrics, tenants, _serving: serving }
     }
 
     /// A request issued `ago`, ended or not, held by nobody yet.
@@ -98,6 +109,24 @@ impl Gateway {
         issued.trace.trace_id = trace.unwrap_or(issued.trace.trace_id);
         issued.request.client_request_id = alias.map(Into::into);
         Arc::new(if ended { Record::closed(issued, specimen::outcome()) } else { Record::open(issued) })
+    }
+
+    /// A request that has ended and bore this API key.
+    pub(super) fn of_key(&self, random: u64, key: &str) -> Arc<Record> {
+        self.of_tenant(random, self.tenant(key))
+    }
+
+    pub(super) fn of_tenant(&self, random: u64, tenant: Tenant) -> Arc<Record> {
+        let issued_at = self.clock.now().minus(Duration::from_secs(1));
+        let mut issued = specimen::issued(issued_at, self.tag, random);
+        issued.request.tenant = Some(tenant);
+        Arc::new(Record::closed(issued, specimen::outcome()))
+    }
+
+    pub(super) fn tenant(&self, key: &str) -> Tenant {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-api-key", key.parse().unwrap());
+        self.tenants.of(&headers, None).unwrap()
     }
 
     pub(super) fn store(&mut self, records: &[Arc<Record>], drops: &[DropCount]) {

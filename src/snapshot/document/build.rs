@@ -141,7 +141,7 @@ impl<'a> AttemptPart<'a> {
         attempts
             .map(|attempt| Self {
                 target: (&*attempt.target.name).into(),
-                address: (&*attempt.target.address).into(),
+                address: Some((&*attempt.target.address).into()),
                 started_offset_us: attempt.started_offset_us,
                 connect_us: attempt.connect_us,
                 first_byte_offset_us: attempt.first_byte_offset_us,

@@ -121,7 +121,7 @@ pub struct InputsPart<'a> {
 pub struct AttemptPart<'a> {
     #[serde(borrow)]
     pub target: Text<'a>,
-    pub address: Text<'a>,
+    pub address: Option<Text<'a>>,
     pub started_offset_us: u64,
     pub connect_us: Option<u64>,
     pub first_byte_offset_us: Option<u64>,

@@ -1,0 +1,154 @@
+//! `?around=30s`: what else went wrong at the target of a request at that time.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Lookup;
+use super::render::{bounded, words};
+use super::resolve::{LookupError, TURN_WAIT_MAX, in_turn};
+use crate::snapshot::{Ending, Moment, Record};
+
+/// The widest that may be asked for: half of what is looked at.
+pub(super) const WIDTH_MAX: Duration = Duration::from_secs(600);
+
+/// How far before and after the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Width(Duration);
+
+impl FromStr for Width {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+        let limit = WIDTH_MAX.as_secs();
+        match span {
+            Some(span) if !span.is_zero() && span <= WIDTH_MAX => Ok(Self(span)),
+            _ => Err(format!(
+                "no duration that can be looked at: give a number with its unit, such as 30s, up to {limit}s"
+            )),
+        }
+    }
+}
+
+/// What else was recorded of the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Around {
+    /// The target.
+    pub target: Option<String>,
+    /// From when on requests were looked at, by their issue.
+    pub from: String,
+    /// Until when.
+    pub to: String,
+    /// Others that the target got then and that have ended.
+    pub requests: u64,
+    /// Those of them that went wrong, by how they ended, most first.
+    pub wrong: Vec<Wrong>,
+    /// Some of these, those nearest in time first.
+    pub ids: Vec<String>,
+    /// Everything from `from` to `to` was looked at. Otherwise what is nearest in time was.
+    pub complete: bool,
+}
+
+/// Requests that went wrong in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrong {
+    /// How they ended.
+    pub ending: Ending,
+    /// How many.
+    pub count: u64,
+}
+
+/// Looks around a request. One without a target has no surroundings.
+pub(super) async fn look(lookup: &Lookup, record: &Record, Width(width): Width) -> Result<Around, LookupError> {
+    let (id, issued) = (record.id(), record.issued.issued_at);
+    let outcome = record.outcome().and_then(|outcome| outcome.target());
+    let target = outcome.or(record.issued.decision.as_ref().map(|decision| decision.target()));
+    let target = target.map(|target| target.name.to_string());
+    let mut around = Around { complete: true, ..Around::default() };
+    let (mut from, mut to) = (issued.minus(width), issued.plus(width));
+    if let Some(name) = target.clone() {
+        let found = in_turn(lookup, TURN_WAIT_MAX, move |reader| {
+            reader.map(|reader| reader.around(&name, id, width)).transpose()
+        });
+        if let Some(found) = found.await? {
+            (from, to) = (Moment(found.from_unix_ms * 1000), Moment(found.to_unix_ms * 1000));
+            around.requests = found.requests;
+            around.wrong = found.wrong.into_iter().map(|(ending, count)| Wrong { ending, count }).collect();
+            around.ids = found.ids.into_iter().map(|id| id.to_string()).collect();
+            around.complete = found.complete;
+        }
+    }
+    Ok(Around { target, from: from.to_string(), to: to.to_string(), ..around })
+}
+
+impl Around {
+    /// For a person: one sentence, and the IDs.
+    pub fn render(&self, width: usize) -> String {
+        let width = bounded(width);
+        let Some(target) = &self.target else {
+            return "No target was chosen, so nothing happened around it.\n".to_owned();
+        };
+        let wrong: u64 = self.wrong.iter().map(|wrong| wrong.count).sum();
+        let mut sentence = format!(
+            "Around it, {} got {} from {} to {}, of which {wrong} went wrong",
+            words::clean(target),
+            words::counted(self.requests, "other request"),
+            words::clean(&self.from),
+            words::clean(&self.to)
+        );
+        for (place, Wrong { ending, count }) in self.wrong.iter().enumerate() {
+            sentence.push_str(if place == 0 { ": " } else { ", " });
+            sentence.push_str(&format!("{count} {}", ending.name()));
+        }
+        sentence.push_str(if self.complete {
+            "."
+        } else {
+            "; there were more at that time, and these are the nearest."
+        });
+        let mut text = words::wrapped(&sentence, width);
+        for id in &self.ids {
+            text.push_str(&format!("{}\n", words::line(&format!("  {}", words::clean(id)), width)));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_width_has_a_unit_and_a_limit() {
+        for (text, want) in
+            [("30s", Some(30)), ("10m", Some(600)), ("601s", None), ("0s", None), ("-1s", None), ("30", None)]
+        {
+            assert_eq!(text.parse::<Width>().ok(), want.map(|seconds| Width(Duration::from_secs(seconds))), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_reads_as_a_sentence() {
+        let around = Around {
+            target: Some("vllm-2".to_owned()),
+            from: "2026-11-23T12:12:45.000000Z".to_owned(),
+            to: "2026-11-23T12:13:45.000000Z".to_owned(),
+            requests: 412,
+            wrong: vec![
+                Wrong { ending: Ending::UpstreamReset, count: 3 },
+                Wrong { ending: Ending::UpstreamTimeout, count: 1 },
+            ],
+            ids: vec!["019ab3c2d1e0a7f11122334455667788".to_owned()],
+            complete: false,
+        };
+        let text = around.render(60);
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            words.contains("412 other requests") && words.contains("3 upstream_reset, 1 upstream_timeout"),
+            "{text}"
+        );
+        assert!(words.ends_with("019ab3c2d1e0a7f11122334455667788") && words.contains("nearest"), "{text}");
+    }
+}

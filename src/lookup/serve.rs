@@ -1,0 +1,187 @@
+//! The admin listener's connections: how many there are, how long one may dawdle, and who is at the other end.
+//!
+//! A client that sends its head slowly, reads its answer slowly or does nothing is cut off; one that opens too many
+//! connections gets a quarter of them at most, so that health checks and operators still come through.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Sleep, sleep};
+
+use super::Settings;
+use super::limit::address_of;
+use crate::telemetry::Metrics;
+use crate::tenant::Peer;
+
+/// For a request's head, counted from the last answer on a kept connection: longer than most pause between two scrapes.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request's head. A key has at most 128 characters, a token 512.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a client may leave everything unread that the system holds for it.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// One address may have one of so many connections.
+const SHARE_OF_ONE: usize = 4;
+
+/// How long accepting rests when the process is out of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop`, then lets what is under way end. Whoever calls sets the deadline for that.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: Arc<ArcSwap<Settings>>,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) {
+    let (graceful, mut stop) = (GracefulShutdown::new(), pin!(stop));
+    let (mut connections, mut open) = (JoinSet::new(), HashMap::<Id, IpAddr>::new());
+    loop {
+        let max = settings.load().connections_max;
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < max => accepted,
+            Some(ended) = connections.join_next_with_id() => {
+                open.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+                continue;
+            }
+            () = &mut stop => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip())),
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin listener could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let address = address_of(Some(peer));
+        if open.values().filter(|other| **other == address).count() >= max.div_ceil(SHARE_OF_ONE) {
+            metrics.lookup_refused("connections");
+            continue;
+        }
+        let serving = graceful.watch(connection(stream, peer, &router));
+        let task = connections.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "a connection to the admin listener ended badly");
+            }
+        });
+        open.insert(task.id(), address);
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: &Router,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    // Refused only for a socket that is gone already.
+    stream.set_nodelay(true).ok();
+    let router = TowerToHyperService::new(router.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    builder.serve_connection(TokioIo::new(Paced { stream, stalled: None }), service)
+}
+
+/// A connection that fails when its client reads nothing for [`STALL_MAX`] of what is to be written.
+struct Paced<S> {
+    stream: S,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Paced<S> {
+    /// The outcome of a try to write, unless the client has had its time.
+    fn paced<T>(&mut self, cx: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if tried.is_ready() {
+            self.stalled = None;
+            return tried;
+        }
+        ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_MAX))).as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let tried = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.paced(cx, tried)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let tried = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.paced(cx, tried)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
+        let (mut client, stream) = duplex(16);
+        let mut paced = Paced { stream, stalled: None };
+        let error = paced.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        client.read_exact(&mut [0; 16]).await.unwrap();
+
+        let (mut client, stream) = duplex(16);
+        let mut paced = Paced { stream, stalled: None };
+        let reading = async {
+            for _ in 0..4 {
+                sleep(STALL_MAX / 2).await;
+                client.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(paced.write_all(&[0; 64]), reading);
+        written.expect("it reads, if slowly");
+    }
+}
