@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 
 use super::flushes::Flushes;
 use super::{Settings, Thread};
+use crate::tenant::Peer;
 
 /// How a client that speaks HTTP/2 without being asked begins; no HTTP/1.1 request may (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -78,6 +81,12 @@ async fn spoken(stream: &TcpStream) -> Protocol {
     }
 }
 
+/// Where the client is, if its tenant may depend on that.
+fn peer(thread: &Thread, stream: &TcpStream) -> Option<Peer> {
+    let wanted = thread.gateway.wanted.tenants.needs_peer();
+    wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| Peer(address.ip()))
+}
+
 async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
     let gateway = Arc::clone(&thread.gateway);
     let Settings { request_head_timeout, head_bytes_max, headers_max, client_stall, .. } = gateway.settings;
@@ -88,9 +97,13 @@ async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
         .max_buf_size(head_bytes_max)
         .max_headers(headers_max);
     let flushes = Flushes::default();
+    let peer = peer(&thread, &stream);
     let stream = flushes.of(stream, client_stall);
     let seen = flushes.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (thread, flushes) = (Arc::clone(&thread), flushes.clone());
         flushes.asked();
         async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
@@ -121,8 +134,12 @@ async fn serve_http2(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL);
     let flushes = Flushes::of_streams();
+    let peer = peer(&thread, &stream);
     let stream = flushes.of(stream, client_stall);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (thread, flushes) = (Arc::clone(&thread), flushes.clone());
         async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
     });

@@ -50,6 +50,36 @@ fn a_request_is_its_tenants_until_somebody_deletes_it() {
 }
 
 #[test]
+fn a_name_is_a_tenant_on_both_listeners_for_a_trusted_proxy_and_nobody_else() {
+    let sims = Sims::one();
+    let start = |trusted: &str| {
+        let setup = Setup::before(sims.addresses()).set("lookup.tokens", TOKENS).set("tenant.header", "x-tenant");
+        setup.set("tenant.trusted", trusted).set("tenant.secret", "one-for-both-of-them").start()
+    };
+    let (key, name, other) = (("x-api-key", "sk-mine"), ("x-tenant", "acme"), ("x-tenant", "evil"));
+    let sent = |gateway: &Gateway, headers: &[(&str, &str)]| {
+        let request = headers.iter().fold(Request::chat(), |request, (name, value)| request.with(name, value));
+        let id = gateway.ask(&request).id();
+        let document: serde_json::Value =
+            serde_json::from_slice(&look(gateway, &id, OPS).body).expect("a document is JSON");
+        (id, document["request"]["tenant"].as_str().map(str::to_owned))
+    };
+
+    let trusting = start("10.0.0.0/8,127.0.0.1");
+    let ((named, by_name), (_, by_both), (keyed, by_key)) =
+        (sent(&trusting, &[name]), sent(&trusting, &[name, key]), sent(&trusting, &[key]));
+    assert!(by_name.is_some() && by_name == by_both && by_key.is_some(), "{by_name:?} {by_both:?} {by_key:?}");
+    for (id, header, status) in [(&named, name, 200), (&named, other, 404), (&keyed, name, 404), (&keyed, key, 200)] {
+        assert_eq!(look(&trusting, id, header).status, status, "{header:?}");
+    }
+
+    let wary = start("10.0.0.0/8");
+    let (named, by_nobody) = sent(&wary, &[name]);
+    assert_eq!((by_nobody, sent(&wary, &[name, key]).1), (None, by_key), "who can connect can send a header");
+    assert_eq!(look(&wary, &named, name).status, 401);
+}
+
+#[test]
 fn no_request_names_its_own_target() {
     let sims = Sims::one();
     let gateway = Setup::before(sims.addresses()).start();
