@@ -196,7 +196,7 @@ pub struct Pages {
 #[derive(Debug)]
 enum Source {
     Store { reader: Reader, next: Option<Box<Listing>> },
-    Gateway { admin: Admin, next: Option<String> },
+    Gateway { admin: Box<Admin>, next: Option<String> },
 }
 
 impl Pages {
@@ -229,7 +229,7 @@ impl Pages {
             Format::Csv => "csv",
         };
         let next = Some(format!("/v1/snapshots?{}&shape={shape}&format={format}", selection.parameters));
-        Self { source: Source::Gateway { admin, next }, layout, begun: false }
+        Self { source: Source::Gateway { admin: Box::new(admin), next }, layout, begun: false }
     }
 
     /// Writes the next page, and says how many rows it had; `None` after the last.
