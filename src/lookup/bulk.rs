@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use futures_util::stream;
 use serde_json::value::RawValue;
@@ -28,7 +28,7 @@ use super::wait::until_complete;
 use crate::store::Reader;
 
 /// Keys in one request at most.
-const KEYS_MAX: usize = 10_000;
+pub(super) const KEYS_MAX: usize = 10_000;
 
 /// Keys that are looked up in one turn: a few milliseconds, mostly.
 const KEYS_PER_TURN: usize = 64;
@@ -78,7 +78,7 @@ fn begin(
     }
     let permit = Arc::clone(&lookup.bulks).try_acquire_owned();
     let permit = permit.map_err(|_| failed(LookupError::Busy("of many keys")))?;
-    let asked = read(body)?.into();
+    let asked = read(body, headers)?.into();
     let deadline = patience.deadline();
     let work = Work { lookup, asked, next: 0, deadline, sheet: Sheet::new(layout, &LEAD), _permit: permit };
     let lines = stream::try_unfold(Some(work), |work| async {
@@ -88,8 +88,9 @@ fn begin(
     Ok(laid_out(layout, true, Body::from_stream(lines)))
 }
 
-/// The keys of a body: a JSON array, or one a line, as a JSON text or as it is. Blank lines do not count.
-fn read(body: &[u8]) -> Result<Vec<Asked>, Box<Problem>> {
+/// The keys of a body: a JSON array, or one a line, as a JSON text or as it is. Blank lines do not count. A body that is
+/// said to be JSON is an array; else its beginning tells, for what curl and browsers say by themselves means nothing.
+fn read(body: &[u8], headers: &HeaderMap) -> Result<Vec<Asked>, Box<Problem>> {
     let malformed = |what: fmt::Arguments<'_>| {
         Box::new(Problem::malformed_body(format!("the body {what}: send a JSON array of texts, or one key a line")))
     };
@@ -98,7 +99,7 @@ fn read(body: &[u8]) -> Result<Vec<Asked>, Box<Problem>> {
     if body.is_empty() {
         return Err(malformed(format_args!("is empty")));
     }
-    let in_array = body.starts_with('[');
+    let in_array = body.starts_with('[') || is_json(headers);
     let elements: Vec<&str> = if in_array {
         let array: Vec<&RawValue> =
             serde_json::from_str(body).map_err(|error| malformed(format_args!("is no JSON array ({error})")))?;
@@ -111,6 +112,11 @@ fn read(body: &[u8]) -> Result<Vec<Asked>, Box<Problem>> {
         return Err(Box::new(Problem::too_large(detail)));
     }
     Ok(elements.into_iter().map(|element| asked(element, in_array)).collect())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// One element of a body. In an array it has to be a JSON text; on a line what begins like JSON has to be one, too.

@@ -31,7 +31,7 @@ use crate::snapshot::{Ending, Moment, Record, SnapshotId, TraceId};
 use crate::store::{Filter, ReadError, Reader};
 
 /// Snapshots on a page if nobody says.
-const LIMIT_DEFAULT: usize = 100;
+pub(super) const LIMIT_DEFAULT: usize = 100;
 
 /// Snapshots on a page at most.
 pub(super) const LIMIT_MAX: usize = 1_000;

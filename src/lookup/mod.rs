@@ -6,7 +6,7 @@
 //! told, `links` and `around` what to look at next, [`problem`] how to say that there is nothing and [`render`] how to say it
 //! to a person. `bulk` answers many keys, [`list`] questions without one, page by page (`cursor`); `erase` has records
 //! deleted. [`client`] is the other end: how the command line asks for a key, for a whole list ([`export`]) and for what
-//! comes ([`tail`]).
+//! comes ([`tail`]), and `openapi` describes it all to others.
 //!
 //! What is deliberately absent: nothing here writes, deleting is asked for and done elsewhere; and nothing here knows the
 //! data path, the pipeline or the exits.
@@ -46,6 +46,7 @@ mod limit;
 mod links;
 pub mod list;
 pub mod moment;
+mod openapi;
 mod own;
 pub mod problem;
 pub mod render;
@@ -178,7 +179,8 @@ struct Lookup {
     limits: Limits,
 }
 
-/// The admin interface. Lookups are guarded; health, readiness and metrics are open wherever the listener is bound.
+/// The admin interface. Lookups are guarded; health, readiness, metrics and the description of it all are open
+/// wherever the listener is bound.
 pub fn router(state: LookupState) -> Router {
     let permits = |count| Arc::new(Semaphore::new(count));
     let (reads, waits, bulks) = (permits(READS_MAX), permits(WAITS_MAX), permits(BULKS_MAX));
@@ -225,6 +227,7 @@ fn router_of(lookup: Arc<Lookup>) -> Router {
         .route("/healthz", get(routes::healthz))
         .route("/readyz", get(routes::readyz))
         .route("/metrics", get(routes::metrics))
+        .route("/openapi.json", get(openapi::page))
         .method_not_allowed_fallback(routes::method_not_allowed)
         .fallback(routes::no_such_path)
         .layer(middleware::map_response(seal))

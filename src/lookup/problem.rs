@@ -340,7 +340,7 @@ impl Problem {
     pub(super) fn no_such_path(path: &str) -> Self {
         let detail = format!(
             "nothing is at {path:?}; there are /v1/snapshots, /v1/snapshots/KEY, /v1/snapshots/resolve, /v1/fleet, \
-             /healthz, /readyz and /metrics"
+             /healthz, /readyz, /metrics and /openapi.json, which describes them"
         );
         Self::new("no_such_path", StatusCode::NOT_FOUND, "No such path", detail)
     }

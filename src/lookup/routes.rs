@@ -280,8 +280,8 @@ pub(super) fn to_json(page: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(page).expect("a page has only text keys, and memory does not refuse a write")
 }
 
-pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], Bytes::from(body)).into_response()
+pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
 pub(super) fn text(body: String) -> Response {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The schema of the document, as users get it.
-const SCHEMA: &str = include_str!("../../../otel/snapshot.schema.json");
+pub(in crate::lookup) const SCHEMA: &str = include_str!("../../../otel/snapshot.schema.json");
 
 /// The one key that is a column although the document does not always have it: every row does. Others that lookups add to
 /// a document are left to it.

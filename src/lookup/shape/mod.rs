@@ -17,6 +17,7 @@ use super::accept;
 use super::resolve::Found;
 
 pub use self::columns::Column;
+pub(super) use self::columns::SCHEMA;
 
 /// What of a snapshot is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]

@@ -16,6 +16,7 @@ mod access;
 mod bulk;
 mod gateway;
 mod list;
+mod openapi;
 mod schema;
 
 use gateway::{Gateway, Plan};
