@@ -329,6 +329,14 @@ impl Metrics {
     pub fn scrape_failed(&self, target: &str, reason: &'static str) {
         self.scrape_failures.get_or_create(&ScrapeLabels { target: target.to_owned(), reason }).inc();
     }
+
+    /// A target is gone: what was counted of it would stay on the page for ever.
+    pub fn forget_target(&self, target: &str, reasons: &[&'static str]) {
+        self.scrapes.remove(&TargetLabels { target: target.to_owned() });
+        for &reason in reasons {
+            self.scrape_failures.remove(&ScrapeLabels { target: target.to_owned(), reason });
+        }
+    }
 }
 
 /// The books of one exit: offered + recovered = delivered + rejected + dropped + skipped + pending.

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,7 @@ impl<F: Future + Unpin> Future for Timed<F> {
 /// The budget of one fleet.
 #[derive(Debug)]
 pub(super) struct Budget {
-    targets: f64,
+    targets: AtomicUsize,
     cpu_share: f64,
     publish_interval: Duration,
     probe_interval: Duration,
@@ -118,7 +118,7 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            targets: settings.targets.len() as f64,
+            targets: AtomicUsize::new(settings.targets.len()),
             cpu_share: settings.poll_cpu_share,
             publish_interval: settings.publish_interval,
             probe_interval: settings.probe_interval,
@@ -126,6 +126,15 @@ impl Budget {
             probes: Meter::new(PROBE_COST_FIRST),
             publishing: Meter::new(Duration::ZERO),
         }
+    }
+
+    /// From now on there are so many targets.
+    pub(super) fn set_targets(&self, targets: usize) {
+        self.targets.store(targets, Relaxed);
+    }
+
+    fn targets(&self) -> f64 {
+        self.targets.load(Relaxed) as f64
     }
 
     /// Carries all costs on. To be called once a second.
@@ -137,14 +146,14 @@ impl Budget {
 
     /// The least time from one probe of a target to the next.
     pub(super) fn probe_interval_min(&self) -> Duration {
-        stretched(self.targets * self.probes.cost_seconds(), self.left() * PROBE_PART)
+        stretched(self.targets() * self.probes.cost_seconds(), self.left() * PROBE_PART)
     }
 
     /// The least time from one scrape of a target to the next.
     pub(super) fn scrape_interval_min(&self) -> Duration {
         let probe_interval = self.probe_interval.max(self.probe_interval_min());
-        let probing = self.targets * self.probes.cost_seconds() / probe_interval.as_secs_f64();
-        stretched(self.targets * self.scrapes.cost_seconds(), self.left() - probing)
+        let probing = self.targets() * self.probes.cost_seconds() / probe_interval.as_secs_f64();
+        stretched(self.targets() * self.scrapes.cost_seconds(), self.left() - probing)
     }
 
     /// The share that publishing leaves to exchanges.
@@ -165,14 +174,13 @@ mod tests {
     use super::*;
 
     fn budget(targets: usize) -> Budget {
-        let target =
-            |n| TargetSettings { name: format!("t{n}"), address: "127.0.0.1:1".into(), gpus: None, models: Vec::new() };
+        let target = |n| TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1");
         Budget::new(&Settings::new((0..targets).map(target).collect()))
     }
 
     /// The share of a processor that asking this often takes.
     fn use_of(budget: &Budget, settings: &Settings) -> f64 {
-        let each = |meter: &Meter, interval: Duration| budget.targets * meter.cost_seconds() / interval.as_secs_f64();
+        let each = |meter: &Meter, interval: Duration| budget.targets() * meter.cost_seconds() / interval.as_secs_f64();
         each(&budget.scrapes, settings.poll_interval.max(budget.scrape_interval_min()))
             + each(&budget.probes, settings.probe_interval.max(budget.probe_interval_min()))
     }

@@ -63,14 +63,13 @@ impl Ejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Target;
+    use crate::fleet::TargetSettings;
 
     const FIRST: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_target_that_fails_again_is_out_longer_until_it_has_behaved() {
-        let target = Target { slot: 0, name: "t".into(), address: "-".into(), gpus: None };
-        let (slot, mut ejection) = (Slot::new(target, [].into()), Ejection::default());
+        let (slot, mut ejection) = (Slot::new(0, &TargetSettings::plain("t", "-")), Ejection::default());
         let rule = Rule { after: 3, time: FIRST };
         let start = Instant::now();
         let mut is_out = |failures: u32, seconds: u64| {
@@ -103,8 +102,7 @@ mod tests {
 
     #[test]
     fn nobody_is_out_when_it_is_switched_off() {
-        let target = Target { slot: 0, name: "t".into(), address: "-".into(), gpus: None };
-        let slot = Slot::new(target, [].into());
+        let slot = Slot::new(0, &TargetSettings::plain("t", "-"));
         (0..100).for_each(|_| slot.live.failed());
         assert!(!Ejection::default().tick(&slot, Rule { after: 0, time: FIRST }, Instant::now()));
     }

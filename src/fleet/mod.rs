@@ -11,6 +11,7 @@
 //!   allows.
 //! - `ejection` passes over targets whose requests fail, whatever their probes say.
 //! - `publish` makes a new sample of a slot that changed, shares all others, and swaps the view.
+//! - Targets come and go while it runs: `roster` says who is there, [`Fleet::set_targets`] changes it.
 
 mod budget;
 mod ejection;
@@ -21,26 +22,29 @@ mod probe;
 mod prometheus;
 mod publish;
 mod rates;
+mod roster;
 mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use http::Uri;
-use tokio::task::{Id, JoinSet};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{FleetView, Health, Live, Target};
+use crate::snapshot::{FleetView, Health};
 use crate::telemetry::Metrics;
 use budget::Budget;
 use fetch::Fetcher;
-use publish::Publisher;
+pub use roster::Change;
+use roster::Roster;
 pub use slot::Problems;
 use slot::Slot;
 
@@ -53,7 +57,7 @@ const PANIC_PAUSE: Duration = Duration::from_secs(5);
 /// Which targets there are, and how they are watched. No duration is zero and every share is above 0.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// In a fixed order: a target's place is its slot.
+    /// Those at the start.
     pub targets: Vec<TargetSettings>,
     /// From the start of one scrape of a target to the next, give or take a tenth, unless it is stretched.
     pub poll_interval: Duration,
@@ -102,6 +106,14 @@ pub struct TargetSettings {
     pub models: Vec<String>,
 }
 
+#[cfg(test)]
+impl TargetSettings {
+    /// One that serves any model.
+    fn plain(name: &str, address: &str) -> Self {
+        Self { name: name.into(), address: address.into(), gpus: None, models: Vec::new() }
+    }
+}
+
 impl Settings {
     /// These targets, and the default for everything else.
     pub fn new(targets: Vec<TargetSettings>) -> Self {
@@ -131,17 +143,15 @@ impl Settings {
 #[derive(Debug)]
 pub struct Fleet {
     watch: Arc<Watch>,
-    slots: Box<[Arc<Slot>]>,
-    /// Locked by the tick alone, for the time of the tick.
-    publisher: Mutex<Ticking>,
+    /// Locked by the tick, for the time of the tick, and for a change.
+    roster: Mutex<Roster>,
+    /// Has [`Fleet::run`] look whom it has to watch.
+    changed: Notify,
     view: ArcSwap<FleetView>,
 }
 
-#[derive(Debug)]
-struct Ticking {
-    publisher: Publisher,
-    settled: Instant,
-}
+/// The task that watches one target.
+type Watcher = (Arc<Slot>, AbortHandle);
 
 /// What every task that watches a target needs.
 #[derive(Debug)]
@@ -158,11 +168,9 @@ impl Fleet {
     /// Publishes the first view at once: nothing is known, and every target may be chosen. Nothing is asked before
     /// [`Fleet::run`].
     pub fn new(settings: Settings, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
-        let slots: Box<[_]> = (0u32..).zip(&settings.targets).map(|(slot, target)| new_slot(slot, target)).collect();
         let (start, now) = (Instant::now(), clock.now());
-        let eject = ejection::Rule { after: settings.eject_after, time: settings.eject_time };
-        let mut publisher = Publisher::new(&slots, settings.fresh_within, settings.window, eject, start, now);
-        let view = publisher.view(&slots, start, now);
+        let mut roster = Roster::new(&settings, start, now);
+        let view = roster.view(start, now);
         let budget = Budget::new(&settings);
         let watch = Watch {
             scraper: Fetcher::new(settings.poll_timeout, Arc::clone(&budget.scrapes)),
@@ -174,8 +182,8 @@ impl Fleet {
         };
         Arc::new(Self {
             watch: Arc::new(watch),
-            slots,
-            publisher: Mutex::new(Ticking { publisher, settled: start }),
+            roster: Mutex::new(roster),
+            changed: Notify::new(),
             view: ArcSwap::from_pointee(view),
         })
     }
@@ -185,14 +193,21 @@ impl Fleet {
         self.view.load()
     }
 
-    /// The counters of the target in `slot`, if the fleet has one there.
-    pub fn live(&self, slot: u32) -> Option<Arc<Live>> {
-        self.slots.get(slot as usize).map(|slot| Arc::clone(&slot.live))
-    }
-
     /// What stands in the way of knowing each target, in the order of the view's members.
     pub fn problems(&self) -> Vec<Problems> {
-        self.slots.iter().map(|slot| slot.problems()).collect()
+        self.roster().slots().iter().map(|slot| slot.problems()).collect()
+    }
+
+    /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
+    /// requests under way at others go on to their ends. One whose name and address stay keeps its slot, its counters and
+    /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
+    pub fn set_targets(&self, targets: &[TargetSettings]) -> Change {
+        let mut roster = self.roster();
+        let change = roster.replace(targets, self.watch.clock.now());
+        self.watch.budget.set_targets(targets.len());
+        self.publish_from(&mut roster);
+        self.changed.notify_one();
+        change
     }
 
     /// Probes, polls and publishes until `stop`. Every task it starts ends with it; the connections they leave behind
@@ -200,21 +215,19 @@ impl Fleet {
     pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut tasks = JoinSet::new();
-        let mut slot_of = HashMap::new();
-        for slot in &self.slots {
-            self.start(&mut tasks, &mut slot_of, slot, Duration::ZERO);
-        }
+        let mut watchers = HashMap::new();
+        self.follow(&mut tasks, &mut watchers);
         let mut ticks = tokio::time::interval(self.watch.settings.publish_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = ticks.tick() => self.publish(),
+                () = self.changed.notified() => self.follow(&mut tasks, &mut watchers),
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                    if let Some(slot) = slot_of.remove(&id) {
-                        tracing::error!(pod = &*slot.target.name, "the task that watches the pod panicked; starting it again");
-                        self.start(&mut tasks, &mut slot_of, &slot, PANIC_PAUSE);
+                    if let Some((slot, _)) = watchers.remove(&id) {
+                        self.ended(&mut tasks, &mut watchers, &slot);
                     }
                 }
             }
@@ -224,28 +237,64 @@ impl Fleet {
 
     /// Publishes the view of now. [`Fleet::run`] does it every `publish_interval`.
     pub fn publish(&self) {
+        self.publish_from(&mut self.roster());
+    }
+
+    fn publish_from(&self, roster: &mut Roster) {
         let budget = &self.watch.budget;
-        // A tick that panicked left samples that are each whole; the next tick goes on from them.
-        let mut ticking = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
         budget.publishing.once_now(|| {
             let instant = Instant::now();
-            let view = ticking.publisher.view(&self.slots, instant, self.watch.clock.at(instant));
+            let view = roster.view(instant, self.watch.clock.at(instant));
             self.view.store(Arc::new(view));
         });
-        if ticking.settled.elapsed() >= SETTLE_INTERVAL {
-            ticking.settled = Instant::now();
+        if roster.settled.elapsed() >= SETTLE_INTERVAL {
+            roster.settled = Instant::now();
             budget.settle();
         }
     }
 
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        // A tick that panicked left samples that are each whole; the next tick goes on from them.
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has everybody watched who is there, and nobody else.
+    fn follow(&self, tasks: &mut JoinSet<()>, watchers: &mut HashMap<Id, Watcher>) {
+        let mut unwatched: HashMap<_, _> =
+            self.roster().slots().iter().map(|slot| (Arc::as_ptr(slot), Arc::clone(slot))).collect();
+        for (slot, task) in watchers.values() {
+            if unwatched.remove(&Arc::as_ptr(slot)).is_none() {
+                task.abort();
+            }
+        }
+        for slot in unwatched.values() {
+            self.start(tasks, watchers, slot, Duration::ZERO);
+        }
+    }
+
+    /// The task that watched a target has ended, because the target is gone or because of a bug.
+    fn ended(&self, tasks: &mut JoinSet<()>, watchers: &mut HashMap<Id, Watcher>, slot: &Arc<Slot>) {
+        let name = &*slot.target.name;
+        let roster = self.roster();
+        let there = roster.slots().iter().any(|other| Arc::ptr_eq(other, slot));
+        let named = roster.slots().iter().any(|other| *other.target.name == *name);
+        drop(roster);
+        if there {
+            tracing::error!(pod = name, "the task that watches the pod panicked; starting it again");
+            self.start(tasks, watchers, slot, PANIC_PAUSE);
+        } else if !named {
+            self.watch.metrics.forget_target(name, &poll::REASONS);
+        }
+    }
+
     /// Starts the task that watches one target, after a pause.
-    fn start(&self, tasks: &mut JoinSet<()>, slot_of: &mut HashMap<Id, Arc<Slot>>, slot: &Arc<Slot>, pause: Duration) {
+    fn start(&self, tasks: &mut JoinSet<()>, watchers: &mut HashMap<Id, Watcher>, slot: &Arc<Slot>, pause: Duration) {
         let (watch, watched) = (Arc::clone(&self.watch), Arc::clone(slot));
         let task = tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             watch.target(watched).await;
         });
-        slot_of.insert(task.id(), Arc::clone(slot));
+        watchers.insert(task.id(), (Arc::clone(slot), task));
     }
 }
 
@@ -267,10 +316,4 @@ impl Watch {
             }
         }
     }
-}
-
-fn new_slot(slot: u32, settings: &TargetSettings) -> Arc<Slot> {
-    let TargetSettings { name, address, gpus, models } = settings;
-    let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
-    Arc::new(Slot::new(target, models.iter().map(|model| model.as_str().into()).collect()))
 }

@@ -106,6 +106,10 @@ fn next_interval(settings: &Settings, failures: u32, duration: Duration, budget:
     configured.max(least.max(budget).mul_f64(rand::random_range(1.0..1.0 + JITTER)))
 }
 
+/// Every [`ScrapeError::reason`].
+pub(super) const REASONS: [&str; 7] =
+    ["timeout", "connect", "broken", "too_large", "status", "not_metrics", "no_engine_series"];
+
 impl ScrapeError {
     /// For counting.
     const fn reason(&self) -> &'static str {

@@ -52,6 +52,18 @@ impl Publisher {
         Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()), eject, pools }
     }
 
+    /// The targets are others now: each is the one that stood at a place before, or new.
+    pub(super) fn rearrange(&mut self, slots: &[Arc<Slot>], places: &[Option<usize>], now: Moment) {
+        let mut before: Vec<_> = std::mem::take(&mut self.latest).into_iter().map(Some).collect();
+        let latest = slots.iter().zip(places).map(|(slot, place)| {
+            let kept = place.and_then(|place| before[place].take());
+            kept.unwrap_or_else(|| Latest::of(slot, 1, now, slot.known(), self.fresh_within, self.window_ms))
+        });
+        self.latest = latest.collect();
+        self.window.rearrange(places);
+        self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
+    }
+
     /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
     /// stale since the last view. On the way the gateway's own rates are brought up to date.
     pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
@@ -134,9 +146,10 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
 
 #[cfg(test)]
 mod tests {
+    use super::super::TargetSettings;
     use super::super::engine::Observation;
     use super::*;
-    use crate::snapshot::{Excluded, Target};
+    use crate::snapshot::Excluded;
 
     const FRESH_WITHIN: Duration = Duration::from_secs(2);
     const WINDOW: Duration = Duration::from_secs(10);
@@ -154,8 +167,8 @@ mod tests {
 
     impl Bench {
         fn new(targets: u32) -> Self {
-            let target = |slot| Target { slot, name: format!("t{slot}").into(), address: "-".into(), gpus: None };
-            let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(target(slot), [].into()))).collect();
+            let target = |slot| TargetSettings::plain(&format!("t{slot}"), "-");
+            let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(slot, &target(slot)))).collect();
             let start = Instant::now();
             let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, EJECT, start, EPOCH);
             Self { slots, publisher, start, now: Duration::ZERO }

@@ -110,6 +110,13 @@ impl FleetWindow {
         Self { length, points: VecDeque::from([(start, vec![(0, 0); targets])]) }
     }
 
+    /// The targets are others now: each is the one that stood at a place before, or new.
+    pub(super) fn rearrange(&mut self, places: &[Option<usize>]) {
+        for (_, totals) in &mut self.points {
+            *totals = places.iter().map(|place| place.map_or((0, 0), |place| totals[place])).collect();
+        }
+    }
+
     /// Notes the totals of all targets if it is time for another point, then answers the span that ends now. Until the
     /// window is full, that is the time since the start, but at least [`SPAN_MIN`].
     pub(super) fn tick(&mut self, now: Instant, totals: impl Iterator<Item = (u64, u64)>) -> FleetSpan<'_> {

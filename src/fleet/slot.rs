@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::TargetSettings;
 use super::engine::Observation;
 use crate::snapshot::{Health, Live, Moment, Quantity, Target};
 
@@ -20,7 +21,7 @@ pub(super) struct Slot {
 }
 
 /// What is known. The lock is held for a copy, never across an await.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     state: State,
     problems: Problems,
@@ -62,16 +63,39 @@ pub struct Problems {
 }
 
 impl Slot {
-    pub(super) fn new(target: Target, models: Box<[Box<str>]>) -> Self {
+    /// Nothing is known of the target yet.
+    pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
         let state = State { health: Health::Unknown, values: [None; Quantity::COUNT], in_flight_at_scrape: None };
-        let known = Known { state, problems: Problems::default() };
+        Self::of(slot, settings, Arc::default(), Known { state, problems: Problems::default() })
+    }
+
+    /// The same target, described otherwise: its counters go on, and what was known is known.
+    pub(super) fn described(&self, settings: &TargetSettings) -> Self {
+        let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), self.lock().clone());
+        slot.changed.store(true, Ordering::Release);
+        slot
+    }
+
+    fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
+        let TargetSettings { name, address, gpus, models } = settings;
+        let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
         Self {
             target: Arc::new(target),
-            models,
-            live: Arc::default(),
+            models: models.iter().map(|model| model.as_str().into()).collect(),
+            live,
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
+    }
+
+    /// Whether this is its description, too.
+    pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
+        let Target { name, address, gpus, .. } = &*self.target;
+        let models = self.models.iter().map(|model| &**model);
+        **name == *settings.name
+            && **address == *settings.address
+            && *gpus == settings.gpus
+            && models.eq(settings.models.iter().map(String::as_str))
     }
 
     /// A page was asked for at `at`, when the gateway had so many requests in flight at the target, and read. What it does

@@ -152,14 +152,13 @@ struct Running {
     tasks: JoinSet<()>,
 }
 
+fn described(name: &str, address: &str) -> TargetSettings {
+    TargetSettings { gpus: Some(8), ..TargetSettings::plain(name, address) }
+}
+
 /// Starts a fleet of these addresses, in quick motion.
 fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
-    let target = |(n, address): (usize, &&str)| TargetSettings {
-        name: format!("t{n}"),
-        address: (*address).to_owned(),
-        gpus: Some(8),
-        models: Vec::new(),
-    };
+    let target = |(n, address): (usize, &&str)| described(&format!("t{n}"), address);
     let mut settings = Settings {
         poll_interval: 10 * MS,
         poll_target_share: 1.0,
@@ -388,4 +387,54 @@ async fn an_address_that_cannot_be_used_is_a_problem_and_no_panic() {
     until("excluded", || *running.fleet.view().pools.all().eligible == [1]).await;
     assert!(running.problems(0).probe_error.unwrap().contains("no part of a URL"));
     until("the other is watched", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
+}
+
+#[tokio::test]
+async fn targets_come_and_go_while_it_runs() {
+    let pods =
+        [Pod::start(ok(BUSY), ok("")).await, Pod::start(ok(BUSY), ok("")).await, Pod::start(ok(BUSY), ok("")).await];
+    let target = |name: &str, pod: usize| described(name, &pods[pod].address);
+    let running = start(&[&pods[0].address, &pods[1].address], |_| {});
+    until("all are known", || (0..2).all(|n| running.reading(n, Quantity::Waiting).value.is_some())).await;
+    let kept = running.member(1);
+    kept.live.begin();
+    let removed = running.member(0);
+
+    let change = running.fleet.set_targets(&[target("new", 2), target("t1", 1)]);
+    assert_eq!((change.added, change.removed, change.kept), (vec!["new".to_owned()], vec!["t0".to_owned()], 1));
+    let view = Arc::clone(&running.fleet.view());
+    let slots: Vec<_> = view.members.iter().map(|member| member.sample.target.slot).collect();
+    assert_eq!(slots, [1, 2], "in the view at once, in a slot that nobody had");
+    assert!(view.member(0).is_none() && Arc::ptr_eq(&view.member(1).unwrap().live, &kept.live));
+    assert!(view.member(1).unwrap().sample.n >= kept.sample.n, "its samples go on");
+    assert_eq!((view.member(1).unwrap().live.in_flight(), view.member(2).unwrap().sample.n), (1, 1));
+    until("the new one is known", || running.reading(1, Quantity::Waiting).value.is_some()).await;
+    until("nobody asks the removed one any more", || pods[0].script.open.load(Relaxed) == 0).await;
+    until("nor counts it", || !running.metrics.page().contains("target=\"t0\"")).await;
+
+    // It comes back, and is another one.
+    running.fleet.set_targets(&[target("t0", 0), target("new", 2)]);
+    let back = running.member(1);
+    assert_eq!((back.sample.target.slot, back.sample.n, back.sample.health), (3, 1, Health::Unknown));
+    assert!(!Arc::ptr_eq(&back.live, &removed.live));
+    until("it is watched again", || running.reading(1, Quantity::Waiting).value.is_some()).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let running = start(&[&pod.address], |_| {});
+    until("known", || running.reading(0, Quantity::Waiting).value.is_some()).await;
+    let before = running.member(0);
+    let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::plain("t0", &pod.address) };
+    let change = running.fleet.set_targets(&[other]);
+    assert_eq!((change.added.len(), change.removed.len(), change.kept), (0, 0, 1));
+    let view = Arc::clone(&running.fleet.view());
+    let Member { sample, live } = &view.members[0];
+    assert!(Arc::ptr_eq(live, &before.live) && sample.n > before.sample.n);
+    assert_eq!((sample.target.slot, sample.target.gpus, sample.health), (0, Some(4), Health::Healthy));
+    assert!(sample.reading(Quantity::Waiting).value.is_some());
+    assert_eq!((view.pools.of_model(Some("m")).serving, view.pools.of_model(Some("x")).serving), (1, 0));
+    running.end().await;
 }

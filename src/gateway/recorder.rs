@@ -163,7 +163,7 @@ impl Recorder {
         let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
         let candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
         let target = Arc::clone(candidates.into_iter().find(|target| !met(target))?);
-        let moved = gateway.fleet.live(target.slot)?;
+        let moved = Arc::clone(&view.member(target.slot)?.live);
         live.failed();
         live.end();
         moved.begin();

@@ -12,10 +12,18 @@ use super::sample::Sample;
 pub struct FleetView {
     /// When it was published.
     pub published: Moment,
-    /// Every target of the fleet.
+    /// Every target of the fleet, by slot.
     pub members: Box<[Member]>,
     /// Which of them may be chosen, for which model. Shared by views until that changes.
     pub pools: Arc<Pools>,
+}
+
+impl FleetView {
+    /// The target in a slot; `None` if it is no longer, or not yet, one of the fleet.
+    pub fn member(&self, slot: u32) -> Option<&Member> {
+        let place = self.members.binary_search_by_key(&slot, |member| member.sample.target.slot).ok()?;
+        self.members.get(place)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! Who is in the fleet: slots in ascending order, and the publisher that keeps a sample of each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ejection::Rule;
+use super::publish::Publisher;
+use super::slot::Slot;
+use super::{Settings, TargetSettings};
+use crate::snapshot::{FleetView, Moment};
+
+/// The targets of now.
+#[derive(Debug)]
+pub(super) struct Roster {
+    slots: Vec<Arc<Slot>>,
+    /// Never given out before in this run: records, leases and the store know a target by its slot.
+    next_slot: u32,
+    publisher: Publisher,
+    /// When costs were last carried on.
+    pub(super) settled: Instant,
+}
+
+/// What became of the targets, by name. One whose address is another one is both removed and added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that get no more requests.
+    pub removed: Vec<String>,
+    /// How many stay.
+    pub kept: usize,
+}
+
+impl Roster {
+    pub(super) fn new(settings: &Settings, start: Instant, now: Moment) -> Self {
+        let slots: Vec<_> =
+            (0..).zip(&settings.targets).map(|(slot, target)| Arc::new(Slot::new(slot, target))).collect();
+        let eject = Rule { after: settings.eject_after, time: settings.eject_time };
+        let publisher = Publisher::new(&slots, settings.fresh_within, settings.window, eject, start, now);
+        Self { next_slot: slots.len() as u32, slots, publisher, settled: start }
+    }
+
+    pub(super) fn slots(&self) -> &[Arc<Slot>] {
+        &self.slots
+    }
+
+    pub(super) fn view(&mut self, instant: Instant, now: Moment) -> FleetView {
+        self.publisher.view(&self.slots, instant, now)
+    }
+
+    /// See [`Fleet::set_targets`](super::Fleet::set_targets).
+    pub(super) fn replace(&mut self, targets: &[TargetSettings], now: Moment) -> Change {
+        let mut change = Change::default();
+        let identity = |slot: &Slot| (slot.target.name.clone(), slot.target.address.clone());
+        let mut before: HashMap<_, _> =
+            self.slots.iter().enumerate().map(|(place, slot)| (identity(slot), place)).collect();
+        let mut next: Vec<(Arc<Slot>, Option<usize>)> = Vec::with_capacity(targets.len());
+        for target in targets {
+            let place = before.remove(&(target.name.as_str().into(), target.address.as_str().into()));
+            let slot = match place.map(|place| &self.slots[place]) {
+                Some(slot) if slot.is_described(target) => Arc::clone(slot),
+                Some(slot) => Arc::new(slot.described(target)),
+                None => {
+                    change.added.push(target.name.clone());
+                    self.next_slot += 1;
+                    Arc::new(Slot::new(self.next_slot - 1, target))
+                }
+            };
+            next.push((slot, place));
+        }
+        change.removed = before.into_keys().map(|(name, _)| name.into()).collect();
+        change.removed.sort_unstable();
+        change.kept = next.len() - change.added.len();
+        next.sort_unstable_by_key(|(slot, _)| slot.target.slot);
+        let places: Vec<_>;
+        (self.slots, places) = next.into_iter().unzip();
+        self.publisher.rearrange(&self.slots, &places, now);
+        change
+    }
+}
