@@ -79,7 +79,7 @@ impl Bench {
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         recorder.facts(facts);
         let prompt = Prompt { system: None, turns: Some(PROMPT) };
-        let steer = self.gateway.steer(&self.headers, Some("llama-3.1-8b"), prompt);
+        let steer = recorder.steer(&self.headers, Some("llama-3.1-8b"), prompt);
         let decided = recorder.decide(&steer);
         assert!(decided.is_ok(), "every target is eligible");
         recorder.finish(Ending::Completed, Some(200), None);
@@ -93,6 +93,7 @@ fn run(clock: &Clock) -> Run {
         tag: InstanceTag(1),
         version: "0".into(),
         config: "00000000".into(),
+        config_text: "".into(),
         started: clock.now(),
     }
 }

@@ -46,7 +46,7 @@ fn main() {
     // Nothing is deleted at first: the question is what a full store costs.
     let settings = Settings { retention_bytes: u64::MAX, retention_age: KEPT, ..Settings::default() };
     let (mut writer, reader) =
-        Store::open(&dir, &settings, Arc::clone(&fleet.run), "", START).expect("a new store can be opened");
+        Store::open(&dir, &settings, Arc::clone(&fleet.run), START).expect("a new store can be opened");
 
     insert(&mut writer, &fleet, records, temp.path());
     let now = fleet.moment(records);
@@ -210,6 +210,7 @@ impl Fleet {
             tag,
             version: "0.1.0".into(),
             config: "c0ffee12".into(),
+            config_text: "".into(),
             started: START,
         };
         let target = |slot| {

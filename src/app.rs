@@ -201,6 +201,7 @@ fn this_run(config: &Config, data_dir: Option<&DataDir>, clock: &Clock) -> Run {
         tag: data_dir.map_or_else(|| InstanceTag(rand::random()), DataDir::tag),
         version: env!("CARGO_PKG_VERSION").into(),
         config: config.hash().into(),
+        config_text: config.text().into(),
         started: clock.now(),
     }
 }
@@ -216,7 +217,7 @@ fn open_store(
 ) -> Result<Option<(Writer, Reader)>, StartError> {
     let (Some(settings), Some(data_dir)) = (&config.store, data_dir) else { return Ok(None) };
     let run = Arc::clone(&shared.run);
-    let opened = Store::open(data_dir, settings, run, &config.text(), shared.clock.now());
+    let opened = Store::open(data_dir, settings, run, shared.clock.now());
     opened.map(Some).map_err(StartError::Store)
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn serve(
     watcher: Watcher,
     mut stopped: watch::Receiver<Option<Instant>>,
 ) {
-    let begun = tokio::time::timeout(thread.gateway.settings.request_head_timeout, spoken(&stream));
+    let begun = tokio::time::timeout(thread.gateway.current.load().settings.request_head_timeout, spoken(&stream));
     let protocol = tokio::select! {
         begun = begun => match begun {
             Ok(protocol) => protocol,
@@ -83,13 +83,14 @@ async fn spoken(stream: &TcpStream) -> Protocol {
 
 /// Where the client is, if its tenant may depend on that.
 fn peer(thread: &Thread, stream: &TcpStream) -> Option<Peer> {
-    let wanted = thread.gateway.wanted.tenants.needs_peer();
+    let wanted = thread.gateway.tenants.needs_peer();
     wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| Peer(address.ip()))
 }
 
 async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
     let gateway = Arc::clone(&thread.gateway);
-    let Settings { request_head_timeout, head_bytes_max, headers_max, client_stall, .. } = gateway.settings;
+    let Settings { request_head_timeout, head_bytes_max, headers_max, client_stall, .. } =
+        gateway.current.load().settings;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -120,7 +121,7 @@ async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
 }
 
 async fn serve_http2(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
-    let Settings { head_bytes_max, client_stall, .. } = thread.gateway.settings;
+    let Settings { head_bytes_max, client_stall, .. } = thread.gateway.current.load().settings;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

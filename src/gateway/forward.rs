@@ -15,7 +15,7 @@ use super::recorder::Recorder;
 use super::respond::{Refusal, strip_hop_by_hop};
 use super::steer::Steer;
 use super::stream::with_causes;
-use super::{Thread, UpstreamRequestId};
+use super::{Settings, Thread, UpstreamRequestId};
 use crate::snapshot::{Ending, Record, SpanId, Target};
 
 /// A larger body is let go as soon as it is written, so that it takes no room while its answer is awaited: after that it
@@ -50,10 +50,10 @@ pub(super) async fn send(
     mut head: request::Parts,
     body: Bytes,
 ) -> Result<Answered, Refusal> {
-    let settings = &thread.gateway.settings;
+    let Settings { request_id, retries_max, retry_share, retry_timeouts, .. } = recorder.current().settings;
     let decision = record.issued.decision.as_ref().expect("a request is forwarded after its decision");
-    thread.retries.earn();
-    outgoing(&mut head, recorder, settings.request_id);
+    thread.retries.earn(retry_share);
+    outgoing(&mut head, recorder, request_id);
     let mut target = Arc::clone(decision.target());
     let is_kept = body.len() <= KEPT_BYTES_MAX;
     let mut body = Full::new(body);
@@ -69,8 +69,7 @@ pub(super) async fn send(
         if let Some(attempt) = recorder.last_attempt() {
             attempt.error.clone_from(&refusal.detail);
         }
-        let Some(steer) = again.filter(|_| number < settings.retries_max && (!timed_out || settings.retry_timeouts))
-        else {
+        let Some(steer) = again.filter(|_| number < retries_max && (!timed_out || retry_timeouts)) else {
             return Err(refusal);
         };
         match kept.or_else(|| unsent.map(|request| request.into_body())) {
@@ -97,7 +96,7 @@ async fn exchange(
     target: &Target,
     mut request: Request<Full<Bytes>>,
 ) -> Result<Answered, Failure> {
-    let limit = thread.gateway.settings.head_timeout;
+    let limit = recorder.current().settings.head_timeout;
     if let Some(lease) = thread.pool.take(target.slot) {
         set_connect_us(recorder, 0);
         match ask(lease, request, limit).await {
@@ -113,7 +112,8 @@ async fn exchange(
 
 async fn connect(thread: &Thread, recorder: &mut Recorder, target: &Target) -> Result<Lease, Refusal> {
     let began = Instant::now();
-    let connected = thread.pool.connect(target.slot, &target.address, thread.gateway.settings.connect_timeout).await;
+    let limit = recorder.current().settings.connect_timeout;
+    let connected = thread.pool.connect(target.slot, &target.address, limit).await;
     set_connect_us(recorder, began.elapsed().as_micros() as u64);
     connected.map_err(|error| Refusal::failed(Ending::UpstreamReset, UNCONNECTED, Some(error.to_string().into())))
 }

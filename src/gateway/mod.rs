@@ -37,8 +37,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderName, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 pub use request_peek::Prompt;
@@ -91,14 +92,15 @@ impl Routes {
     }
 }
 
-/// The data path's settings. Each bound is explained in the example configuration.
+/// The data path's settings. Each bound is explained in the example configuration. [`Gateway::reload`] changes them, except
+/// those that say otherwise.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How targets are chosen.
     pub choice: ChoiceSettings,
     /// Paths that are forwarded.
     pub routes: Routes,
-    /// Data threads; each has its own connections.
+    /// Data threads; each has its own connections. As they were at the start.
     pub threads: usize,
     /// Requests between accept and finish.
     pub in_flight_max: usize,
@@ -108,9 +110,9 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// All requests' bodies together.
     pub buffered_bytes_max: usize,
-    /// A request's head; at least 8 KiB.
+    /// A request's head; at least 8 KiB. As it was at the start.
     pub head_bytes_max: usize,
-    /// Header lines in a request's head.
+    /// Header lines in a request's head. As it was at the start.
     pub headers_max: usize,
     /// For a client's request head, counted from the last answer on a kept connection.
     pub request_head_timeout: Duration,
@@ -125,8 +127,9 @@ pub struct Settings {
     /// For a client to take more of what is sent to it.
     pub client_stall: Duration,
     /// How long an upstream connection is kept idle; less than the engine keeps it, or it breaks in use.
+    /// As it was at the start.
     pub pool_idle_timeout: Duration,
-    /// Idle upstream connections kept per target and data thread.
+    /// Idle upstream connections kept per target and data thread. As it was at the start.
     pub pool_idle_per_target: usize,
     /// How often a request may be tried again, at other targets.
     pub retries_max: usize,
@@ -162,20 +165,40 @@ pub struct Parts {
 /// What all data threads share.
 #[derive(Debug)]
 pub struct Gateway {
-    settings: Settings,
+    current: ArcSwap<Current>,
+    tenants: Arc<Tenants>,
     clock: Arc<Clock>,
-    run: Arc<Run>,
     mint: Mint,
-    wanted: Wanted,
     fleet: Arc<Fleet>,
     ledger: Arc<Ledger>,
     intake: Intake,
     metrics: Arc<Metrics>,
-    buffers: Buffers,
-    steering: Steering,
     cut_short: AtomicBool,
     #[cfg(test)]
     trap: tests::Armed,
+}
+
+/// What a reload replaces. A request takes it once and keeps it to its end, so all it meets is of one configuration.
+#[derive(Debug)]
+struct Current {
+    settings: Settings,
+    /// Names the configuration.
+    run: Arc<Run>,
+    wanted: Wanted,
+    steering: Steering,
+    buffers: Buffers,
+}
+
+impl Current {
+    fn new(settings: Settings, run: Arc<Run>, tenants: &Arc<Tenants>, buffers: &Buffers) -> Self {
+        Self {
+            run,
+            wanted: Wanted { labels: settings.label_headers.clone(), tenants: Arc::clone(tenants) },
+            steering: Steering::new(settings.choice.clone(), tenants.key()),
+            buffers: buffers.bounded(settings.buffered_bytes_max),
+            settings,
+        }
+    }
 }
 
 impl Gateway {
@@ -184,15 +207,12 @@ impl Gateway {
         let Parts { clock, run, tenants, fleet, ledger, intake, metrics } = parts;
         Arc::new(Self {
             mint: Mint::new(Arc::clone(&clock), run.tag),
-            steering: Steering::new(settings.choice.clone(), tenants.key()),
-            wanted: Wanted { labels: settings.label_headers.clone(), tenants },
-            buffers: Buffers::new(settings.buffered_bytes_max),
+            current: ArcSwap::from_pointee(Current::new(settings, run, &tenants, &Buffers::default())),
+            tenants,
             cut_short: AtomicBool::new(false),
             #[cfg(test)]
             trap: tests::Armed::default(),
-            settings,
             clock,
-            run,
             fleet,
             ledger,
             intake,
@@ -200,9 +220,10 @@ impl Gateway {
         })
     }
 
-    /// What a choice for this request will depend on besides the fleet.
-    pub fn steer<'r>(&self, headers: &'r HeaderMap, model: Option<&str>, prompt: Prompt<'_>) -> Steer<'r> {
-        self.steering.of(headers, model, prompt)
+    /// Requests that are accepted from now on have these settings and belong to `run`, which names their configuration.
+    pub fn reload(&self, settings: Settings, run: Arc<Run>) {
+        let current = Current::new(settings, run, &self.tenants, &self.current.load().buffers);
+        self.current.store(Arc::new(current));
     }
 
     /// From here on a request that is dropped was ended by the shutdown.
@@ -242,7 +263,7 @@ impl Thread {
                 let (mut head, body) = answer.response.into_parts();
                 recorder.head(head.status, &head.headers);
                 respond::head(&mut head, id, client_request_id, &answer.target);
-                let silence_max = self.gateway.settings.silence_max;
+                let silence_max = recorder.current().settings.silence_max;
                 let body = RecordedBody::new(body, recorder, answer.lease, silence_max, flushes);
                 Response::from_parts(head, Body::Upstream(Box::new(body)))
             }
@@ -267,19 +288,20 @@ impl Thread {
         head: request::Parts,
         unread: &mut Option<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let Settings { body_bytes_max, request_body_timeout, .. } = self.gateway.settings;
         recorder.identify(&head);
-        self.admit(&head)?;
+        let current = recorder.current();
+        let Settings { body_bytes_max, request_body_timeout, headers_max, .. } = current.settings;
+        self.admit(&current.settings, &head)?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Receive);
         let mut body = Bytes::new();
         if let Some(incoming) = unread {
-            body = receive::body(incoming, body_bytes_max, request_body_timeout, &self.gateway.buffers).await?;
+            body = receive::body(incoming, body_bytes_max, request_body_timeout, &current.buffers).await?;
             *unread = None;
         }
         framing::body(&head.method, &body)?;
         let peek = request_peek::of(&head.headers, &body);
-        let steer = self.gateway.steer(&head.headers, peek.model.as_deref(), peek.prompt);
+        let steer = recorder.steer(&head.headers, peek.model.as_deref(), peek.prompt);
         recorder.body_read(body.len(), peek);
         let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
         #[cfg(test)]
@@ -290,15 +312,14 @@ impl Thread {
             let message = "the target switched protocols without being asked";
             return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
         }
-        framing::answer(response.headers_mut(), self.gateway.settings.headers_max)?;
+        framing::answer(response.headers_mut(), headers_max)?;
         let target = recorder.last_attempt().map(|attempt| attempt.target.name.clone()).unwrap_or_default();
         Ok(Answer { response, lease, target })
     }
 
     /// Whether the request may go any further.
-    fn admit(&self, head: &request::Parts) -> Result<(), Refusal> {
-        let gateway = &self.gateway;
-        if gateway.metrics.in_flight.get() > gateway.settings.in_flight_max as i64 {
+    fn admit(&self, settings: &Settings, head: &request::Parts) -> Result<(), Refusal> {
+        if self.gateway.metrics.in_flight.get() > settings.in_flight_max as i64 {
             let message = "the gateway is at its limit of requests in flight: try again soon";
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
         }
@@ -306,13 +327,13 @@ impl Thread {
             let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-        framing::request(head, gateway.settings.headers_max)?;
-        if !gateway.settings.routes.allow(head.uri.path()) {
+        framing::request(head, settings.headers_max)?;
+        if !settings.routes.allow(head.uri.path()) {
             let message = "this path is not served here: it is not in routes.allow";
             return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
         }
         // A path that was compared letter by letter has one reading.
-        match gateway.settings.routes {
+        match settings.routes {
             Routes::Any => framing::path(head.uri.path()),
             Routes::Only(_) => Ok(()),
         }

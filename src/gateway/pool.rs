@@ -5,7 +5,7 @@
 //! whole answer, the connection serves again; dropped at any other moment, it is closed at once, which is how a client's
 //! leaving reaches the engine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -43,9 +43,9 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct Shelf {
     /// By the target's slot; the last in use is at the back.
-    slots: Vec<VecDeque<Idle>>,
-    /// Where the next sweep begins.
-    unswept: usize,
+    slots: BTreeMap<u32, VecDeque<Idle>>,
+    /// The slot at which the next sweep begins.
+    unswept: u32,
 }
 
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Pool {
     /// The most recently used idle connection to a target, if one is still good.
     pub(super) fn take(self: &Arc<Self>, slot: u32) -> Option<Lease> {
         let mut idle = self.locked();
-        let connections = idle.slots.get_mut(slot as usize)?;
+        let connections = idle.slots.get_mut(&slot)?;
         while let Some(Idle { mut connection, since }) = connections.pop_back() {
             if since.elapsed() < self.idle_timeout && connection.is_idle() {
                 return Some(Lease { pool: Arc::clone(self), slot, connection });
@@ -154,20 +154,26 @@ impl Pool {
         Ok(Lease { pool: Arc::clone(self), slot, connection })
     }
 
-    /// Closes what has been idle for too long or was closed at the other end, slot by slot, a part of them at a time.
-    pub(super) fn sweep(&self) {
+    /// Closes what has been idle for too long, was closed at the other end or leads to what is no target any more, slot by
+    /// slot, a part of them at a time.
+    pub(super) fn sweep(&self, is_target: impl Fn(u32) -> bool) {
         let mut idle = self.locked();
         let Shelf { slots, unswept } = &mut *idle;
         let mut looked_at = 0;
-        for _ in 0..slots.len() {
-            *unswept = (*unswept + 1) % slots.len();
-            looked_at += slots[*unswept].len();
-            slots[*unswept]
-                .retain_mut(|Idle { connection, since }| since.elapsed() < self.idle_timeout && connection.is_idle());
+        let mut next = 0;
+        for (&slot, connections) in slots.range_mut(*unswept..) {
             if looked_at >= SWEPT_MAX {
-                return;
+                next = slot;
+                break;
             }
+            looked_at += connections.len();
+            let stays = is_target(slot);
+            connections.retain_mut(|Idle { connection, since }| {
+                stays && since.elapsed() < self.idle_timeout && connection.is_idle()
+            });
         }
+        *unswept = next;
+        slots.retain(|_, connections| !connections.is_empty());
     }
 
     fn locked(&self) -> MutexGuard<'_, Shelf> {
@@ -214,11 +220,7 @@ impl Lease {
             return;
         }
         let mut idle = pool.locked();
-        let slot = slot as usize;
-        if idle.slots.len() <= slot {
-            idle.slots.resize_with(slot + 1, VecDeque::new);
-        }
-        let connections = &mut idle.slots[slot];
+        let connections = idle.slots.entry(slot).or_default();
         if connections.len() >= pool.idle_per_target {
             connections.pop_front();
         }

@@ -20,15 +20,16 @@ use crate::snapshot::Ending;
 const TRUSTED_BYTES: usize = 64 * 1024;
 
 /// Memory for request bodies, shared by all requests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Buffers {
     used: Arc<AtomicUsize>,
     max: usize,
 }
 
 impl Buffers {
-    pub(super) fn new(max: usize) -> Self {
-        Self { used: Arc::default(), max }
+    /// The same memory under another bound.
+    pub(super) fn bounded(&self, max: usize) -> Self {
+        Self { used: Arc::clone(&self.used), max }
     }
 
     fn share(&self) -> Share {

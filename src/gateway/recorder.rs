@@ -10,12 +10,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 
-use super::request_peek::Peek;
+use super::request_peek::{Peek, Prompt};
 use super::scan::{Scanner, Seen};
 use super::steer::{Steer, Undecided};
 #[cfg(test)]
 use super::tests::Trap;
-use super::{Gateway, identify};
+use super::{Current, Gateway, identify};
 use crate::choose::Choice;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
@@ -27,6 +27,8 @@ use crate::snapshot::{
 #[derive(Debug)]
 pub struct Recorder {
     gateway: Arc<Gateway>,
+    /// The configuration from accept to end.
+    current: Arc<Current>,
     draft: Option<Draft>,
 }
 
@@ -67,14 +69,14 @@ impl Recorder {
         let (stage, trace) = (Stage::Undecided(Request::default()), TraceContext::root(id));
         let draft = Draft { id, accepted, issued_at, trace, stage, attempts: Vec::new(), answer: None };
         gateway.metrics.in_flight.inc();
-        Self { gateway: Arc::clone(gateway), draft: Some(draft) }
+        Self { gateway: Arc::clone(gateway), current: gateway.current.load_full(), draft: Some(draft) }
     }
 
     /// Reads the request's head.
     pub(super) fn identify(&mut self, head: &request::Parts) {
         #[cfg(test)]
         self.gateway.spring(Trap::Identify);
-        let request = self.gateway.wanted.request(head);
+        let request = self.current.wanted.request(head);
         self.facts(request);
         let draft = self.draft_mut();
         draft.trace = identify::trace(draft.id, &head.headers);
@@ -83,6 +85,16 @@ impl Recorder {
     /// What is known of the request before its body.
     pub fn facts(&mut self, request: Request) {
         self.draft_mut().stage = Stage::Undecided(request);
+    }
+
+    /// What the request's configuration is, whatever a reload has made of it since.
+    pub(super) fn current(&self) -> &Arc<Current> {
+        &self.current
+    }
+
+    /// What the choice for this request will depend on besides the fleet.
+    pub fn steer<'r>(&self, headers: &'r HeaderMap, model: Option<&str>, prompt: Prompt<'_>) -> Steer<'r> {
+        self.current.steering.of(headers, model, prompt)
     }
 
     /// The request's name.
@@ -122,14 +134,14 @@ impl Recorder {
     /// Captures the fleet, chooses, and enters the decision into the ledger: from here on the ID resolves. To be called
     /// once, before the finish.
     pub fn decide(&mut self, steer: &Steer<'_>) -> Result<Arc<Record>, Undecided> {
-        let Self { gateway, draft } = self;
+        let Self { gateway, current, draft } = self;
         let draft = draft.as_mut().expect("a request is decided before its finish");
         let Stage::Undecided(request) = &mut draft.stage else { unreachable!("a request is decided once") };
         let began = Instant::now();
         #[cfg(test)]
         gateway.spring(Trap::Choose);
         let view = gateway.fleet.view();
-        let (choice, inputs, eligible) = gateway.steering.choose(&view, request.model.as_deref(), steer)?;
+        let (choice, inputs, eligible) = current.steering.choose(&view, request.model.as_deref(), steer)?;
         let Choice { candidates, excluded, reason, fallback, live } = choice;
         live.begin();
         let decided = Instant::now();
@@ -148,7 +160,7 @@ impl Recorder {
             inputs,
         };
         let request = std::mem::take(request);
-        let record = Arc::new(Record::open(draft.issued(gateway, request, Some(decision))));
+        let record = Arc::new(Record::open(draft.issued(current, request, Some(decision))));
         gateway.ledger.insert(Arc::clone(&record));
         draft.stage = Stage::Decided { record: Arc::clone(&record), live };
         Ok(record)
@@ -156,10 +168,10 @@ impl Recorder {
 
     /// Chooses once more, from the view of now, among the targets that the request has not met, and counts it there.
     pub(super) fn choose_again(&mut self, steer: &Steer<'_>) -> Option<Arc<Target>> {
-        let Self { gateway, draft } = self;
+        let Self { gateway, current, draft } = self;
         let Draft { stage: Stage::Decided { record, live }, attempts, .. } = draft.as_mut()? else { return None };
         let view = gateway.fleet.view();
-        let (choice, ..) = gateway.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
+        let (choice, ..) = current.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
         let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
         let candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
         let target = Arc::clone(candidates.into_iter().find(|target| !met(target))?);
@@ -244,7 +256,7 @@ impl Recorder {
         let Some(draft) = self.draft.take() else { return };
         let gateway = &self.gateway;
         gateway.metrics.in_flight.dec();
-        draft.finish(gateway, ending, status, error);
+        draft.finish(gateway, &self.current, ending, status, error);
     }
 
     fn draft(&self) -> &Draft {
@@ -273,18 +285,25 @@ impl Drop for Recorder {
 }
 
 impl Draft {
-    fn issued(&self, gateway: &Gateway, request: Request, decision: Option<Decision>) -> Issued {
+    fn issued(&self, current: &Current, request: Request, decision: Option<Decision>) -> Issued {
         Issued {
             id: self.id,
             issued_at: self.issued_at,
-            run: Arc::clone(&gateway.run),
+            run: Arc::clone(&current.run),
             trace: self.trace,
             request,
             decision,
         }
     }
 
-    fn finish(mut self, gateway: &Gateway, ending: Ending, status: Option<u16>, error: Option<Box<str>>) {
+    fn finish(
+        mut self,
+        gateway: &Gateway,
+        current: &Current,
+        ending: Ending,
+        status: Option<u16>,
+        error: Option<Box<str>>,
+    ) {
         let end_offset_us = micros(self.accepted);
         let attempts = std::mem::take(&mut self.attempts);
         let counted = self.answer.as_ref().map_or(0, |answer| answer.tokens);
@@ -315,7 +334,7 @@ impl Draft {
                 gateway.intake.offer(record);
             }
             Stage::Undecided(request) => {
-                let record = Arc::new(Record::closed(self.issued(gateway, request, None), outcome));
+                let record = Arc::new(Record::closed(self.issued(current, request, None), outcome));
                 gateway.ledger.insert(Arc::clone(&record));
                 gateway.intake.offer(record);
             }

@@ -12,23 +12,21 @@ const SAVED_MAX: u32 = 10;
 /// One data thread's budget. Only that thread touches it: the atomic is for the compiler's sake.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
-    per_request: u32,
     saved: AtomicU32,
 }
 
 impl RetryBudget {
     /// `share` of the requests, 0..1, may be tried again; with 0 none may.
     pub(super) fn new(share: f64) -> Self {
-        let per_request = (share.clamp(0.0, 1.0) * f64::from(TRY)).round() as u32;
-        let saved = if per_request == 0 { 0 } else { SAVED_MAX * TRY };
-        Self { per_request, saved: AtomicU32::new(saved) }
+        let saved = if per_request(share) == 0 { 0 } else { SAVED_MAX * TRY };
+        Self { saved: AtomicU32::new(saved) }
     }
 
-    /// A request earns its share.
-    pub(super) fn earn(&self) {
+    /// A request earns the share that is configured now.
+    pub(super) fn earn(&self, share: f64) {
         let saved = self.saved.load(Relaxed);
         if saved < SAVED_MAX * TRY {
-            self.saved.store((saved + self.per_request).min(SAVED_MAX * TRY), Relaxed);
+            self.saved.store((saved + per_request(share)).min(SAVED_MAX * TRY), Relaxed);
         }
     }
 
@@ -42,6 +40,10 @@ impl RetryBudget {
     }
 }
 
+fn per_request(share: f64) -> u32 {
+    (share.clamp(0.0, 1.0) * f64::from(TRY)).round() as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,20 +53,20 @@ mod tests {
         let budget = RetryBudget::new(0.1);
         let failing = |requests: usize| {
             let tried_again = |_| {
-                budget.earn();
+                budget.earn(0.1);
                 budget.spend()
             };
             (0..requests).map(tried_again).filter(|again| *again).count()
         };
         assert_eq!(failing(1_000), 109, "when every request fails");
-        (0..100_000).for_each(|_| budget.earn());
+        (0..100_000).for_each(|_| budget.earn(0.1));
         assert_eq!((0..100).filter(|_| budget.spend()).count(), SAVED_MAX as usize, "however long all went well");
     }
 
     #[test]
     fn without_a_share_nothing_is_tried_again() {
         let budget = RetryBudget::new(0.0);
-        budget.earn();
+        budget.earn(0.0);
         assert!(!budget.spend());
     }
 }

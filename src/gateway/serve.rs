@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::pool::Pool;
 use super::retries::RetryBudget;
-use super::{Gateway, Thread, connection};
+use super::{Gateway, Settings, Thread, connection};
+use crate::snapshot::Run;
 
 /// Connections that may wait for a data thread to take them up.
 const DEALT_MAX: usize = 1_024;
@@ -59,7 +60,8 @@ pub fn start(gateway: Arc<Gateway>, listener: TcpListener) -> io::Result<Server>
     let address = listener.local_addr()?;
     let (stop, stopped) = watch::channel(None);
     let (mut threads, mut dealt) = (Vec::new(), Vec::new());
-    for number in 0..gateway.settings.threads.max(1) {
+    let count = gateway.current.load().settings.threads.max(1);
+    for number in 0..count {
         let (sender, receiver) = mpsc::channel(DEALT_MAX);
         let open = Arc::new(AtomicUsize::new(0));
         dealt.push(Dealt { sender, open: Arc::clone(&open) });
@@ -79,6 +81,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// See [`Gateway::reload`].
+    pub fn reload(&self, settings: Settings, run: Arc<Run>) {
+        self.gateway.reload(settings, run);
     }
 
     /// For somebody who cannot wait for [`Server::stop`].
@@ -133,7 +140,7 @@ async fn accept(
 
 fn deal(gateway: &Gateway, dealt: &[Dealt], stream: TcpStream) {
     let refuse = || gateway.metrics.connections_refused.inc();
-    if gateway.metrics.connections.get() >= gateway.settings.connections_max as i64 {
+    if gateway.metrics.connections.get() >= gateway.current.load().settings.connections_max as i64 {
         refuse();
         return;
     }
@@ -171,9 +178,10 @@ impl Drop for Open {
 
 impl Data {
     async fn run(mut self) {
-        let settings = &self.gateway.settings;
-        let pool = Pool::new(settings);
-        let retries = RetryBudget::new(settings.retry_share);
+        let (pool, retries) = {
+            let current = self.gateway.current.load();
+            (Pool::new(&current.settings), RetryBudget::new(current.settings.retry_share))
+        };
         let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool, retries });
         let graceful = GracefulShutdown::new();
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
@@ -182,7 +190,8 @@ impl Data {
                 stream = self.receiver.recv() => stream,
                 _ = self.stopped.changed() => None,
                 _ = sweep.tick() => {
-                    thread.pool.sweep();
+                    let view = self.gateway.fleet.view();
+                    thread.pool.sweep(|slot| view.member(slot).is_some());
                     continue;
                 }
             };

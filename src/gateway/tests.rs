@@ -95,6 +95,7 @@ impl DataPath {
             tag: InstanceTag(1),
             version: "0".into(),
             config: "00000000".into(),
+            config_text: "".into(),
             started: clock.now(),
         };
         let fleet = Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics));

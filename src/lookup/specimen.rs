@@ -22,6 +22,7 @@ pub(super) fn run(tag: InstanceTag, started: Moment) -> Arc<Run> {
         tag,
         version: "0.1.0".into(),
         config: "c0ffee12".into(),
+        config_text: "".into(),
         started,
     })
 }

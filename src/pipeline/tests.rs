@@ -103,10 +103,11 @@ impl Place {
             tag: dir.tag(),
             version: "0.1.0".into(),
             config: "c0ffee12".into(),
+            config_text: "".into(),
             started: clock.now(),
         };
         let settings = crate::store::Settings { ballast_bytes: 0, ..crate::store::Settings::default() };
-        Store::open(&dir, &settings, Arc::new(run), "", clock.now()).unwrap()
+        Store::open(&dir, &settings, Arc::new(run), clock.now()).unwrap()
     }
 
     /// What an operator's shell could do to the store.

@@ -21,8 +21,10 @@ pub struct Run {
     pub tag: InstanceTag,
     /// The gateway's version.
     pub version: Box<str>,
-    /// Hash of the configuration in force, eight hex digits; its text is in the store.
+    /// Hash of the configuration in force, eight hex digits. After a reload records refer to another `Run`, of the same ID.
     pub config: Box<str>,
+    /// What `config` is the hash of, for the store to keep; empty in a run that was read from there.
+    pub config_text: Arc<str>,
     /// When the process began.
     pub started: Moment,
 }
@@ -255,6 +257,7 @@ pub(crate) mod tests {
             tag: InstanceTag(7),
             version: "0.1.0".into(),
             config: "c0ffee12".into(),
+            config_text: "".into(),
             started: Moment(1_795_435_990_000_000),
         };
         let request = Request { method: "POST".into(), path: "/v1/none".into(), ..Request::default() };

@@ -283,6 +283,7 @@ impl Known {
                 tag: InstanceTag(row.get(2)?),
                 version: row.get(3)?,
                 config: row.get(4)?,
+                config_text: "".into(),
                 started: Moment(nat(row.get(5)?)),
             })
         });

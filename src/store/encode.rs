@@ -55,7 +55,6 @@ impl Encoder {
         statement: &mut Statement<'_>,
         connection: &Connection,
         shared: &mut Shared,
-        run: i64,
         seq: u64,
         record: &Record,
     ) -> rusqlite::Result<bool> {
@@ -64,7 +63,7 @@ impl Encoder {
         let mut binder = Binder::new(statement);
         binder.int(seq)?;
         binder.value(issued.id.to_bytes())?;
-        binder.value(run)?;
+        binder.value(shared.run(connection, &issued.run)?)?;
         bind_request(&mut binder, issued, &mut rest)?;
         match &issued.decision {
             Some(decision) => {

@@ -102,19 +102,13 @@ pub struct Store;
 
 impl Store {
     /// Opens the store, makes or upgrades its file if needed, and enters the run, whose tag must be the directory's.
-    /// `config_text` is kept under `run.config`, its hash. The writer is for one thread, the reader for many.
+    /// The text of its configuration is kept, too. The writer is for one thread, the reader for many.
     ///
     /// # Errors
     /// The file is not a store, is a newer binary's, or cannot be read or written.
-    pub fn open(
-        dir: &DataDir,
-        settings: &Settings,
-        run: Arc<Run>,
-        config_text: &str,
-        now: Moment,
-    ) -> Result<(Writer, Reader), OpenError> {
+    pub fn open(dir: &DataDir, settings: &Settings, run: Arc<Run>, now: Moment) -> Result<(Writer, Reader), OpenError> {
         debug_assert_eq!(run.tag, dir.tag(), "IDs carry the directory's tag");
-        let writer = Writer::open(dir, settings.clone(), &run, config_text, now)?;
+        let writer = Writer::open(dir, settings.clone(), &run, now)?;
         let reader = Reader::of_run(dir, &writer);
         Ok((writer, reader))
     }

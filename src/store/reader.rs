@@ -46,7 +46,7 @@ const ROWS_PER_TRANSACTION: usize = 500;
 pub struct Reader {
     pub(super) pool: Arc<Pool>,
     tag: InstanceTag,
-    /// The row of the run that this process is; `None` for the command line.
+    /// The first row of the run that this process is; `None` for the command line.
     own_run: Option<i64>,
 }
 
@@ -176,7 +176,8 @@ impl Reader {
     /// The file could not be read.
     pub fn unused_seqs(&self, seq: u64, up_to: u64) -> Result<u64, ReadError> {
         const STARTS: &str = "SELECT r.first_seq, ifnull((SELECT max(seq) FROM records WHERE seq < r.first_seq), 0),
-                 ifnull((SELECT p.ended_unix_us IS NOT NULL FROM runs p WHERE p.run < r.run ORDER BY p.run DESC LIMIT 1), 0)
+                 ifnull((SELECT p.ended_unix_us IS NOT NULL FROM runs p WHERE p.first_seq < r.first_seq
+                         ORDER BY p.first_seq DESC, p.run LIMIT 1), 0)
              FROM runs r WHERE r.first_seq > ?1 + 1 ORDER BY r.run";
         self.pool.read(|session| {
             let horizon = meta::get(&session.connection, Key::HorizonSeq)?;
@@ -228,7 +229,8 @@ impl Reader {
     /// Whether a run that was killed may have issued an ID then.
     fn lost(&self, connection: &Connection, issued: Moment, now: Moment) -> Result<Resolution, ReadError> {
         let mut statement = connection.prepare_cached(
-            "SELECT run, started_unix_us, heartbeat_unix_us, run = (SELECT max(run) FROM runs) FROM runs
+            "SELECT run, started_unix_us, heartbeat_unix_us,
+                    run_id = (SELECT run_id FROM runs ORDER BY run DESC LIMIT 1) FROM runs
              WHERE ended_unix_us IS NULL ORDER BY run DESC",
         )?;
         let mut rows = statement.query([])?;

@@ -231,9 +231,9 @@ fn delete_drops(transaction: &Transaction<'_>, horizon: Horizon) -> rusqlite::Re
 
 /// A run whose records are gone and whose IDs are all below the horizon says nothing more. Its targets go first.
 fn delete_oldest_run(transaction: &Transaction<'_>, rows: usize, horizon: Horizon) -> rusqlite::Result<usize> {
-    /// The oldest run that is not the newest, and where the next one begins.
+    /// The oldest run that is not the newest, and where the next one begins. A run that was reloaded has several rows.
     const OLDEST: &str = "SELECT a.run, max(a.heartbeat_unix_us, ifnull(a.ended_unix_us, 0)), b.first_seq, b.first_target \
-                          FROM runs a JOIN runs b ON b.run > a.run ORDER BY a.run, b.run LIMIT 1";
+                          FROM runs a JOIN runs b ON b.run > a.run AND b.run_id <> a.run_id ORDER BY a.run, b.run LIMIT 1";
     let mut statement = transaction.prepare_cached(OLDEST)?;
     let mut found = statement.query([])?;
     let Some(row) = found.next()? else { return Ok(0) };

@@ -1,4 +1,4 @@
-//! What records share: targets and samples, stored when a record first refers to them.
+//! What records share: targets, samples and the configurations of a run, stored when a record first refers to them.
 //!
 //! A sample's row is used for a generation of at most half a minute and by the one that follows at once, then the state is
 //! stored again. So records from a generation's first on refer only to rows from the generation before it on, and retention can
@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::readings::exact;
 use super::row::{Binder, int, nat};
-use crate::snapshot::{Moment, Sample, Target};
+use crate::snapshot::{Moment, Run, Sample, Target};
 
 /// How long a sample's row is used before a new generation begins; the next one may still use it.
 const GENERATION: Duration = Duration::from_secs(30);
@@ -27,7 +27,10 @@ const TARGETS_MAX: usize = 65_536;
 /// The rows that the writer knows of.
 #[derive(Debug)]
 pub(super) struct Shared {
-    run: i64,
+    /// The run's first row, and the hash of the configuration it was started with.
+    run: (i64, Box<str>),
+    /// The run's rows by their configurations.
+    runs: HashMap<Box<str>, i64>,
     targets: HashMap<u32, (Arc<Target>, i64)>,
     next_target: i64,
     current: Generation,
@@ -47,10 +50,11 @@ struct Generation {
 
 impl Shared {
     /// For a run's start: knows of no row, and numbers new ones above all that were ever stored.
-    pub(super) fn start(connection: &Connection, run: i64) -> rusqlite::Result<Self> {
+    pub(super) fn start(connection: &Connection, row: i64, run: &Run) -> rusqlite::Result<Self> {
         let next_sample = next_sample(connection)?;
         let mut shared = Self {
-            run,
+            run: (row, run.config.clone()),
+            runs: HashMap::new(),
             targets: HashMap::new(),
             next_target: next_target(connection)?,
             current: Generation::default(),
@@ -63,6 +67,7 @@ impl Shared {
 
     /// A transaction failed, and with it the rows it stored. The numbers are not used again.
     pub(super) fn forget(&mut self) {
+        self.runs.clear();
         self.targets.clear();
         self.current = Generation { floor: self.next_sample, ..Generation::default() };
         self.previous = Generation { floor: self.next_sample, ..Generation::default() };
@@ -86,6 +91,31 @@ impl Shared {
         Ok(())
     }
 
+    /// The row of the run under the configuration that a record was made with. After a reload it is another row, which says
+    /// the same of the run otherwise. It counts as ended from the start, so that only the first one says whether the run lives
+    /// and needs a heartbeat, however often the configuration has changed.
+    pub(super) fn run(&mut self, connection: &Connection, run: &Run) -> rusqlite::Result<i64> {
+        let (first, started_with) = &self.run;
+        if run.config == *started_with {
+            return Ok(*first);
+        }
+        if let Some(row) = self.runs.get(&run.config) {
+            return Ok(*row);
+        }
+        keep_config(connection, run)?;
+        connection.execute(
+            "INSERT INTO runs (run_id, instance, instance_tag, version, config, started_unix_us, heartbeat_unix_us,
+                               ended_unix_us, first_seq, first_target)
+             SELECT run_id, instance, instance_tag, version, ?2, started_unix_us, heartbeat_unix_us,
+                    heartbeat_unix_us, first_seq, first_target
+             FROM runs WHERE run = ?1",
+            (first, &*run.config),
+        )?;
+        let row = connection.last_insert_rowid();
+        self.runs.insert(run.config.clone(), row);
+        Ok(row)
+    }
+
     /// The row of a target, which is stored if it is not known, or not as it is now.
     pub(super) fn target(&mut self, connection: &Connection, target: &Arc<Target>) -> rusqlite::Result<i64> {
         if let Some((known, row)) = self.targets.get(&target.slot)
@@ -97,7 +127,7 @@ impl Shared {
         let mut statement = connection.prepare_cached(
             "INSERT INTO targets (target, run, slot, name, address, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
-        statement.execute((row, self.run, target.slot, &*target.name, &*target.address, target.gpus))?;
+        statement.execute((row, self.run.0, target.slot, &*target.name, &*target.address, target.gpus))?;
         self.next_target += 1;
         if self.targets.len() >= TARGETS_MAX {
             self.targets.clear();
@@ -119,6 +149,13 @@ impl Shared {
         self.current.rows.insert(key, row);
         Ok(row)
     }
+}
+
+/// Keeps the text of a run's configuration under its hash.
+pub(super) fn keep_config(connection: &Connection, run: &Run) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO configs (hash, text) VALUES (?1, ?2)")?;
+    statement.execute((&*run.config, &*run.config_text))?;
+    Ok(())
 }
 
 fn insert_sample(connection: &Connection, row: i64, target: i64, sample: &Sample) -> rusqlite::Result<()> {

@@ -45,6 +45,7 @@ pub struct Writer {
     checkpointer: Checkpointer,
     connection: Connection,
     settings: Settings,
+    /// The first row of this run, which says whether it lives; those above it are the same run after reloads.
     run: i64,
     insert: String,
     encoder: Encoder,
@@ -79,13 +80,7 @@ pub struct Maintenance {
 }
 
 impl Writer {
-    pub(super) fn open(
-        dir: &DataDir,
-        settings: Settings,
-        run: &Run,
-        config_text: &str,
-        now: Moment,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn open(dir: &DataDir, settings: Settings, run: &Run, now: Moment) -> Result<Self, OpenError> {
         let file = database_file(dir.path());
         let failed = |source| OpenError::Sqlite { file: file.clone(), source };
         let mut ballast = Ballast::new(ballast_file(dir.path()), settings.ballast_bytes);
@@ -97,10 +92,10 @@ impl Writer {
             }
             answer => answer?,
         };
-        let begun = match begin_run(&mut connection, run, config_text, now) {
+        let begun = match begin_run(&mut connection, run, now) {
             Err(error) if is_full(&error) => {
                 ballast.release();
-                begin_run(&mut connection, run, config_text, now)
+                begin_run(&mut connection, run, now)
             }
             answer => answer,
         };
@@ -116,7 +111,7 @@ impl Writer {
             run: row,
             insert: insert_sql(),
             encoder: Encoder::default(),
-            shared: Shared::start(&connection, row).map_err(failed)?,
+            shared: Shared::start(&connection, row, run).map_err(failed)?,
             next_seq,
             reserved_seq,
             page_bytes,
@@ -280,7 +275,7 @@ impl Writer {
             self.shared.begin_batch(&transaction, first_seq, now)?;
             let mut insert = transaction.prepare_cached(&self.insert)?;
             for (seq, record) in (first_seq..).zip(records) {
-                self.encoder.insert(&mut insert, &transaction, &mut self.shared, self.run, seq, record)?;
+                self.encoder.insert(&mut insert, &transaction, &mut self.shared, seq, record)?;
                 for alias in Alias::all_of(&record.issued).into_iter().flatten() {
                     alias.insert(&transaction, record.id(), seq)?;
                 }
@@ -438,7 +433,7 @@ struct Begun {
 }
 
 /// Enters the run and its configuration, and finds the first sequence number that was certainly never given out.
-fn begin_run(connection: &mut Connection, run: &Run, config_text: &str, now: Moment) -> rusqlite::Result<Begun> {
+fn begin_run(connection: &mut Connection, run: &Run, now: Moment) -> rusqlite::Result<Begun> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let highest: i64 = transaction.query_row(
         "SELECT max(ifnull((SELECT max(seq) FROM records), 0), ifnull((SELECT max(cursor) FROM lanes), 0))",
@@ -448,7 +443,7 @@ fn begin_run(connection: &mut Connection, run: &Run, config_text: &str, now: Mom
     let deleted = Horizon::read(&transaction)?.seq;
     let next_seq = (nat(highest).max(deleted) + 1).max(meta::get(&transaction, Key::ReservedSeq)?);
     let reserved_seq = reserve(&transaction, next_seq, 0, 0)?;
-    transaction.execute("INSERT OR IGNORE INTO configs (hash, text) VALUES (?1, ?2)", (&*run.config, config_text))?;
+    shared::keep_config(&transaction, run)?;
     transaction.execute(
         "INSERT INTO runs (run_id, instance, instance_tag, version, config, started_unix_us, heartbeat_unix_us, first_seq,
                            first_target) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",

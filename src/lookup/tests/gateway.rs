@@ -63,7 +63,7 @@ impl Gateway {
         let dir = DataDir::open(dir).unwrap();
         let tag = dir.tag();
         let run = specimen::run(tag, clock.now().minus(plan.started_ago));
-        let (writer, reader) = Store::open(&dir, &plan.store, Arc::clone(&run), "", run.started).unwrap();
+        let (writer, reader) = Store::open(&dir, &plan.store, Arc::clone(&run), run.started).unwrap();
         let ledger = Arc::new(Ledger::default());
         let view = Arc::new(specimen::view(clock.now()));
         let settings = Arc::new(ArcSwap::from_pointee(plan.settings));

@@ -29,6 +29,7 @@ pub(super) fn run(id: u64) -> Arc<Run> {
         tag: TAG,
         version: "0.1.0".into(),
         config: "c0ffee12".into(),
+        config_text: "".into(),
         started: NOW,
     })
 }

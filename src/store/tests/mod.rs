@@ -48,9 +48,10 @@ impl Place {
 
     fn open_at(&mut self, settings: &Settings, now: Moment) -> (Writer, Reader) {
         self.runs += 1;
-        let run = Run { started: now, ..(*arbitrary::run(self.runs)).clone() };
+        let config_text = "listen = \"…\"".into();
+        let run = Run { started: now, config_text, ..(*arbitrary::run(self.runs)).clone() };
         let dir = self.dir.get_or_insert_with(|| DataDir::open(self.temp.path()).unwrap());
-        Store::open(dir, settings, Arc::new(run), "listen = \"…\"", now).unwrap()
+        Store::open(dir, settings, Arc::new(run), now).unwrap()
     }
 
     fn open(&mut self) -> (Writer, Reader) {
@@ -222,7 +223,7 @@ fn what_is_read_is_what_was_written() {
         .run(&batches, |mut records| {
             let mut place = Place::new();
             let dir = DataDir::open(place.path()).unwrap();
-            let (mut writer, reader) = Store::open(&dir, &small(), arbitrary::run(1), "", NOW).unwrap();
+            let (mut writer, reader) = Store::open(&dir, &small(), arbitrary::run(1), NOW).unwrap();
             place.dir = Some(dir);
             let mut seen = HashSet::new();
             records.retain(|record| seen.insert(record.id()));

@@ -97,7 +97,7 @@ fn a_newer_file_is_refused_by_both_ends() {
     let outside = Connection::open(database_file(place.path())).unwrap();
     outside.pragma_update(None, "user_version", 99).unwrap();
     let dir = place.dir.as_ref().unwrap();
-    let error = Store::open(dir, &small(), arbitrary::run(9), "", NOW).unwrap_err();
+    let error = Store::open(dir, &small(), arbitrary::run(9), NOW).unwrap_err();
     assert!(matches!(error, OpenError::Newer { found: 99, .. }) && error.to_string().contains("99"), "{error}");
     assert!(matches!(Reader::open(place.path()).unwrap_err(), OpenError::Newer { .. }));
     outside.pragma_update(None, "user_version", 0).unwrap();
@@ -124,4 +124,43 @@ fn reading_from_outside_makes_nothing() {
     assert!(matches!(outside.resolve(records[3].id(), NOW).unwrap(), Resolution::Found(_)));
     assert_eq!(files(), before);
     assert!(!before.iter().any(|name| name.to_string_lossy().ends_with("-wal")), "{before:?}");
+}
+
+#[test]
+fn records_after_a_reload_name_its_configuration_and_are_of_the_same_run() {
+    let mut place = Place::new();
+    let (mut writer, reader) = place.open();
+    let samples = [sample(0, 1, NOW), sample(1, 1, NOW)];
+    let reloaded =
+        Run { config: "beefbeef".into(), config_text: "listen = \"other\"".into(), ..(*arbitrary::run(1)).clone() };
+    let made_with = |random: u64, run: Option<&Run>| {
+        let mut record = plain(NOW, random, &samples);
+        record.issued.run = run.map_or_else(|| Arc::clone(&record.issued.run), |run| Arc::new(run.clone()));
+        Arc::new(record)
+    };
+    // One that was under way at the reload ends after it.
+    let batch = [made_with(1, None), made_with(2, Some(&reloaded)), made_with(3, None), made_with(4, Some(&reloaded))];
+    writer.commit(writer.next_seq(), &batch, &[], &[], NOW).unwrap();
+    writer.commit(writer.next_seq(), &[made_with(5, Some(&reloaded))], &[], &[], NOW).unwrap();
+
+    let found = reader.after(0, u64::MAX, 100).unwrap();
+    let configs: Vec<_> = found.iter().map(|(_, record)| &*record.issued.run.config).collect();
+    assert_eq!(configs, ["c0ffee12", "beefbeef", "c0ffee12", "beefbeef", "beefbeef"]);
+    assert_eq!(reader.config_text("beefbeef").unwrap().as_deref(), Some("listen = \"other\""));
+    assert_eq!(place.sql::<i64>("SELECT count(*) FROM snapshots WHERE config = 'beefbeef'"), 3);
+    assert_eq!(place.sql::<i64>("SELECT count(*) FROM runs"), 2, "one for each configuration");
+
+    // It is alive, or has died, as one.
+    let beat = NOW.plus(SECOND * 10);
+    writer.heartbeat(beat).unwrap();
+    let in_flight = id_at(NOW.plus(SECOND * 9), 7);
+    let outside = Reader::open(place.path()).unwrap();
+    for reader in [&reader, &outside] {
+        assert!(matches!(reader.resolve(in_flight, beat).unwrap(), Resolution::Unknown));
+    }
+    drop(writer);
+    let (writer, reader) = place.open_at(&small(), NOW.plus(SECOND * 60));
+    assert!(matches!(reader.resolve(in_flight, NOW.plus(SECOND * 61)).unwrap(), Resolution::Lost { .. }));
+    let skipped = writer.next_seq() - 6;
+    assert_eq!(reader.unused_seqs(5, u64::MAX >> 1).unwrap(), skipped, "counted once");
 }
