@@ -438,7 +438,8 @@ fn summary(file: &Path, config: &Config) -> String {
         let setting = format!("{} = {}", shown.key, shown.value);
         text += &match &shown.origin {
             Origin::Default => format!("{setting}\n"),
-            origin => format!("{setting:<40} # {origin}\n"),
+            origin if shown.live => format!("{setting:<40} # {origin}\n"),
+            origin => format!("{setting:<40} # {origin}; a change needs a restart\n"),
         };
     }
     text
@@ -626,6 +627,14 @@ mod tests {
         let (_, settings) = out.split_once("\n\n").unwrap();
         let again = Config::load(&Sources::of_text("g", settings, machine()), Targets::Required).unwrap();
         assert!(first.ends_with(&again.hash()));
+    }
+
+    #[test]
+    fn check_says_what_a_reload_cannot_change() {
+        let (_, out, _) = checked("threads = 2\npolicy = \"random\"");
+        let line = |setting: &str, origin: &str| format!("\n{setting:<40} # {origin}\n");
+        assert!(out.contains(&line("threads = 2", "f.toml:1; a change needs a restart")), "{out}");
+        assert!(out.contains(&line("policy = \"random\"", "f.toml:2")), "{out}");
     }
 
     #[test]

@@ -128,7 +128,9 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         store: values.switch("store.enabled").then(|| store_settings(&values)),
         tenants: tenant_settings(&values),
         lookup: lookup_settings(&values, admin.ip().is_loopback()),
+        watch: values.switch("reload.watch"),
         shown: shown(effective),
+        effective: effective.clone(),
     }
 }
 
@@ -291,7 +293,13 @@ fn lookup_settings(values: &Values<'_>, loopback: bool) -> lookup::Settings {
 
 fn shown(effective: &Effective) -> Vec<Shown> {
     let each = effective.iter();
-    each.map(|(key, value, origin)| Shown { key: key.path, value: value.to_string(), origin: origin.clone() }).collect()
+    each.map(|(key, value, origin)| Shown {
+        key: key.path,
+        value: value.to_string(),
+        origin: origin.clone(),
+        live: key.is_live(),
+    })
+    .collect()
 }
 
 /// Values by kind. The table gives each key its kind, so that another one here is a mistake in this program; the test

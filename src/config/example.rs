@@ -13,6 +13,9 @@ const HEAD: &str = "\
 # over the environment, the environment over this file. Durations have a unit (us, ms, s, m, h, d: \"500ms\", \"1h30m\"),
 # sizes may (KiB, MiB, GiB, TiB: \"16MiB\"). `snapgate check FILE` says what is wrong with a file, and what is in effect.
 #
+# A reload (SIGHUP, or `reload.watch`) changes the keys that say so; the others wait for a restart, and a warning names
+# them. A file that is wrong changes nothing.
+#
 # Text follows `# `; what follows `#` at once can be uncommented.
 ";
 
@@ -64,6 +67,7 @@ fn described(key: &Key) -> String {
     facts.extend(key.kind.bounds().map(|bounds| format!("Takes {bounds}.")));
     facts.push(format!("Variable {}.", key.variable()));
     facts.extend(key.flag().map(|flag| format!("Flag {flag}.")));
+    facts.extend(key.is_live().then(|| "A reload changes it.".to_owned()));
     let text = comment(key.doc) + &comment(&facts.join(" "));
     let setting = match key.kind {
         Kind::Targets => TARGETS.to_owned(),

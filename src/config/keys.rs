@@ -46,6 +46,11 @@ impl Key {
         FLAGS.iter().find(|(_, path)| *path == self.path).map(|(flag, _)| *flag)
     }
 
+    /// Whether a reload changes it; else it waits for a restart.
+    pub(super) fn is_live(&self) -> bool {
+        LIVE.contains(&self.path)
+    }
+
     /// Its section, and its name within it.
     pub(super) fn split(&self) -> (&'static str, &'static str) {
         self.path.split_once('.').unwrap_or(("", self.path))
@@ -67,8 +72,38 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
     ("--json-log", "json_log"),
 ];
 
+/// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
+pub(super) const LIVE: [&str; 26] = [
+    "policy",
+    "targets",
+    "models",
+    "limits.in_flight",
+    "limits.connections",
+    "limits.body_bytes",
+    "limits.buffered_bytes",
+    "timeouts.request_header",
+    "timeouts.request_body",
+    "timeouts.connect",
+    "timeouts.response_head",
+    "timeouts.response_idle",
+    "timeouts.client_stall",
+    "timeouts.shutdown_delay",
+    "timeouts.shutdown_grace",
+    "upstream.request_id",
+    "upstream.retries",
+    "upstream.retry_share",
+    "upstream.retry_timeouts",
+    "routes.allow",
+    "choice.width",
+    "choice.prefix_bytes",
+    "choice.session_header",
+    "choice.allow_forced",
+    "record.headers",
+    "reload.watch",
+];
+
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 13] = [
+pub(super) const SECTIONS: [(&str, &str); 14] = [
     ("log", "The gateway's own log, on standard error."),
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
@@ -87,6 +122,7 @@ pub(super) const SECTIONS: [(&str, &str); 13] = [
          {model}, {instance}, and for the minute before the request to the minute after it {from_unix_ms}, {to_unix_ms}, \
          {from_unix_s} and {to_unix_s}. Empty: no such link.",
     ),
+    ("reload", "Taking up a changed configuration while running, on SIGHUP or by itself."),
 ];
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -308,6 +344,9 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "links.dashboard", kind: Kind::Text(link), default: "",
         doc: "The dashboard of that time, such as \
               \"https://grafana.example/d/snapgate?var-target={target}&from={from_unix_ms}&to={to_unix_ms}\"." },
+    Key { path: "reload.watch", kind: Kind::Switch, default: "false",
+        doc: "Reload by itself when this file has changed and has stood unchanged for a second, as with SIGHUP. Follows \
+              symbolic links, so that a Kubernetes ConfigMap is taken up when its volume is." },
 ];
 
 const fn time(min_ms: u64, max_ms: u64) -> Kind {

@@ -2,6 +2,7 @@
 //! is wrong is noted and passed over, so that one run finds all mistakes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -16,8 +17,15 @@ use super::{FILE_VARIABLE, Sources, TOKEN_VARIABLE};
 const PREFIX: &str = "SNAPGATE_";
 
 /// Every key's value and where it came from, in the order of [`KEYS`].
-#[derive(Debug)]
+#[derive(Clone)]
 pub(super) struct Effective(Vec<(Value, Origin)>);
+
+/// Without the values: a [`Config`](super::Config) that is printed has them already.
+impl fmt::Debug for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Effective").finish_non_exhaustive()
+    }
+}
 
 impl Effective {
     /// One key. Asking for a key that is not in the table is a mistake in this program, which any test finds.
@@ -25,6 +33,24 @@ impl Effective {
         let place = KEYS.iter().position(|key| key.path == path).expect("the table has every key that is asked for");
         let (value, origin) = &self.0[place];
         (value, origin)
+    }
+
+    /// The same, but with `before`'s value of each key that no reload changes; answers which of them differ.
+    pub(super) fn after(mut self, before: &Self) -> (Self, Vec<&'static str>) {
+        let mut waiting = Vec::new();
+        for (key, (value, before)) in KEYS.iter().zip(self.0.iter_mut().zip(&before.0)) {
+            if !key.is_live() && value.0 != before.0 {
+                waiting.push(key.path);
+                value.clone_from(before);
+            }
+        }
+        (self, waiting)
+    }
+
+    /// The keys whose values differ.
+    pub(super) fn changes(&self, before: &Self) -> Vec<&'static str> {
+        let pairs = KEYS.iter().zip(self.0.iter().zip(&before.0));
+        pairs.filter(|(_, (value, before))| value.0 != before.0).map(|(key, _)| key.path).collect()
     }
 
     /// All keys with their values.

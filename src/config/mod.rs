@@ -21,6 +21,7 @@ mod secret;
 mod tables;
 mod units;
 mod value;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,8 +31,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use example::example;
+use layers::Effective;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use secret::Secret;
+pub use watch::Watch;
 
 use crate::sink::json_log::Destination;
 use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant};
@@ -76,7 +79,21 @@ pub struct Config {
     pub tenants: tenant::Settings,
     /// The read side.
     pub lookup: lookup::Settings,
+    /// Whether the file is watched.
+    pub watch: bool,
     shown: Vec<Shown>,
+    effective: Effective,
+}
+
+/// A running gateway's configuration, read again.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// What is in effect from now on.
+    pub config: Config,
+    /// The keys whose values are others than before.
+    pub changed: Vec<&'static str>,
+    /// The keys that were changed and wait for a restart; in effect is what was.
+    pub waiting: Vec<&'static str>,
 }
 
 /// One key as it is in effect, for people.
@@ -88,6 +105,8 @@ pub struct Shown {
     pub value: String,
     /// Where it was written.
     pub origin: Origin,
+    /// Whether a reload changes it.
+    pub live: bool,
 }
 
 /// Whether a configuration without targets is one.
@@ -151,9 +170,7 @@ impl Sources {
         // A name that is not UTF-8 cannot be one of ours.
         let environment: BTreeMap<_, _> =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
-        let named = environment.get(FILE_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
-        let file = file.map(Path::to_path_buf).or(named);
-        let file = file.map(|path| (path.display().to_string(), read_file(&path)));
+        let file = file_of_process(file).map(|path| (path.display().to_string(), read_file(&path)));
         Self { file, environment, flags, machine: Machine::this() }
     }
 
@@ -189,6 +206,21 @@ impl Config {
         mistakes.or(|| build::config(&effective, &sources.machine))
     }
 
+    /// Reads all layers again, for a process that runs with this configuration. What a reload can change is as it is written
+    /// now; the rest stays as it is, which the answer says.
+    ///
+    /// # Errors
+    /// Something is wrong with what is written: nothing of it is to be used.
+    pub fn reload(&self, sources: &Sources) -> Result<Reload, Mistakes> {
+        let written = Self::load(sources, Targets::Required)?;
+        let (effective, waiting) = written.effective.after(&self.effective);
+        let mut mistakes = Mistakes::default();
+        // What is new has to fit to what stays.
+        build::check(&effective, Targets::Required, &mut mistakes);
+        let config = mistakes.or(|| build::config(&effective, &sources.machine))?;
+        Ok(Reload { changed: config.effective.changes(&self.effective), config, waiting })
+    }
+
     /// Every key with its value and origin, in the order of the example file.
     pub fn shown(&self) -> &[Shown] {
         &self.shown
@@ -211,6 +243,12 @@ impl Config {
 /// An address to listen on, as the keys `listen` and `admin` take it; `host` stands for an empty one.
 pub fn parse_address(text: &str, host: IpAddr) -> Result<SocketAddr, String> {
     value::parse_address(text, host)
+}
+
+/// The file that a process's configuration is read from, if there is one: `named`, else the variable's.
+pub fn file_of_process(named: Option<&Path>) -> Option<PathBuf> {
+    let variable = || std::env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
+    named.map(Path::to_path_buf).or_else(variable)
 }
 
 fn read_file(path: &Path) -> Result<String, String> {

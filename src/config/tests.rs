@@ -142,6 +142,34 @@ fn every_key_reaches_a_setting_from_the_file_and_from_its_variable() {
 }
 
 #[test]
+fn a_reload_changes_what_it_can_and_names_what_waits() {
+    const TARGET: &str = "[[targets]]\nurl = \"http://h:1\"";
+    let text = |text: &str| file(&format!("{text}{TARGET}"));
+    let before = load(&text("threads = 1\nlimits.in_flight = 5\n")).unwrap();
+    let written = text("threads = 2\nadmin = \"127.0.0.1:1\"\nlimits.in_flight = 6\n");
+    let Reload { config, changed, waiting } = before.reload(&written).unwrap();
+    assert_eq!((changed, &waiting), (vec!["limits.in_flight"], &vec!["admin", "threads"]));
+    assert_eq!((config.gateway.threads, config.gateway.in_flight_max), (1, 6));
+    assert_eq!(
+        config.hash(),
+        load(&text("threads = 1\nlimits.in_flight = 6\n")).unwrap().hash(),
+        "of what is in effect"
+    );
+    let again = config.reload(&written).unwrap();
+    assert_eq!((again.changed.len(), &again.waiting), (0, &waiting), "it still waits");
+
+    let wrong = before.reload(&file("limits.in_flight = 0\nlimits.inflight = 5")).unwrap_err();
+    assert_eq!(wrong.list().len(), 3, "all at once: {wrong}");
+}
+
+#[test]
+fn what_a_reload_changes_are_keys_that_exist() {
+    for path in keys::LIVE {
+        assert!(keys::find(path).is_some_and(Key::is_live), "{path}");
+    }
+}
+
+#[test]
 fn flags_are_for_keys_that_exist() {
     for (flag, path) in FLAGS {
         assert_eq!(keys::find(path).and_then(Key::flag), Some(flag));
