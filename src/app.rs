@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::fleet::Fleet;
+use crate::config::{Config, Mistakes, Reload};
+use crate::fleet::{Change, Fleet};
 use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
 use crate::lookup::{self, EraseSource, LookupState, Readiness};
@@ -27,7 +27,7 @@ use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
 
 /// How long the exits may go on after the last request has ended.
@@ -98,8 +98,12 @@ pub struct App {
     pipeline: Pipeline,
     /// For the fleet's polling and for lookups: nothing of the data path runs on it.
     control: Runtime,
-    fleet: (oneshot::Sender<()>, JoinHandle<()>),
+    polling: (oneshot::Sender<()>, JoinHandle<()>),
     lookup: (oneshot::Sender<()>, JoinHandle<()>),
+    /// What a reload reaches, besides the server.
+    fleet: Arc<Fleet>,
+    run: Arc<Run>,
+    metrics: Arc<Metrics>,
     /// Set first thing at the stop, so that nobody sends new clients here.
     stopping: Arc<AtomicBool>,
     /// Held for the lifetime of the process: its lock keeps a second one out.
@@ -126,6 +130,7 @@ impl App {
         let data_dir = config.store.as_ref().map(|_| DataDir::open(&config.data_dir)).transpose();
         let data_dir = data_dir.map_err(StartError::DataDir)?;
         let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
+        metrics.config_in_effect(&run.config);
         let (problem, stopping) = (Arc::default(), Arc::default());
         let own_key = tenant::Key::new(data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret()));
         let tenants = Arc::new(Tenants::new(&config.tenants, own_key));
@@ -154,12 +159,54 @@ impl App {
             shutdown_grace: config.shutdown_grace,
             server,
             pipeline,
-            fleet: polling,
+            polling,
             lookup,
             control,
+            fleet,
+            run: shared.run,
+            metrics: shared.metrics,
             stopping: shared.stopping,
             _data_dir: data_dir,
         })
+    }
+
+    /// Takes up a configuration that was read again: from the next request on it is in effect, and named by its record.
+    pub fn reload(&mut self, reload: &Reload) {
+        let Reload { config, changed, waiting } = reload;
+        self.metrics.config_waiting.set(waiting.len() as i64);
+        if !waiting.is_empty() {
+            tracing::warn!(
+                keys = waiting.join(", "),
+                "changed, but a reload cannot change them: they wait for a restart"
+            );
+        }
+        if changed.is_empty() {
+            self.metrics.reloaded(ReloadResult::Unchanged);
+            return tracing::info!(config = &*self.run.config, "the configuration was read again and is the same");
+        }
+        let run = Run { config: config.hash().into(), config_text: config.text().into(), ..(*self.run).clone() };
+        self.run = Arc::new(run);
+        let Change { added, removed, kept } = self.fleet.set_targets(&config.fleet.targets);
+        self.server.reload(config.gateway.clone(), Arc::clone(&self.run));
+        (self.shutdown_delay, self.shutdown_grace) = (config.shutdown_delay, config.shutdown_grace);
+        self.metrics.config_in_effect(&self.run.config);
+        self.metrics.reloaded(ReloadResult::Applied);
+        let (changed, added, removed) = (changed.join(", "), added.join(", "), removed.join(", "));
+        tracing::info!(config = &*self.run.config, changed, added, removed, kept, "the configuration was reloaded");
+    }
+
+    /// Says why a configuration that was read again is not taken up. All goes on as it was.
+    pub fn refuse(&self, mistakes: &Mistakes) {
+        self.metrics.reloaded(ReloadResult::Refused);
+        for mistake in mistakes.list() {
+            tracing::error!(%mistake, "the configuration is wrong");
+        }
+        let count = mistakes.list().len();
+        tracing::error!(
+            mistakes = count,
+            config = &*self.run.config,
+            "the configuration was not reloaded: nothing has changed"
+        );
     }
 
     /// Calls itself not ready, and goes on: who sends clients here has `shutdown_delay` to notice.
@@ -176,7 +223,7 @@ impl App {
     pub fn stop(self) -> Balance {
         self.retire();
         self.server.stop(Instant::now() + self.shutdown_grace);
-        let (stop_fleet, fleet) = self.fleet;
+        let (stop_fleet, fleet) = self.polling;
         // Gone already only if the fleet's task has ended.
         stop_fleet.send(()).ok();
         if self.control.block_on(fleet).is_err() {

@@ -15,7 +15,7 @@ use crate::cli::{
     self, AdminArgs, Command, DemoArgs, Exit, ExportArgs, LookupArgs, ReplayArgs, ServeArgs, SimArgs, TailArgs,
 };
 use crate::clock::Clock;
-use crate::config::{Config, Targets};
+use crate::config::{self, Config, Targets, Watch};
 use crate::demo;
 use crate::demo::sim::Sim;
 use crate::lookup::client::{self, Admin, Fetched};
@@ -39,6 +39,9 @@ const OPEN_FILES_BESIDES: u64 = 1_024;
 
 /// How often a long export says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the configuration's file is looked at, if it is watched.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Does what was typed.
 pub fn run(command: Command) -> Exit {
@@ -69,6 +72,8 @@ fn complain(text: &dyn Display) {
 }
 
 fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
+    // Before the file is read: what comes after this look is a change.
+    let watch = config::file_of_process(args.config.as_deref()).map(Watch::new);
     let config = Config::load(&args.sources(), Targets::Required).map_err(|mistakes| {
         complain(&mistakes);
         Exit::Usage
@@ -76,9 +81,13 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     telemetry::start_log(&config.log);
     raise_open_files(config.gateway.connections_max);
     let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
+    let hangup = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup()).map_err(|error| failed(&error))?
+    };
     let (hash, store) = (config.hash(), config.store.is_some());
     let data_dir = config.data_dir.clone();
-    let app = App::start(config).map_err(|error| failed(&error))?;
+    let mut app = App::start(config.clone()).map_err(|error| failed(&error))?;
     announce(&serde_json::json!({
         "event": "listening",
         "listen": app.data.to_string(),
@@ -88,7 +97,15 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
     }));
-    runtime.block_on(signals.next());
+    let mut reloads = Reloads { args: args.clone(), config, watch, hangup };
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                () = signals.next() => return,
+                () = reloads.due() => reloads.reload(&mut app).await,
+            }
+        }
+    });
     let balance = runtime.block_on(stop(app, &mut signals));
     let exits: serde_json::Map<_, _> = balance
         .exits
@@ -127,6 +144,61 @@ fn raise_open_files(connections_max: usize) {
             "too few open files for limits.connections: raise the limit (ulimit -Hn, LimitNOFILE=), or lower the setting"
         );
     }
+}
+
+/// When the configuration is read again, and what comes of it.
+struct Reloads {
+    args: ServeArgs,
+    /// In effect.
+    config: Config,
+    /// `None` without a file, or while it is looked at.
+    watch: Option<Watch>,
+    hangup: Signal,
+}
+
+impl Reloads {
+    /// SIGHUP, or a change of the file.
+    async fn due(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => return,
+                () = tokio::time::sleep(WATCH_INTERVAL), if self.config.watch => {}
+            }
+            let Some(mut watch) = self.watch.take() else { continue };
+            let (watch, changed) = aside(move || {
+                let changed = watch.look();
+                (watch, changed)
+            })
+            .await;
+            self.watch = Some(watch);
+            if changed {
+                return;
+            }
+        }
+    }
+
+    async fn reload(&mut self, app: &mut App) {
+        let (args, before, watch) = (self.args.clone(), self.config.clone(), self.watch.take());
+        let (watch, read) = aside(move || {
+            let watch = watch.map(Watch::taken);
+            (watch, before.reload(&args.sources()))
+        })
+        .await;
+        self.watch = watch;
+        match read {
+            Ok(reload) => {
+                app.reload(&reload);
+                self.config = reload.config;
+            }
+            Err(mistakes) => app.refuse(&mistakes),
+        }
+    }
+}
+
+/// Reads files where a slow disk keeps nobody from stopping the program.
+async fn aside<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Not ready any more, then the delay, then the stop. One more signal ends the delay and cuts open requests short.

@@ -89,6 +89,39 @@ pub struct RefusalLabels {
     reason: &'static str,
 }
 
+/// What may come of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// Something is other than before.
+    Applied,
+    /// Nothing is, at least nothing that does not wait for a restart.
+    Unchanged,
+    /// Something was wrong: nothing was touched.
+    Refused,
+}
+
+impl ReloadResult {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What came of a reload, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    result: &'static str,
+}
+
+/// The configuration in effect. One at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConfigLabels {
+    hash: String,
+}
+
 /// All metrics of one gateway. Passed to whoever counts something; there are no globals.
 #[derive(Debug)]
 pub struct Metrics {
@@ -137,6 +170,11 @@ pub struct Metrics {
     scrapes: Family<TargetLabels, Counter>,
     scrape_failures: Family<ScrapeLabels, Counter>,
     scrape_seconds: Histogram,
+    reloads: Family<ReloadLabels, Counter>,
+    reload_succeeded: Gauge,
+    config: Family<ConfigLabels, Gauge>,
+    /// Keys of the configuration that were changed and wait for a restart.
+    pub config_waiting: Gauge,
 }
 
 impl Metrics {
@@ -175,7 +213,12 @@ impl Metrics {
             scrapes: Family::default(),
             scrape_failures: Family::default(),
             scrape_seconds: Histogram::new(INTERNAL_SECONDS),
+            reloads: Family::default(),
+            reload_succeeded: Gauge::default(),
+            config: Family::default(),
+            config_waiting: Gauge::default(),
         };
+        metrics.reload_succeeded.set(1);
         let registry = &mut metrics.registry;
         registry.register(
             "unparsed_requests",
@@ -272,6 +315,18 @@ impl Metrics {
             Unit::Seconds,
             metrics.scrape_seconds.clone(),
         );
+        registry.register("reloads", "Reloads of the configuration, by what came of them", metrics.reloads.clone());
+        registry.register(
+            "reload_last_succeeded",
+            "1 unless the last reload was refused",
+            metrics.reload_succeeded.clone(),
+        );
+        registry.register("config", "1 with the hash of the configuration in effect", metrics.config.clone());
+        registry.register(
+            "config_keys_waiting",
+            "Keys that a reload found changed and that wait for a restart",
+            metrics.config_waiting.clone(),
+        );
         Arc::new(metrics)
     }
 
@@ -317,6 +372,18 @@ impl Metrics {
     /// A request to the admin listener was refused.
     pub fn lookup_refused(&self, reason: &'static str) {
         self.lookups_refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// From now on this configuration is in effect.
+    pub fn config_in_effect(&self, hash: &str) {
+        self.config.clear();
+        self.config.get_or_create(&ConfigLabels { hash: hash.to_owned() }).set(1);
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads.get_or_create(&ReloadLabels { result: result.name() }).inc();
+        self.reload_succeeded.set(i64::from(result != ReloadResult::Refused));
     }
 
     /// A metric page was read.

@@ -19,5 +19,8 @@ mod crash;
 // How it stops.
 mod shutdown;
 
+// What changes while it runs.
+mod reload;
+
 // What goes on when the store's disk is full.
 mod disk_full;

@@ -1,0 +1,190 @@
+//! A changed configuration while requests go on: what is taken up, what is refused, and that nothing is lost over it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use serde_json::{Value, json};
+use snapgate::snapshot::{Ending, Record};
+use snapgate::store::Reader;
+use tempfile::TempDir;
+
+use crate::process::{Client, Engine, Gateway, ask_once, binary, completion, eventually};
+
+/// How often the configuration changes under load.
+const RELOADS: usize = 50;
+
+/// Connections that send one request after the other meanwhile.
+const CLIENTS: usize = 4;
+
+/// More than there will be.
+const RECORDS_MAX: usize = 10_000_000;
+
+/// A gateway with a file, and the pods that the file may name.
+struct Place {
+    dir: TempDir,
+    engines: Vec<Engine>,
+}
+
+impl Place {
+    fn new(engines: usize) -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a directory"),
+            engines: (0..engines).map(|_| Engine::start()).collect(),
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("snapgate.toml")
+    }
+
+    /// Writes the file as an editor does: whole, or not at all.
+    fn write(&self, settings: &str, pods: impl Iterator<Item = usize>) {
+        let target =
+            |pod: usize| format!("[[targets]]\nname = \"pod-{pod}\"\nurl = \"http://{}\"\n", self.engines[pod].address);
+        let text = format!("{settings}\n{}", pods.map(target).collect::<String>());
+        let next = self.dir.path().join("next");
+        fs::write(&next, text).expect("the file can be written");
+        fs::rename(next, self.file()).expect("the file can be moved");
+    }
+
+    fn start(&self) -> Gateway {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(self.file());
+        command.arg("--data-dir").arg(self.dir.path().join("data"));
+        let gateway = Gateway::start(command);
+        gateway.until_ready();
+        gateway
+    }
+
+    fn records(&self) -> Vec<Arc<Record>> {
+        let reader = Reader::open(&self.dir.path().join("data")).expect("the store is there");
+        let records = reader.after(0, u64::MAX, RECORDS_MAX).expect("the store can be read");
+        records.into_iter().map(|(_, record)| record).collect()
+    }
+}
+
+fn reloads(gateway: &Gateway, result: &str) -> f64 {
+    gateway.metrics().get(&format!("snapgate_reloads_total{{result=\"{result}\"}}"))
+}
+
+fn until_reloaded(gateway: &Gateway, result: &str, times: usize) {
+    eventually(&format!("{times} reloads are {result}"), || (reloads(gateway, result) == times as f64).then_some(()));
+}
+
+/// The hash of the configuration in effect.
+fn config(gateway: &Gateway) -> String {
+    let page = ask_once(gateway.admin, "/metrics").text();
+    let line = page.lines().find_map(|line| line.strip_prefix("snapgate_config{hash=\"")).expect("there is one");
+    line.split('"').next().expect("a value has an end").to_owned()
+}
+
+fn targets(gateway: &Gateway) -> Vec<String> {
+    let fleet = ask_once(gateway.admin, "/v1/fleet").json();
+    let listed = fleet["targets"].as_array().expect("a list");
+    listed.iter().map(|target| target["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn fifty_reloads_under_load_lose_no_request_and_no_record() {
+    let place = Place::new(5);
+    place.write("", 0..5);
+    let mut gateway = place.start();
+    let done = AtomicBool::new(false);
+    let send = || {
+        let mut client = Client::connect(gateway.data).expect("the gateway listens");
+        let mut ids = Vec::new();
+        while !done.load(Relaxed) {
+            let answer = client.ask(&completion(ids.len() % 2 == 0), |_| {}).expect("no request is lost");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            ids.push(answer.id.expect("every answer has an ID"));
+        }
+        ids
+    };
+    // Two pods are away at a time, each for two rounds: what is away in a round stays away in the next.
+    let mut away = Vec::new();
+    let ids: Vec<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(send)).collect();
+        for round in 0..RELOADS {
+            let gone = [round % 5, (round + 4) % 5];
+            place.write(&format!("limits.in_flight = {}", 1_000 + gone[0]), (0..5).filter(|pod| !gone.contains(pod)));
+            gateway.hang_up();
+            until_reloaded(&gateway, "applied", round + 1);
+            away.push((config(&gateway), format!("pod-{}", gone[0])));
+            assert!(!targets(&gateway).contains(&away[round].1));
+        }
+        done.store(true, Relaxed);
+        clients.into_iter().flat_map(|client| client.join().expect("no request is lost")).collect()
+    });
+    assert!(gateway.stop().success());
+    let words = gateway.last_words();
+    let line: Value = serde_json::from_str(words.lines().last().expect("a closing line").trim()).expect("JSON");
+    let all = ids.len();
+    assert_eq!(line, json!({"event": "stopped", "offered": all, "stored": all, "dropped": 0, "exits": {}}));
+
+    let records = place.records();
+    let stored: BTreeSet<String> = records.iter().map(|record| record.id().to_string()).collect();
+    assert!(records.len() == all && ids.iter().all(|id| stored.contains(id)), "one record for each request");
+    let reader = Reader::open(&place.dir.path().join("data")).expect("the store is there");
+    for record in &records {
+        let outcome = record.outcome().expect("it has ended");
+        assert_eq!((outcome.ending, outcome.status), (Ending::Completed, Some(200)));
+        let made_with = &*record.issued.run.config;
+        assert!(reader.config_text(made_with).expect("readable").is_some(), "{made_with} can be read");
+        let target = &*outcome.attempts.last().expect("it was answered").target.name;
+        let at_a_removed_one = away.iter().any(|(config, pod)| config == made_with && pod == target);
+        assert!(!at_a_removed_one, "{} went to {target} after its removal", record.id());
+    }
+    let made_with: BTreeSet<_> = records.iter().map(|record| &*record.issued.run.config).collect();
+    assert!(made_with.len() > 2, "records name the configuration they were made with: {made_with:?}");
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_what_waits_for_a_restart_is_named() {
+    let place = Place::new(2);
+    place.write("", 0..1);
+    let gateway = place.start();
+    let before = config(&gateway);
+    let log = |what: &str| eventually(what, || gateway.last_words().contains(what).then_some(()));
+
+    place.write("limits.in_flight = 0\nlimits.inflight = 5\nthreads = 2\npolicy = \"best\"", 0..2);
+    gateway.hang_up();
+    until_reloaded(&gateway, "refused", 1);
+    for mistake in ["0 is less than 1", "unknown key `limits.inflight`", "\\\"best\\\" is not one of", "\"mistakes\":3"]
+    {
+        log(mistake);
+    }
+    assert_eq!((config(&gateway), targets(&gateway)), (before.clone(), vec!["pod-0".to_owned()]));
+    assert_eq!(gateway.metrics().get("snapgate_reload_last_succeeded"), 0.0);
+
+    place.write("threads = 3\nstore.retention_age = \"1d\"", 0..2);
+    gateway.hang_up();
+    until_reloaded(&gateway, "applied", 1);
+    log("\"keys\":\"threads, store.retention_age\"");
+    assert_eq!(targets(&gateway), ["pod-0", "pod-1"], "what needs no restart is taken up");
+    assert_ne!(config(&gateway), before);
+    let metrics = gateway.metrics();
+    assert_eq!(
+        (metrics.get("snapgate_reload_last_succeeded"), metrics.get("snapgate_config_keys_waiting")),
+        (1.0, 2.0)
+    );
+
+    gateway.hang_up();
+    until_reloaded(&gateway, "unchanged", 1);
+}
+
+#[test]
+fn a_watched_file_is_taken_up_by_itself() {
+    let place = Place::new(2);
+    place.write("reload.watch = true", 0..1);
+    let gateway = place.start();
+    place.write("reload.watch = true", 1..2);
+    until_reloaded(&gateway, "applied", 1);
+    assert_eq!(targets(&gateway), ["pod-1"]);
+    let answer = Client::connect(gateway.data).and_then(|mut client| client.ask(&completion(false), |_| {}));
+    assert_eq!(answer.expect("it serves").status, 200);
+}
