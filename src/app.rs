@@ -104,6 +104,7 @@ pub struct App {
     fleet: Arc<Fleet>,
     run: Arc<Run>,
     metrics: Arc<Metrics>,
+    lookup_settings: Arc<ArcSwap<lookup::Settings>>,
     /// Set first thing at the stop, so that nobody sends new clients here.
     stopping: Arc<AtomicBool>,
     /// Held for the lifetime of the process: its lock keeps a second one out.
@@ -118,6 +119,7 @@ struct Shared {
     run: Arc<Run>,
     tenants: Arc<Tenants>,
     problem: Arc<ArcSwapOption<String>>,
+    lookup_settings: Arc<ArcSwap<lookup::Settings>>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -132,9 +134,11 @@ impl App {
         let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
         metrics.config_in_effect(&run.config);
         let (problem, stopping) = (Arc::default(), Arc::default());
+        let lookup_settings = Arc::new(ArcSwap::from_pointee(config.lookup.clone()));
         let own_key = tenant::Key::new(data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret()));
         let tenants = Arc::new(Tenants::new(&config.tenants, own_key));
-        let shared = Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, stopping };
+        let shared =
+            Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, lookup_settings, stopping };
 
         let sinks = open_sinks(&config)?;
         let store = open_store(&config, data_dir.as_ref(), &shared)?;
@@ -149,7 +153,7 @@ impl App {
         let (intake, pipeline) = start_pipeline(&config, &shared, store, sinks)?;
         let fleet = Fleet::new(config.fleet.clone(), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
-        let lookup = start_lookup(&config, &shared, &fleet, (reader, erase), admin, &control)?;
+        let lookup = start_lookup(&shared, &fleet, (reader, erase), admin, &control)?;
         let polling = start_fleet(Arc::clone(&fleet), &control);
         let server = start_gateway(&config, &shared, &fleet, intake, data)?;
         Ok(Self {
@@ -165,6 +169,7 @@ impl App {
             fleet,
             run: shared.run,
             metrics: shared.metrics,
+            lookup_settings: shared.lookup_settings,
             stopping: shared.stopping,
             _data_dir: data_dir,
         })
@@ -188,6 +193,7 @@ impl App {
         self.run = Arc::new(run);
         let Change { added, removed, kept } = self.fleet.set_targets(&config.fleet.targets);
         self.server.reload(config.gateway.clone(), Arc::clone(&self.run));
+        self.lookup_settings.store(Arc::new(config.lookup.clone()));
         (self.shutdown_delay, self.shutdown_grace) = (config.shutdown_delay, config.shutdown_grace);
         self.metrics.config_in_effect(&self.run.config);
         self.metrics.reloaded(ReloadResult::Applied);
@@ -320,7 +326,6 @@ fn start_fleet(fleet: Arc<Fleet>, control: &Runtime) -> (oneshot::Sender<()>, Jo
 }
 
 fn start_lookup(
-    config: &Config,
     shared: &Shared,
     fleet: &Arc<Fleet>,
     (reader, erase): (Option<Reader>, Option<EraseSource>),
@@ -332,7 +337,7 @@ fn start_lookup(
         Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
     };
     let view = Arc::clone(fleet);
-    let settings = Arc::new(ArcSwap::from_pointee(config.lookup.clone()));
+    let settings = Arc::clone(&shared.lookup_settings);
     let router = lookup::router(LookupState {
         run: Arc::clone(&shared.run),
         ledger: Arc::clone(&shared.ledger),

@@ -73,7 +73,7 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 26] = [
+pub(super) const LIVE: [&str; 35] = [
     "policy",
     "targets",
     "models",
@@ -99,6 +99,15 @@ pub(super) const LIVE: [&str; 26] = [
     "choice.session_header",
     "choice.allow_forced",
     "record.headers",
+    "lookup.own_records",
+    "lookup.requests_per_second",
+    "lookup.own_requests_per_second",
+    "lookup.failures_per_minute",
+    "lookup.connections",
+    "lookup.tokens",
+    "links.trace",
+    "links.logs",
+    "links.dashboard",
     "reload.watch",
 ];
 
