@@ -66,6 +66,9 @@ impl Bench {
             intake,
             metrics,
             clock,
+            acceptor: None,
+            connector: None,
+            authorization: None,
         };
         let headers = HeaderMap::from_iter([(
             HeaderName::from_static("x-session-id"),

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Config, Mistakes, Reload};
-use crate::fleet::{Change, Fleet};
+use crate::fleet::{self, Change, Fleet};
 use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
 use crate::lookup::{self, EraseSource, LookupState, Readiness};
@@ -29,6 +29,7 @@ use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
+use crate::tls::{self, Acceptor, Connector, Credential, CredentialSettings, Rotate, ServerSettings};
 
 /// How long the exits may go on after the last request has ended.
 const LANES_GRACE: Duration = Duration::from_secs(5);
@@ -54,6 +55,8 @@ pub enum StartError {
     Store(store::OpenError),
     /// The JSON log could not be opened.
     JsonLog(crate::sink::json_log::OpenError),
+    /// A certificate or a key could not be used.
+    Tls(tls::LoadError),
     /// A thread or a runtime could not be started.
     Thread(io::Error),
 }
@@ -67,6 +70,7 @@ impl fmt::Display for StartError {
             Self::DataDir(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::JsonLog(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
         }
     }
@@ -79,6 +83,7 @@ impl std::error::Error for StartError {
             Self::DataDir(error) => Some(error),
             Self::Store(error) => Some(error),
             Self::JsonLog(error) => Some(error),
+            Self::Tls(error) => Some(error),
             Self::Thread(error) => Some(error),
         }
     }
@@ -140,6 +145,7 @@ impl App {
         let shared =
             Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, lookup_settings, stopping };
 
+        let acceptor = load_acceptor(("tls", tls::HTTP2_OR_1), config.tls.as_ref(), &config, &shared)?;
         let sinks = open_sinks(&config)?;
         let store = open_store(&config, data_dir.as_ref(), &shared)?;
         let reader = store.as_ref().map(|(_, reader)| reader.clone());
@@ -151,11 +157,13 @@ impl App {
             .map_err(StartError::Thread)?;
 
         let (intake, pipeline) = start_pipeline(&config, &shared, store, sinks)?;
-        let fleet = Fleet::new(config.fleet.clone(), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
+        let upstream = Upstream::load(&config)?;
+        let fleet = Fleet::new(upstream.fleet(&config), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
         let lookup = start_lookup(&shared, &fleet, (reader, erase), admin, &control)?;
+        start_rotation(&upstream, &acceptor, &shared, &control);
         let polling = start_fleet(Arc::clone(&fleet), &control);
-        let server = start_gateway(&config, &shared, &fleet, intake, data)?;
+        let server = start_gateway(&config, &shared, &fleet, intake, (data, acceptor, upstream))?;
         Ok(Self {
             data: server.address(),
             admin: admin_address,
@@ -263,6 +271,63 @@ fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Start
     TcpListener::bind(address).map_err(|source| StartError::Bind { setting, address, source })
 }
 
+fn load_acceptor(
+    (section, protocols): (&'static str, &'static [&'static [u8]]),
+    settings: Option<&ServerSettings>,
+    config: &Config,
+    shared: &Shared,
+) -> Result<Option<Arc<Acceptor>>, StartError> {
+    let load = |settings: &ServerSettings| {
+        Acceptor::load(section, settings.clone(), protocols, config.tls_handshake_timeout, Arc::clone(&shared.metrics))
+    };
+    settings.map(load).transpose().map(|acceptor| acceptor.map(Arc::new)).map_err(StartError::Tls)
+}
+
+/// Who we are to targets, and whom we believe.
+struct Upstream {
+    connector: Arc<Connector>,
+    authorization: Option<Arc<Credential>>,
+    fleet_authorization: Option<Arc<Credential>>,
+}
+
+impl Upstream {
+    fn load(config: &Config) -> Result<Self, StartError> {
+        let credential = |section, settings: &Option<CredentialSettings>| {
+            let loaded = settings.clone().map(|settings| Credential::load(section, settings).map(Arc::new));
+            loaded.transpose().map_err(StartError::Tls)
+        };
+        let connector = Connector::load("upstream", config.upstream_tls.clone()).map_err(StartError::Tls)?;
+        Ok(Self {
+            connector: Arc::new(connector),
+            authorization: credential("upstream", &config.upstream_authorization)?,
+            fleet_authorization: credential("fleet", &config.fleet_authorization)?,
+        })
+    }
+
+    fn fleet(&self, config: &Config) -> fleet::Settings {
+        let (connector, authorization) = (Some(Arc::clone(&self.connector)), self.fleet_authorization.clone());
+        fleet::Settings { connector, authorization, ..config.fleet.clone() }
+    }
+
+    /// What of it follows its files.
+    fn rotating(&self) -> impl Iterator<Item = Arc<dyn Rotate>> {
+        let credentials = [&self.authorization, &self.fleet_authorization].into_iter().flatten();
+        credentials.map(|credential| Arc::clone(credential) as _).chain([Arc::clone(&self.connector) as _])
+    }
+}
+
+/// Follows the files of certificates, keys and credentials. It ends with the runtime: nothing is lost when it is cut off.
+fn start_rotation<'a>(
+    upstream: &Upstream,
+    acceptors: impl IntoIterator<Item = &'a Arc<Acceptor>>,
+    shared: &Shared,
+    control: &Runtime,
+) {
+    let acceptors = acceptors.into_iter().map(|acceptor| Arc::clone(acceptor) as _);
+    let all = upstream.rotating().chain(acceptors).collect();
+    control.spawn(tls::rotate(all, Arc::clone(&shared.metrics)));
+}
+
 fn open_store(
     config: &Config,
     data_dir: Option<&DataDir>,
@@ -302,7 +367,7 @@ fn start_gateway(
     shared: &Shared,
     fleet: &Arc<Fleet>,
     intake: Intake,
-    listener: TcpListener,
+    (listener, acceptor, upstream): (TcpListener, Option<Arc<Acceptor>>, Upstream),
 ) -> Result<Server, StartError> {
     let parts = gateway::Parts {
         clock: Arc::clone(&shared.clock),
@@ -312,6 +377,9 @@ fn start_gateway(
         ledger: Arc::clone(&shared.ledger),
         intake,
         metrics: Arc::clone(&shared.metrics),
+        acceptor,
+        connector: Some(upstream.connector),
+        authorization: upstream.authorization,
     };
     gateway::start(Gateway::new(config.gateway.clone(), parts), listener).map_err(StartError::Thread)
 }

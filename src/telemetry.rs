@@ -122,6 +122,20 @@ pub struct ConfigLabels {
     hash: String,
 }
 
+/// Why a client had no TLS handshake, and at which listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HandshakeLabels {
+    section: &'static str,
+    reason: &'static str,
+}
+
+/// Which changed files were looked at, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RotationLabels {
+    section: &'static str,
+    result: &'static str,
+}
+
 /// All metrics of one gateway. Passed to whoever counts something; there are no globals.
 #[derive(Debug)]
 pub struct Metrics {
@@ -175,6 +189,8 @@ pub struct Metrics {
     config: Family<ConfigLabels, Gauge>,
     /// Keys of the configuration that were changed and wait for a restart.
     pub config_waiting: Gauge,
+    handshake_failures: Family<HandshakeLabels, Counter>,
+    rotations: Family<RotationLabels, Counter>,
 }
 
 impl Metrics {
@@ -217,6 +233,8 @@ impl Metrics {
             reload_succeeded: Gauge::default(),
             config: Family::default(),
             config_waiting: Gauge::default(),
+            handshake_failures: Family::default(),
+            rotations: Family::default(),
         };
         metrics.reload_succeeded.set(1);
         let registry = &mut metrics.registry;
@@ -327,6 +345,16 @@ impl Metrics {
             "Keys that a reload found changed and that wait for a restart",
             metrics.config_waiting.clone(),
         );
+        registry.register(
+            "tls_handshake_failures",
+            "Clients without a TLS handshake, by the section of the configuration that is the listener's",
+            metrics.handshake_failures.clone(),
+        );
+        registry.register(
+            "rotations",
+            "Changes of the files that a section of the configuration names: done, or refused as unusable",
+            metrics.rotations.clone(),
+        );
         Arc::new(metrics)
     }
 
@@ -384,6 +412,16 @@ impl Metrics {
     pub fn reloaded(&self, result: ReloadResult) {
         self.reloads.get_or_create(&ReloadLabels { result: result.name() }).inc();
         self.reload_succeeded.set(i64::from(result != ReloadResult::Refused));
+    }
+
+    /// A client had no TLS handshake. `section` is the configuration's, which is the listener.
+    pub fn handshake_failed(&self, section: &'static str, reason: &'static str) {
+        self.handshake_failures.get_or_create(&HandshakeLabels { section, reason }).inc();
+    }
+
+    /// Files that a section of the configuration names have changed: their content is in use, or was refused.
+    pub fn rotated(&self, section: &'static str, result: &'static str) {
+        self.rotations.get_or_create(&RotationLabels { section, result }).inc();
     }
 
     /// A metric page was read.

@@ -13,6 +13,12 @@ mod choices;
 // What the command line writes of it.
 mod exports;
 
+// Who gets in by TLS, and which certificates are used.
+mod tls;
+
+// Whom the gateway believes, and what it presents to targets.
+mod upstream_tls;
+
 // What survives `kill -9`.
 mod crash;
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use super::layers::Effective;
 use super::mistake::{Mistakes, Origin};
@@ -15,7 +15,7 @@ use crate::sink::json_log::Destination;
 use crate::snapshot::Policy;
 use crate::store::Durability;
 use crate::telemetry::{LogFormat, LogSettings};
-use crate::{fleet, gateway, lookup, pipeline, store, tenant};
+use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
 const IN_ORDER: [(&str, &str, &str); 6] = [
@@ -44,6 +44,11 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     check_routes(effective, mistakes);
     check_models(effective, mistakes);
     check_tenant(effective, mistakes);
+    check_server_tls("tls", effective, mistakes);
+    check_upstream_tls(effective, mistakes);
+    for section in ["upstream", "fleet"] {
+        check_credential(section, effective, mistakes);
+    }
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -105,6 +110,53 @@ fn check_tenant(effective: &Effective, mistakes: &mut Mistakes) {
     mistakes.add(origin.clone(), Some("tenant.secret_file"), "tenant.secret is set as well: keep one of them");
 }
 
+/// A certificate without its key serves nobody, and neither does one that does not fit it.
+fn check_server_tls(section: &str, effective: &Effective, mistakes: &mut Mistakes) {
+    let (values, keys) = (Values(effective), ["cert", "key", "client_ca"].map(|name| format!("{section}.{name}")));
+    let wrong = match server_tls(section, &values) {
+        Some(settings) => tls::check(&settings).err().map(|error| (&keys[0], error.to_string())),
+        None => {
+            let alone = keys.iter().find(|key| values.file(key).is_some());
+            alone.map(|key| (key, format!("{} and {} go together: set both", keys[0], keys[1])))
+        }
+    };
+    if let Some((key, text)) = wrong {
+        mistakes.add(effective.get(key).1.clone(), None, format!("[{section}] {text}"));
+    }
+}
+
+fn check_upstream_tls(effective: &Effective, mistakes: &mut Mistakes) {
+    let values = Values(effective);
+    let (cert, key) = (values.file("upstream.cert"), values.file("upstream.key"));
+    let wrong = match (cert.is_some(), key.is_some()) {
+        (true, false) => Some(("upstream.cert", "upstream.cert needs upstream.key as well".to_owned())),
+        (false, true) => Some(("upstream.key", "upstream.key needs upstream.cert as well".to_owned())),
+        (named, _) => {
+            let blamed = if named { "upstream.cert" } else { "upstream.ca" };
+            tls::check_client(&client_tls(&values)).err().map(|error| (blamed, format!("[upstream] {error}")))
+        }
+    };
+    if let Some((key, text)) = wrong {
+        mistakes.add(effective.get(key).1.clone(), None, text);
+    }
+}
+
+fn check_credential(section: &str, effective: &Effective, mistakes: &mut Mistakes) {
+    let (text, file) = (format!("{section}.authorization"), format!("{section}.authorization_file"));
+    let values = Values(effective);
+    let wrong = match credential(section, &values) {
+        Some(_) if values.authorization(&text).is_some() && values.file(&file).is_some() => {
+            Some(format!("{text} and {file} are both set: leave one out"))
+        }
+        credential => {
+            credential.and_then(|settings| tls::check_credential(&settings).err()).map(|error| error.to_string())
+        }
+    };
+    if let Some(wrong) = wrong {
+        mistakes.add(effective.get(&file).1.clone(), None, wrong);
+    }
+}
+
 /// The configuration. Only called when nothing is wrong.
 pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
     let values = Values(effective);
@@ -113,6 +165,11 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         instance: instance(values.text("instance"), machine),
         listen: values.address("listen"),
         admin,
+        tls: server_tls("tls", &values),
+        upstream_tls: client_tls(&values),
+        upstream_authorization: credential("upstream", &values),
+        fleet_authorization: credential("fleet", &values),
+        tls_handshake_timeout: values.duration("timeouts.tls_handshake"),
         data_dir: PathBuf::from(values.text("data_dir")),
         json_log: match values.text("json_log") {
             "off" => None,
@@ -154,6 +211,22 @@ fn log_settings(values: &Values<'_>) -> LogSettings {
     }
 }
 
+/// `None` without certificate and key.
+fn server_tls(section: &str, values: &Values<'_>) -> Option<tls::ServerSettings> {
+    let file = |name: &str| values.file(&format!("{section}.{name}"));
+    Some(tls::ServerSettings { cert: file("cert")?, key: file("key")?, client_ca: file("client_ca") })
+}
+
+fn client_tls(values: &Values<'_>) -> tls::ClientSettings {
+    let identity = values.file("upstream.cert").zip(values.file("upstream.key"));
+    tls::ClientSettings { ca: values.file("upstream.ca"), identity }
+}
+
+fn credential(section: &str, values: &Values<'_>) -> Option<tls::CredentialSettings> {
+    let text = values.authorization(&format!("{section}.authorization")).cloned().map(tls::CredentialSettings::Text);
+    text.or_else(|| values.file(&format!("{section}.authorization_file")).map(tls::CredentialSettings::File))
+}
+
 fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
     let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
     let target = |target: &super::tables::Target| fleet::TargetSettings {
@@ -180,6 +253,9 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         metrics_path: values.text("fleet.metrics_path").to_owned(),
         eject_after: values.small("fleet.eject_after"),
         eject_time: values.duration("fleet.eject_time"),
+        // Loaded when it starts.
+        connector: None,
+        authorization: None,
     }
 }
 
@@ -369,6 +445,18 @@ impl<'a> Values<'a> {
         match self.0.get(path).0 {
             Value::Secret(secret) => secret.as_ref(),
             other => unreachable!("{path} is no secret but {other}"),
+        }
+    }
+
+    /// `None` for one that is left out.
+    fn file(&self, path: &str) -> Option<PathBuf> {
+        Some(self.text(path)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    fn authorization(&self, path: &str) -> Option<&'a HeaderValue> {
+        match self.0.get(path).0 {
+            Value::Authorization(value) => value.as_ref(),
+            other => unreachable!("{path} is no credential but {other}"),
         }
     }
 

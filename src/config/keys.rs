@@ -112,10 +112,11 @@ pub(super) const LIVE: [&str; 35] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 14] = [
+pub(super) const SECTIONS: [(&str, &str); 15] = [
     ("log", "The gateway's own log, on standard error."),
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
+    ("tls", "TLS for the clients' requests. Without a certificate they come in plain text."),
     ("upstream", "The connections to the targets."),
     ("routes", "Which requests are forwarded."),
     ("choice", "How a target is chosen."),
@@ -174,7 +175,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "threads", kind: count(0, 1024), default: "0",
         doc: "Data threads. 0: one for each core." },
     Key { path: "targets", kind: Kind::Targets, default: "",
-        doc: "The inference pods. A target is http://HOST:PORT; its name is for everybody and goes into answers \
+        doc: "The inference pods. A target is http://HOST:PORT or https://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
               `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
               them it serves any. A request for a model that no target serves is answered 404. --target [NAME=]URL may be repeated and \
@@ -198,6 +199,8 @@ pub(super) const KEYS: &[Key] = &[
         doc: "The head of a request or of an answer." },
     Key { path: "limits.headers", kind: count(16, 4096), default: "100",
         doc: "Header lines of a request or of an answer." },
+    Key { path: "timeouts.tls_handshake", kind: time(10 * MS, 60 * S), default: "10s",
+        doc: "Until a client's TLS handshake is complete." },
     Key { path: "timeouts.request_header", kind: time(10 * MS, H), default: "60s",
         doc: "Until a request's head is complete; on a kept connection counted from the last answer, so that idle \
               clients are let go." },
@@ -221,6 +224,13 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "timeouts.pool_idle", kind: time(0, H), default: "4s",
         doc: "How long an unused connection to a target is kept. Shorter than the target's own limit, or requests \
               meet closing connections: uvicorn, which serves vLLM, closes after 5 s." },
+    Key { path: "tls.cert", kind: Kind::Text(file), default: "",
+        doc: "A file with the certificate, and those that lead from it to an authority, in PEM. It is looked at each \
+              second: a changed certificate and key are used for new connections, if they are good." },
+    Key { path: "tls.key", kind: Kind::Text(file), default: "",
+        doc: "A file with its private key in PEM." },
+    Key { path: "tls.client_ca", kind: Kind::Text(file), default: "",
+        doc: "A file with authorities in PEM: every client has to present a certificate of theirs." },
     Key { path: "upstream.request_id", kind: Kind::Choice(&["snapshot", "client", "off"]), default: "snapshot",
         doc: "The x-request-id an engine gets: the snapshot ID, which vLLM then uses in its answer and its log; \
               the client's own; or none." },
@@ -233,6 +243,19 @@ pub(super) const KEYS: &[Key] = &[
         doc: "The share of requests that may be tried again, lest an outage is multiplied; some more at first." },
     Key { path: "upstream.retry_timeouts", kind: Kind::Switch, default: "false",
         doc: "Try again as well when the head of the answer did not come in time. The first target may still be at work." },
+    Key { path: "upstream.ca", kind: Kind::Text(file), default: "",
+        doc: "A file with the authorities in PEM that certify the targets with https; without it, those that the \
+              system believes. Names and addresses have to be in the targets' certificates. This file and the next two \
+              are looked at each second, like [tls]." },
+    Key { path: "upstream.cert", kind: Kind::Text(file), default: "",
+        doc: "A file with the certificate that is presented to targets with https, in PEM." },
+    Key { path: "upstream.key", kind: Kind::Text(file), default: "",
+        doc: "A file with its private key in PEM." },
+    Key { path: "upstream.authorization", kind: Kind::Authorization, default: "",
+        doc: "What targets get in the header authorization, in place of what the client sent: a token, or a scheme and \
+              what belongs to it. It is never recorded or shown." },
+    Key { path: "upstream.authorization_file", kind: Kind::Text(file), default: "",
+        doc: "A file that holds it, instead. A changed one is used within a second." },
     Key { path: "routes.allow", kind: Kind::List { max: PATHS_MAX, check: route },
         default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
                   /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models",
@@ -288,6 +311,10 @@ pub(super) const KEYS: &[Key] = &[
               is passed over for a while, but never more than half of those that serve a model; 0 for never." },
     Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
         doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
+    Key { path: "fleet.authorization", kind: Kind::Authorization, default: "",
+        doc: "What polls and probes present in the header authorization: a token, or a scheme and what belongs to it. It is never recorded or shown." },
+    Key { path: "fleet.authorization_file", kind: Kind::Text(file), default: "",
+        doc: "A file that holds it, instead. A changed one is used within a second." },
     Key { path: "store.enabled", kind: Kind::Switch, default: "true",
         doc: "Without the store, lookups know only requests in flight." },
     Key { path: "store.durability", kind: Kind::Choice(&["process", "power"]), default: "process",
@@ -375,6 +402,11 @@ fn path(text: &str) -> Result<String, String> {
         return Err("a path cannot be empty or hold a zero byte".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A file that may be left out.
+fn file(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { path(text) }
 }
 
 fn instance(text: &str) -> Result<String, String> {

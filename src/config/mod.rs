@@ -37,7 +37,7 @@ pub use secret::Secret;
 pub use watch::Watch;
 
 use crate::sink::json_log::Destination;
-use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant};
+use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant, tls};
 
 /// The variable that names the file when no `--config` does.
 pub const FILE_VARIABLE: &str = "SNAPGATE_CONFIG";
@@ -57,6 +57,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where lookups, health and metrics are served.
     pub admin: SocketAddr,
+    /// The identity of `listen`; `None` for plain text.
+    pub tls: Option<tls::ServerSettings>,
+    /// How targets are spoken to in TLS.
+    pub upstream_tls: tls::ClientSettings,
+    /// What targets get in place of the client's `authorization`.
+    pub upstream_authorization: Option<tls::CredentialSettings>,
+    /// What polls and probes present.
+    pub fleet_authorization: Option<tls::CredentialSettings>,
+    /// For a client's TLS handshake.
+    pub tls_handshake_timeout: Duration,
     /// Where everything that must survive a restart lives.
     pub data_dir: PathBuf,
     /// Where finished snapshots are written as JSON lines; `None` if they are not.
@@ -139,7 +149,7 @@ pub struct Flag {
 }
 
 /// Everything a configuration is made from, exactly as written. Tests make it by hand: nothing else is read, except the
-/// files that `token_file` and `tenant.secret_file` name.
+/// files that `token_file`, `tenant.secret_file` and the sections on TLS name.
 #[derive(Clone)]
 pub struct Sources {
     /// The file's name, and its text or why there is none.

@@ -12,7 +12,7 @@ use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
 use super::value::{quoted, quoted_list};
 use crate::lookup::{Scope, token};
-use crate::snapshot::Policy;
+use crate::snapshot::{Policy, TLS_SCHEME};
 
 /// The longest name of a target or token.
 const NAME_CHARS_MAX: usize = 64;
@@ -30,7 +30,7 @@ const MODEL_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Target {
     pub(super) name: String,
-    /// `host:port`.
+    /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub(super) address: String,
     pub(super) gpus: Option<u32>,
     /// None means any.
@@ -42,7 +42,8 @@ impl fmt::Display for Target {
         f.write_str("{ name = ")?;
         quoted(f, &self.name)?;
         f.write_str(", url = ")?;
-        quoted(f, &format!("http://{}", self.address))?;
+        let scheme = if self.address.starts_with(TLS_SCHEME) { "" } else { "http://" };
+        quoted(f, &format!("{scheme}{}", self.address))?;
         self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
@@ -417,19 +418,19 @@ fn check_model(name: &str) -> Result<String, String> {
 
 /// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
 fn default_name(address: &str) -> Result<String, String> {
+    let address = address.strip_prefix(TLS_SCHEME).unwrap_or(address);
     let name = address.split(|c: char| !is_name_char(c)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
     check_name(&name).map_err(|_| format!("{address} is too long to be a name as well: write NAME=URL"))
 }
 
-/// `http://HOST:PORT` and nothing more. Answers `host:port`.
+/// `http://HOST:PORT` or `https://HOST:PORT` and nothing more. Answers `host:port`, or `https://host:port`.
 fn parse_url(url: &str) -> Result<String, String> {
-    let form = "write http://HOST:PORT";
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(match url.split_once("://") {
-            Some(("https", _)) => format!("\"{url}\": https to targets is not supported yet: {form}"),
-            Some((scheme, _)) => format!("\"{url}\": {scheme} is not a protocol for targets: {form}"),
-            None => format!("\"{url}\" is not a URL: {form}, such as http://127.0.0.1:8000"),
-        });
+    let form = "write http://HOST:PORT or https://HOST:PORT";
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("http", rest)) => ("", rest),
+        Some(("https", rest)) => (TLS_SCHEME, rest),
+        Some((scheme, _)) => return Err(format!("\"{url}\": {scheme} is not a protocol for targets: {form}")),
+        None => return Err(format!("\"{url}\" is not a URL: {form}, such as http://127.0.0.1:8000")),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('@') {
@@ -442,7 +443,7 @@ fn parse_url(url: &str) -> Result<String, String> {
     match authority.port_u16() {
         None | Some(0) => Err(format!("\"{url}\" has no port: {form}")),
         Some(_) if authority.host().is_empty() => Err(format!("\"{url}\" has no host: {form}")),
-        Some(port) => Ok(format!("{}:{port}", authority.host().to_ascii_lowercase())),
+        Some(port) => Ok(format!("{scheme}{}:{port}", authority.host().to_ascii_lowercase())),
     }
 }
 
@@ -468,6 +469,7 @@ mod tests {
             ("http://127.0.0.1:8000", "127.0.0.1:8000"),
             ("http://vLLM-0.Pods:80/", "vllm-0.pods:80"),
             ("http://[::1]:8000", "[::1]:8000"),
+            ("https://vLLM-0:443/", "https://vllm-0:443"),
         ];
         for (url, address) in cases {
             assert_eq!(parse_url(url).as_deref(), Ok(address), "{url}");
@@ -477,7 +479,6 @@ mod tests {
     #[test]
     fn what_is_no_target_url_says_why() {
         let cases = [
-            ("https://a:1", "not supported yet"),
             ("ftp://a:1", "ftp is not a protocol"),
             ("127.0.0.1:8000", "is not a URL: write http://HOST:PORT"),
             ("http://a:1/v1", "has no path"),
@@ -515,7 +516,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_url_panics_and_an_accepted_one_can_be_dialled(url in "(http://)?[a-z\\[\\]:0-9./@]{0,24}") {
+        fn no_url_panics_and_an_accepted_one_can_be_dialled(url in "(https?://)?[a-z\\[\\]:0-9./@]{0,24}") {
             if let Ok(address) = parse_url(&url) {
                 prop_assert!(default_name(&address).is_ok_and(|name| check_name(&name).is_ok()));
                 let (host, port) = address.rsplit_once(':').unwrap();

@@ -107,6 +107,7 @@ fn other_value(key: &Key) -> String {
         }
         (Kind::List { .. }, _) => "[\"/v9\"]".to_owned(),
         (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
+        (Kind::Authorization, _) => quoted("Bearer 0123456789abcdef"),
         (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
         (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
     }
@@ -123,9 +124,14 @@ fn companions(key: &str) -> &'static str {
     }
 }
 
+/// Certificates and keys come in pairs, and tokens have to be there: they have tests of their own.
+fn is_file(key: &Key) -> bool {
+    ["cert", "key", "ca", "client_ca", "authorization_file"].contains(&key.split().1)
+}
+
 #[test]
 fn every_key_reaches_a_setting_from_the_file_and_from_its_variable() {
-    for key in KEYS {
+    for key in KEYS.iter().filter(|key| !is_file(key)) {
         let meaning = |sources: &Sources| {
             let mut config = load(sources).unwrap_or_else(|wrong| panic!("{}: {wrong}", key.path));
             config.shown.clear();
@@ -170,6 +176,47 @@ fn what_a_reload_changes_are_keys_that_exist() {
 }
 
 #[test]
+fn a_certificate_is_tried_before_a_port_is_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for name in ["a", "b"] {
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        std::fs::write(path(&format!("{name}.crt")), cert.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), signing_key.serialize_pem()).unwrap();
+    }
+    let tls = |lines: &[(&str, &str)]| {
+        let set = |(key, name): &(&str, &str)| format!("{key} = {:?}\n", path(name));
+        file(&format!("[tls]\n{}", lines.iter().map(set).collect::<String>()))
+    };
+    let pair = [("cert", "a.crt"), ("key", "a.key")];
+    let config = load(&tls(&[pair[0], pair[1], ("client_ca", "b.crt")])).unwrap();
+    let expected = tls::ServerSettings {
+        cert: path("a.crt").into(),
+        key: path("a.key").into(),
+        client_ca: Some(path("b.crt").into()),
+    };
+    assert_eq!(config.tls, Some(expected));
+    let variables = environment(
+        file(""),
+        &[("SNAPGATE_TLS_CERT", path("b.crt").as_str()), ("SNAPGATE_TLS_KEY", path("b.key").as_str())],
+    );
+    assert_eq!(load(&variables).unwrap().tls.unwrap().key, Path::new(&path("b.key")));
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&pair[..1], "f.toml:2: [tls] tls.cert and tls.key go together: set both"),
+        (&pair[1..], "tls.cert and tls.key go together"),
+        (&[("client_ca", "b.crt")], "tls.cert and tls.key go together"),
+        (&[pair[0], ("key", "b.key")], "do not serve"),
+        (&[pair[0], ("key", "none")], "none: No such file"),
+        (&[pair[0], ("key", "a.crt")], "a.crt holds no private key in PEM"),
+    ];
+    for (lines, expected) in cases {
+        let mistakes = mistakes(&tls(lines));
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(mistakes[0].contains(expected), "{expected}: {mistakes:?}");
+    }
+}
+
+#[test]
 fn flags_are_for_keys_that_exist() {
     for (flag, path) in FLAGS {
         assert_eq!(keys::find(path).and_then(Key::flag), Some(flag));
@@ -209,7 +256,7 @@ name = "b"
 url = "http://a:1"
 [[targets]]
 name = "b c"
-url = "https://a:2"
+url = "ftp://a:2"
 gpu = 4
 [[targets]]
 name = "d"
@@ -234,7 +281,7 @@ name = "d"
         "f.toml:23: fleet.target_share: 2 is not above 0 and up to 1",
         "f.toml:27: targets: a:1 is already the address of a-1 (f.toml:25)",
         r#"f.toml:31: targets: "b c" is not a name: use 1 to 64 letters, digits, dots, underscores and hyphens"#,
-        r#"f.toml:32: targets: "https://a:2": https to targets is not supported yet: write http://HOST:PORT"#,
+        r#"f.toml:32: targets: "ftp://a:2": ftp is not a protocol for targets: write http://HOST:PORT or https://HOST:PORT"#,
         "f.toml:33: targets: unknown field `gpu`: did you mean `gpus`?",
         r#"f.toml:34: targets: a target needs a `url`, such as "http://10.0.3.2:8000""#,
         "SNAPGATE_LIMITS_INFLIGHT: no key has this variable: did you mean `SNAPGATE_LIMITS_IN_FLIGHT`?",

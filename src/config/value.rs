@@ -5,11 +5,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use http::HeaderValue;
 use toml::de::DeValue;
 
 use super::secret::Secret;
 use super::tables::{Model, Target, Token, check_secret, read_secret};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+use crate::tls::authorization;
 
 /// Says what is wrong with a text, or gives it in its normal form.
 pub(super) type Check = fn(&str) -> Result<String, String>;
@@ -37,6 +39,8 @@ pub(super) enum Kind {
     List { max: usize, check: Check },
     /// A secret itself, or the name of a file that holds it; none if empty.
     Secret { file: bool },
+    /// The value of the header `authorization`, a secret; none if empty.
+    Authorization,
     /// `[[targets]]`.
     Targets,
     /// `[[models]]`.
@@ -57,6 +61,7 @@ pub(super) enum Value {
     Text(String),
     List(Vec<String>),
     Secret(Option<Secret>),
+    Authorization(Option<HeaderValue>),
     Targets(Vec<Target>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
@@ -80,6 +85,11 @@ impl Kind {
             Self::Secret { .. } if text.is_empty() => Value::Secret(None),
             Self::Secret { file: true } => Value::Secret(Some(read_secret(text)?)),
             Self::Secret { file: false } => Value::Secret(Some(check_secret(text, "the secret")?)),
+            Self::Authorization if text.is_empty() => Value::Authorization(None),
+            // Without the text: it is a secret.
+            Self::Authorization => Value::Authorization(Some(authorization(text.as_bytes()).ok_or_else(|| {
+                "has characters other than visible ASCII and spaces: it could not be sent in a header".to_owned()
+            })?)),
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
@@ -140,7 +150,7 @@ impl Kind {
             Self::Count { .. } => "a whole number without quotes",
             Self::Share => "a number above 0 and up to 1, without quotes",
             Self::Switch => "true or false without quotes",
-            Self::Choice(_) | Self::Text(_) | Self::Secret { .. } => "a text in quotes",
+            Self::Choice(_) | Self::Text(_) | Self::Secret { .. } | Self::Authorization => "a text in quotes",
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
             Self::Targets | Self::Models | Self::Tokens => "a list of tables",
@@ -198,6 +208,7 @@ impl fmt::Display for Value {
             Self::Text(text) => quoted(f, text),
             Self::Secret(secret) => quoted(f, if secret.is_some() { "<set>" } else { "" }),
             Self::List(items) => quoted_list(f, items),
+            Self::Authorization(value) => quoted(f, value.as_ref().map_or("", |_| "<set>")),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -15,7 +15,9 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use super::Settings;
 use super::budget::Meter;
+use crate::tls::{Credential, Dialer};
 
 /// Connections kept open to one target. There is one exchange of a kind at a time.
 const IDLE_CONNECTIONS: usize = 1;
@@ -30,7 +32,8 @@ const ACCEPTED: &str = "text/plain;version=0.0.4, text/plain;q=0.9, */*;q=0.1";
 /// Asks one kind of question. No proxy, no redirect, no compression: targets are near, and addressed as configured.
 #[derive(Clone, Debug)]
 pub(super) struct Fetcher {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<Dialer, Empty<Bytes>>,
+    authorization: Option<Arc<Credential>>,
 }
 
 /// What a target answered.
@@ -58,7 +61,7 @@ pub(super) enum FetchError {
 
 impl Fetcher {
     /// The work of its connections counts as `meter`'s.
-    pub(super) fn new(connect_timeout: Duration, meter: Arc<Meter>) -> Self {
+    pub(super) fn new(settings: &Settings, connect_timeout: Duration, meter: Arc<Meter>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_nodelay(true);
@@ -66,8 +69,8 @@ impl Fetcher {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
-        Self { client }
+            .build(Dialer::new(connector, settings.connector.clone()));
+        Self { client, authorization: settings.authorization.clone() }
     }
 
     /// Gets `uri` and reads at most `bytes_max` of the body, all `within` a time. What is left unread closes its
@@ -75,11 +78,14 @@ impl Fetcher {
     pub(super) async fn get(&self, uri: &Uri, within: Duration, bytes_max: usize) -> Result<Answer, FetchError> {
         let deadline = Instant::now() + within;
         let timeout = || FetchError::Timeout(within);
-        let request = Request::get(uri.clone())
+        let mut request = Request::get(uri.clone())
             .header(USER_AGENT, concat!("snapgate/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, ACCEPTED)
             .body(Empty::new())
             .expect("the URI was parsed before, and the headers are constants");
+        if let Some(credential) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, credential.value());
+        }
         let response =
             timeout_at(deadline, self.client.request(request)).await.map_err(|_| timeout())?.map_err(|error| {
                 if error.is_connect() { FetchError::Connect(error) } else { FetchError::Exchange(error) }

@@ -41,6 +41,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::Clock;
 use crate::snapshot::{FleetView, Health};
 use crate::telemetry::Metrics;
+use crate::tls::{Connector, Credential};
 use budget::Budget;
 use fetch::Fetcher;
 pub use roster::Change;
@@ -91,6 +92,10 @@ pub struct Settings {
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
     pub eject_time: Duration,
+    /// For targets that are spoken to in TLS; without it they cannot be reached.
+    pub connector: Option<Arc<Connector>>,
+    /// What scrapes and probes present.
+    pub authorization: Option<Arc<Credential>>,
 }
 
 /// One target as configured.
@@ -98,7 +103,7 @@ pub struct Settings {
 pub struct TargetSettings {
     /// Unique in the fleet.
     pub name: String,
-    /// `host:port`, spoken to in plain HTTP/1.1.
+    /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub address: String,
     /// How many GPUs it has, if anybody said.
     pub gpus: Option<u32>,
@@ -135,6 +140,8 @@ impl Settings {
             metrics_path: "/metrics".into(),
             eject_after: 5,
             eject_time: Duration::from_secs(10),
+            connector: None,
+            authorization: None,
         }
     }
 }
@@ -173,8 +180,8 @@ impl Fleet {
         let view = roster.view(start, now);
         let budget = Budget::new(&settings);
         let watch = Watch {
-            scraper: Fetcher::new(settings.poll_timeout, Arc::clone(&budget.scrapes)),
-            prober: Fetcher::new(settings.probe_timeout, Arc::clone(&budget.probes)),
+            scraper: Fetcher::new(&settings, settings.poll_timeout, Arc::clone(&budget.scrapes)),
+            prober: Fetcher::new(&settings, settings.probe_timeout, Arc::clone(&budget.probes)),
             settings,
             clock,
             metrics,
@@ -301,7 +308,7 @@ impl Fleet {
 impl Watch {
     /// Polls and probes one target for ever, side by side: a page that hangs does not delay a probe.
     async fn target(self: Arc<Self>, slot: Arc<Slot>) {
-        let uri = |path: &str| format!("http://{}{path}", slot.target.address).parse::<Uri>();
+        let uri = |path: &str| format!("{}{path}", slot.target.url()).parse::<Uri>();
         match (uri(&self.settings.metrics_path), uri(&self.settings.probe_path)) {
             (Ok(metrics), Ok(health)) => {
                 let poll = poll::run(Arc::clone(&self), Arc::clone(&slot), metrics);

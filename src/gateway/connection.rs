@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::flushes::Flushes;
 use super::{Settings, Thread};
 use crate::tenant::Peer;
+use crate::tls::Stream;
 
 /// How a client that speaks HTTP/2 without being asked begins; no HTTP/1.1 request may (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -56,14 +57,26 @@ pub(super) async fn serve(
     watcher: Watcher,
     mut stopped: watch::Receiver<Option<Instant>>,
 ) {
-    let begun = tokio::time::timeout(thread.gateway.current.load().settings.request_head_timeout, spoken(&stream));
-    let protocol = tokio::select! {
-        begun = begun => match begun {
-            Ok(protocol) => protocol,
-            Err(_) => return,
+    let (stream, protocol) = match &thread.gateway.acceptor {
+        // In a box, because the state of a handshake is large, and gone when the connection is served.
+        Some(acceptor) => match Box::pin(acceptor.accept(stream)).await {
+            Some(stream) if stream.is_http2() => (stream, Protocol::Http2),
+            Some(stream) => (stream, Protocol::Http1),
+            None => return,
         },
-        // Nothing was asked yet: the connection ends as any that is idle.
-        _ = stopped.changed() => Protocol::Http1,
+        None => {
+            let begun =
+                tokio::time::timeout(thread.gateway.current.load().settings.request_head_timeout, spoken(&stream));
+            let protocol = tokio::select! {
+                begun = begun => match begun {
+                    Ok(protocol) => protocol,
+                    Err(_) => return,
+                },
+                // Nothing was asked yet: the connection ends as any that is idle.
+                _ = stopped.changed() => Protocol::Http1,
+            };
+            (Stream::Plain(stream), protocol)
+        }
     };
     match protocol {
         Protocol::Http1 => serve_http1(thread, stream, watcher).await,
@@ -82,12 +95,12 @@ async fn spoken(stream: &TcpStream) -> Protocol {
 }
 
 /// Where the client is, if its tenant may depend on that.
-fn peer(thread: &Thread, stream: &TcpStream) -> Option<Peer> {
+fn peer(thread: &Thread, stream: &Stream) -> Option<Peer> {
     let wanted = thread.gateway.tenants.needs_peer();
     wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| Peer(address.ip()))
 }
 
-async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
+async fn serve_http1(thread: Arc<Thread>, stream: Stream, watcher: Watcher) {
     let gateway = Arc::clone(&thread.gateway);
     let Settings { request_head_timeout, head_bytes_max, headers_max, client_stall, .. } =
         gateway.current.load().settings;
@@ -120,7 +133,7 @@ async fn serve_http1(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
     }
 }
 
-async fn serve_http2(thread: Arc<Thread>, stream: TcpStream, watcher: Watcher) {
+async fn serve_http2(thread: Arc<Thread>, stream: Stream, watcher: Watcher) {
     let Settings { head_bytes_max, client_stall, .. } = thread.gateway.current.load().settings;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

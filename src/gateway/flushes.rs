@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::linger::Linger;
 use super::silence::Silence;
+use crate::tls::Stream;
 
 /// How often a connection was flushed. hyper flushes only when it has nothing left to write, so one more flush means
 /// that everything from before it has been given to the system.
@@ -79,7 +79,7 @@ impl Flushes {
     }
 
     /// The connection whose flushes are counted here.
-    pub(super) fn of(&self, stream: TcpStream, stall_max: Duration) -> Watched {
+    pub(super) fn of(&self, stream: Stream, stall_max: Duration) -> Watched {
         let (flushes, stall) = (self.clone(), Silence::new(stall_max));
         Watched { io: TokioIo::new(stream), flushes, linger: None, stall }
     }
@@ -132,7 +132,7 @@ pub(super) struct Mark {
 /// still sends.
 #[derive(Debug)]
 pub(super) struct Watched {
-    io: TokioIo<TcpStream>,
+    io: TokioIo<Stream>,
     flushes: Flushes,
     /// From the moment on when the gateway's side was closed.
     linger: Option<Linger>,

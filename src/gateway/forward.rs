@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, request};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -54,6 +54,9 @@ pub(super) async fn send(
     let decision = record.issued.decision.as_ref().expect("a request is forwarded after its decision");
     thread.retries.earn(retry_share);
     outgoing(&mut head, recorder, request_id);
+    if let Some(credential) = &thread.gateway.authorization {
+        head.headers.insert(AUTHORIZATION, credential.value());
+    }
     let mut target = Arc::clone(decision.target());
     let is_kept = body.len() <= KEPT_BYTES_MAX;
     let mut body = Full::new(body);
@@ -113,7 +116,7 @@ async fn exchange(
 async fn connect(thread: &Thread, recorder: &mut Recorder, target: &Target) -> Result<Lease, Refusal> {
     let began = Instant::now();
     let limit = recorder.current().settings.connect_timeout;
-    let connected = thread.pool.connect(target.slot, &target.address, limit).await;
+    let connected = thread.pool.connect(target, limit).await;
     set_connect_us(recorder, began.elapsed().as_micros() as u64);
     connected.map_err(|error| Refusal::failed(Ending::UpstreamReset, UNCONNECTED, Some(error.to_string().into())))
 }
@@ -172,7 +175,7 @@ fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: Upstream
 
 /// What differs by attempt: whom it is for, and which span it is.
 fn address(headers: &mut HeaderMap, recorder: &Recorder, number: usize, target: &Arc<Target>) {
-    if let Ok(host) = HeaderValue::from_str(&target.address) {
+    if let Ok(host) = HeaderValue::from_str(target.authority()) {
         headers.insert(HOST, host);
     }
     let span = SpanId::of_attempt(recorder.id(), number);

@@ -53,6 +53,7 @@ use crate::pipeline::Intake;
 use crate::snapshot::{Ending, Run, SnapshotId};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
+use crate::tls::{Acceptor, Connector, Credential};
 use flushes::Flushes;
 use identify::{Mint, Wanted};
 use pool::Pool;
@@ -160,6 +161,12 @@ pub struct Parts {
     pub intake: Intake,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
+    /// Makes TLS of the clients' connections; `None` leaves them in plain text.
+    pub acceptor: Option<Arc<Acceptor>>,
+    /// Makes TLS of connections to targets; `None` if none is spoken to in TLS.
+    pub connector: Option<Arc<Connector>>,
+    /// What targets get as `authorization` in place of the client's; `None` leaves them that.
+    pub authorization: Option<Arc<Credential>>,
 }
 
 /// What all data threads share.
@@ -173,6 +180,9 @@ pub struct Gateway {
     ledger: Arc<Ledger>,
     intake: Intake,
     metrics: Arc<Metrics>,
+    acceptor: Option<Arc<Acceptor>>,
+    connector: Option<Arc<Connector>>,
+    authorization: Option<Arc<Credential>>,
     cut_short: AtomicBool,
     #[cfg(test)]
     trap: tests::Armed,
@@ -204,7 +214,7 @@ impl Current {
 impl Gateway {
     /// Builds; starts nothing.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
-        let Parts { clock, run, tenants, fleet, ledger, intake, metrics } = parts;
+        let Parts { clock, run, tenants, fleet, ledger, intake, metrics, acceptor, connector, authorization } = parts;
         Arc::new(Self {
             mint: Mint::new(Arc::clone(&clock), run.tag),
             current: ArcSwap::from_pointee(Current::new(settings, run, &tenants, &Buffers::default())),
@@ -217,6 +227,9 @@ impl Gateway {
             ledger,
             intake,
             metrics,
+            acceptor,
+            connector,
+            authorization,
         })
     }
 

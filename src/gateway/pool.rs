@@ -25,6 +25,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::Settings;
+use crate::snapshot::Target;
+use crate::tls::{Connector, Stream};
 
 /// Idle connections that one sweep looks at, so that it never holds up requests for long.
 const SWEPT_MAX: usize = 512;
@@ -38,6 +40,8 @@ pub(super) struct Pool {
     /// Of an answer, as of a request.
     head_bytes_max: usize,
     headers_max: usize,
+    /// For targets that are spoken to in TLS.
+    connector: Option<Arc<Connector>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +63,7 @@ struct Idle {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once it has ended.
-    driven: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
+    driven: Option<http1::Connection<TokioIo<Stream>, Full<Bytes>>>,
 }
 
 impl Connection {
@@ -112,13 +116,14 @@ impl fmt::Display for ConnectError {
 }
 
 impl Pool {
-    pub(super) fn new(settings: &Settings) -> Arc<Self> {
+    pub(super) fn new(settings: &Settings, connector: Option<Arc<Connector>>) -> Arc<Self> {
         Arc::new(Self {
             idle: Mutex::default(),
             idle_timeout: settings.pool_idle_timeout,
             idle_per_target: settings.pool_idle_per_target,
             head_bytes_max: settings.head_bytes_max,
             headers_max: settings.headers_max,
+            connector,
         })
     }
 
@@ -135,23 +140,29 @@ impl Pool {
     }
 
     /// A new connection to a target.
-    pub(super) async fn connect(
-        self: &Arc<Self>,
-        slot: u32,
-        address: &str,
-        limit: Duration,
-    ) -> Result<Lease, ConnectError> {
-        let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+    pub(super) async fn connect(self: &Arc<Self>, target: &Target, limit: Duration) -> Result<Lease, ConnectError> {
+        let stream = match tokio::time::timeout(limit, self.dial(target)).await {
             Ok(connected) => connected.map_err(ConnectError::Io)?,
             Err(_) => return Err(ConnectError::Timeout(limit)),
         };
-        // Small writes must not wait for each other's acknowledgement.
-        stream.set_nodelay(true).map_err(ConnectError::Io)?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(self.head_bytes_max).max_headers(self.headers_max);
         let (sender, driven) = builder.handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
         let connection = Box::new(Connection { sender, driven: Some(driven) });
-        Ok(Lease { pool: Arc::clone(self), slot, connection })
+        Ok(Lease { pool: Arc::clone(self), slot: target.slot, connection })
+    }
+
+    async fn dial(&self, target: &Target) -> io::Result<Stream> {
+        let stream = TcpStream::connect(target.authority()).await?;
+        // Small writes must not wait for each other's acknowledgement.
+        stream.set_nodelay(true)?;
+        if !target.is_tls() {
+            return Ok(Stream::Plain(stream));
+        }
+        let connector = self.connector.as_ref().ok_or_else(|| io::Error::other("https is not set up here"))?;
+        let host = target.authority().rsplit_once(':').map_or(target.authority(), |(host, _)| host);
+        // In a box, because its state is large and other connections need none.
+        Box::pin(connector.connect(host, stream)).await
     }
 
     /// Closes what has been idle for too long, was closed at the other end or leads to what is no target any more, slot by

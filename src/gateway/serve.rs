@@ -180,7 +180,10 @@ impl Data {
     async fn run(mut self) {
         let (pool, retries) = {
             let current = self.gateway.current.load();
-            (Pool::new(&current.settings), RetryBudget::new(current.settings.retry_share))
+            (
+                Pool::new(&current.settings, self.gateway.connector.clone()),
+                RetryBudget::new(current.settings.retry_share),
+            )
         };
         let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool, retries });
         let graceful = GracefulShutdown::new();

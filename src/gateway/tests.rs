@@ -100,7 +100,19 @@ impl DataPath {
         };
         let fleet = Fleet::new(config.fleet, Arc::clone(&clock), Arc::clone(&metrics));
         let tenants = Arc::new(Tenants::by_key([7; 32]));
-        let parts = Parts { run: Arc::new(run), tenants, fleet, ledger, intake, metrics, clock };
+        let run = Arc::new(run);
+        let parts = Parts {
+            run,
+            tenants,
+            fleet,
+            ledger,
+            intake,
+            metrics,
+            clock,
+            acceptor: None,
+            connector: None,
+            authorization: None,
+        };
         let gateway = Gateway::new(config.gateway, parts);
         let server = start(Arc::clone(&gateway), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         Self { gateway, server, pipeline, records }

@@ -22,6 +22,6 @@ pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
 pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
-pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, Target};
+pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};
 pub use trace::{SpanId, TraceContext, TraceId};
 pub use view::{FleetView, Live, Member};

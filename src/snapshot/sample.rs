@@ -15,13 +15,31 @@ pub struct Target {
     pub slot: u32,
     /// As configured, or made from the address.
     pub name: Box<str>,
-    /// `host:port`.
+    /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub address: Box<str>,
     /// How many GPUs it has, if anybody said.
     pub gpus: Option<u32>,
 }
 
+/// What stands before the address of a target that is spoken to in TLS.
+pub const TLS_SCHEME: &str = "https://";
+
 impl Target {
+    /// Whether it is spoken to in TLS.
+    pub fn is_tls(&self) -> bool {
+        self.address.starts_with(TLS_SCHEME)
+    }
+
+    /// `host:port`.
+    pub fn authority(&self) -> &str {
+        self.address.strip_prefix(TLS_SCHEME).unwrap_or(&self.address)
+    }
+
+    /// Where it is, as a URL without a path.
+    pub fn url(&self) -> String {
+        if self.is_tls() { self.address.to_string() } else { format!("http://{}", self.address) }
+    }
+
     /// A number made of the name, spread evenly over 64 bits: a target keeps it over restarts and in every gateway. Old
     /// records are replayed with it, so it stays as it is.
     pub fn identity(&self) -> u64 {

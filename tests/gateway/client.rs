@@ -132,7 +132,12 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the gateway accepts connections");
-        Self { address, wire: Wire::of(stream), framing: Framing::Length(0) }
+        Self::over(address, Wire::of(stream))
+    }
+
+    /// On a connection that stands.
+    pub(crate) fn over(address: SocketAddr, wire: Wire) -> Self {
+        Self { address, wire, framing: Framing::Length(0) }
     }
 
     /// Sends a request and reads the whole answer.

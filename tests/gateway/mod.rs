@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod parsers;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

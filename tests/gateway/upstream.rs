@@ -118,6 +118,15 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn start(script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static) -> Self {
+        Self::over(Wire::of, script)
+    }
+
+    /// One that is spoken to in another way than plainly.
+    pub(crate) fn over(
+        wire: impl Fn(TcpStream) -> Wire + Send + Sync + 'static,
+        script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static,
+    ) -> Self {
+        let wire = Arc::new(wire);
         let listener = TcpListener::bind(ANY_PORT).expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (received, stop) = (Arc::<Mutex<Vec<Received>>>::default(), Arc::<AtomicBool>::default());
@@ -129,9 +138,9 @@ impl Upstream {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let pod = Arc::clone(&pod);
+                let (pod, wire) = (Arc::clone(&pod), Arc::clone(&wire));
                 let serving = std::thread::Builder::new().name("upstream-connection".into());
-                serving.spawn(move || pod.serve(Wire::of(stream))).expect("a thread can be started");
+                serving.spawn(move || pod.serve(wire(stream))).expect("a thread can be started");
             }
         });
         Self { address, received, stop, accepting: Some(accepting.expect("a thread can be started")) }

@@ -7,10 +7,16 @@ use std::time::Duration;
 /// How long a peer may be silent before a test fails: far more than anything takes here, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is spoken on a socket: bytes as they are, or TLS.
+pub(crate) trait Channel: Read + Write + std::fmt::Debug + Send {}
+
+impl<T: Read + Write + std::fmt::Debug + Send> Channel for T {}
+
 /// One end of a connection, and what was read from it and not taken yet.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    socket: TcpStream,
+    channel: Box<dyn Channel>,
     unread: Vec<u8>,
 }
 
@@ -62,22 +68,28 @@ impl Head {
 }
 
 impl Wire {
-    pub(crate) fn of(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("a TCP option can be set");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
-        Self { stream, unread: Vec::new() }
+    pub(crate) fn of(socket: TcpStream) -> Self {
+        Self::over(socket, |socket| socket)
+    }
+
+    /// With a protocol between the socket and the bytes.
+    pub(crate) fn over<C: Channel + 'static>(socket: TcpStream, protocol: impl FnOnce(TcpStream) -> C) -> Self {
+        socket.set_nodelay(true).expect("a TCP option can be set");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+        let channel = Box::new(protocol(socket.try_clone().expect("a socket can have two handles")));
+        Self { socket, channel, unread: Vec::new() }
     }
 
     /// Whether the peer could still be written to.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.channel.write_all(bytes).is_ok()
     }
 
     /// Waits for more to take.
     pub(crate) fn fill(&mut self) -> Filled {
         let mut buffer = [0; 64 * 1024];
         loop {
-            return match self.stream.read(&mut buffer) {
+            return match self.channel.read(&mut buffer) {
                 Ok(0) => Filled::Closed,
                 Ok(count) => {
                     self.unread.extend_from_slice(&buffer[..count]);
@@ -139,7 +151,7 @@ impl Wire {
 
     /// Closes both ways at once; the peer has been told when this returns.
     pub(crate) fn hang_up(&mut self) {
-        self.stream.shutdown(Shutdown::Both).expect("it was open");
+        self.socket.shutdown(Shutdown::Both).expect("it was open");
     }
 
     /// Closes so that the peer sees a reset and no end.
@@ -147,8 +159,10 @@ impl Wire {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime can be built");
         let _context = runtime.enter();
-        self.stream.set_nonblocking(true).expect("a TCP option can be set");
-        let stream = tokio::net::TcpStream::from_std(self.stream).expect("the runtime can watch it");
+        self.socket.set_nonblocking(true).expect("a TCP option can be set");
+        // The reset is sent when the last handle is closed.
+        drop(self.channel);
+        let stream = tokio::net::TcpStream::from_std(self.socket).expect("the runtime can watch it");
         stream.set_zero_linger().expect("a TCP option can be set");
     }
 }

@@ -1,0 +1,136 @@
+//! TLS and credentials towards the targets: whom the gateway believes, what it presents, and that nobody else sees it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::gateway::tls::{Authority, LOCALHOST, serve};
+use crate::gateway::{Gateway, Request, Setup, Then, Upstream, until};
+
+/// A pod that speaks TLS and answers everything with an empty object.
+fn pod(config: Arc<ServerConfig>) -> Upstream {
+    Upstream::over(
+        move |socket| serve(socket, &config),
+        |exchange| {
+            exchange.answer("200 OK", "", "{}");
+            Then::Next
+        },
+    )
+}
+
+/// Files of a test.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory can be made"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).expect("a file can be written");
+        path
+    }
+}
+
+/// Before one target with this host in its URL.
+fn before(pod: &Upstream, host: &str) -> Setup {
+    Setup::before(&[]).set("targets", format!("t=https://{host}:{}", pod.address.port())).set("threads", 1)
+}
+
+/// The only attempt of a request that was not connected.
+#[track_caller]
+fn unconnected(gateway: &Gateway) -> String {
+    let answer = gateway.ask(&Request::chat());
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let found = gateway.ended(&answer.id());
+    found.text_at("/attempts/0/error").expect("it says why").to_owned()
+}
+
+#[test]
+fn a_target_in_tls_is_watched_asked_and_kept_connected() {
+    let (authority, files) = (Authority::named("ours"), Files::new());
+    let pod = pod(authority.server(None));
+    let gateway = before(&pod, LOCALHOST).set("upstream.ca", files.write("ca", &authority.pem()).display()).start();
+    until("its probes come through", || {
+        (gateway.admin("/v1/fleet").list("/targets")[0]["health"] == "healthy").then_some(())
+    });
+    for _ in 0..2 {
+        let answer = gateway.ask(&Request::chat());
+        assert_eq!((answer.status, answer.text()), (200, "{}"));
+        let found = gateway.ended(&answer.id());
+        let address = format!("https://{LOCALHOST}:{}", pod.address.port());
+        assert_eq!(found.text_at("/attempts/0/address"), Some(&*address));
+    }
+    let received = pod.received();
+    assert_eq!(received.iter().map(|request| request.connection).collect::<Vec<_>>(), [0, 0]);
+    let host = format!("{LOCALHOST}:{}", pod.address.port());
+    assert_eq!(received[0].head.header("host"), Some(&*host));
+}
+
+#[test]
+fn a_target_that_cannot_prove_who_it_is_gets_nothing() {
+    let (authority, files) = (Authority::named("ours"), Files::new());
+    let pod = pod(authority.server(None));
+    let other = files.write("other", &Authority::named("another").pem());
+    let ours = files.write("ours", &authority.pem());
+    for (host, ca, why) in [(LOCALHOST, &other, "UnknownIssuer"), ("127.0.0.1", &ours, "not valid for name")] {
+        let gateway = before(&pod, host).set("upstream.ca", ca.display()).start();
+        let error = unconnected(&gateway);
+        assert!(error.contains(why), "{why}: {error}");
+    }
+    assert!(pod.received().is_empty());
+}
+
+#[test]
+fn the_gateway_presents_its_certificate() {
+    let (servers, clients, files) = (Authority::named("servers"), Authority::named("clients"), Files::new());
+    let pod = pod(servers.server(Some(&clients)));
+    let setup = || before(&pod, LOCALHOST).set("upstream.ca", files.write("ca", &servers.pem()).display());
+    let answer = setup().start().ask(&Request::chat());
+    assert_eq!(answer.status, 502, "without one it is not let in");
+    let (cert, key) = clients.certify().write(files.0.path());
+    let gateway = setup().set("upstream.cert", cert.display()).set("upstream.key", key.display()).start();
+    assert_eq!(gateway.ask(&Request::chat()).status, 200);
+}
+
+#[test]
+fn credentials_go_to_the_targets_and_nowhere_else() {
+    const SECRETS: [&str; 4] = ["the-first-engine-key", "the-second-engine-key", "the-watchers-key", "the-clients-key"];
+    let files = Files::new();
+    let pod = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let engine_key = files.write("engine.key", &format!("{}\n", SECRETS[0]));
+    let setup = Setup::before(&[pod.address])
+        .set("upstream.authorization_file", engine_key.display())
+        .set("fleet.authorization", format!("Basic {}", SECRETS[2]))
+        .set("fleet.probe_path", "/alive");
+    let shown = format!("{} {:?}", setup.config().text(), setup.config());
+    let gateway = setup.start();
+    let ask = || {
+        let answer = gateway.ask(&Request::chat().with("authorization", format!("Bearer {}", SECRETS[3])));
+        assert_eq!(answer.status, 200);
+        let received = pod.received();
+        let request = received.iter().rfind(|request| request.head.path() != "/alive").expect("it has come");
+        (gateway.ended(&answer.id()).text, request.head.header("authorization").map(str::to_owned))
+    };
+    let (document, authorization) = ask();
+    assert_eq!(authorization.as_deref(), Some("Bearer the-first-engine-key"));
+    files.write("engine.key", SECRETS[1]);
+    until("the new one is used", || (ask().1.as_deref() == Some("Bearer the-second-engine-key")).then_some(()));
+    until("it is probed", || pod.received().into_iter().find(|request| request.head.path() == "/alive").map(drop));
+    let received = pod.received();
+    let probe = received.iter().find(|request| request.head.path() == "/alive").expect("just seen");
+    assert_eq!(probe.head.header("authorization"), Some("Basic the-watchers-key"));
+    let metrics = gateway.admin("/metrics").text;
+    for secret in SECRETS {
+        for (place, text) in [("configuration", &shown), ("document", &document), ("metrics", &metrics)] {
+            assert!(!text.contains(secret), "{secret} is in the {place}: {text}");
+        }
+    }
+}
