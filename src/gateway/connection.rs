@@ -1,7 +1,6 @@
 //! One client's connection: which HTTP it speaks, within which limits, until it ends.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,8 +121,7 @@ async fn serve_http1(thread: Arc<Thread>, stream: Stream, watcher: Watcher) {
         flushes.asked();
         async move { Ok::<_, Infallible>(thread.handle(request, flushes).await) }
     });
-    let mut served = pin!(watcher.watch(builder.serve_connection(stream, service)));
-    if let Err(error) = served.as_mut().await {
+    if let Err(error) = watcher.watch(builder.serve_connection(stream, service)).await {
         // A head that broke off, or was too slow; not a connection that idled or was left in mid-answer.
         let cut_short = error.is_timeout() || error.is_incomplete_message();
         if error.is_parse() || cut_short && seen.is_mid_head() {

@@ -58,13 +58,13 @@ pub(super) async fn send(
         head.headers.insert(AUTHORIZATION, credential.value());
     }
     let mut target = Arc::clone(decision.target());
-    let is_kept = body.len() <= KEPT_BYTES_MAX;
-    let mut body = Full::new(body);
+    let is_small = body.len() <= KEPT_BYTES_MAX;
+    let mut request = Request::from_parts(head, Full::new(body));
     for number in 0.. {
         recorder.attempt(&target);
-        let kept = is_kept.then(|| body.clone());
-        let mut request = Request::from_parts(head.clone(), body);
         address(request.headers_mut(), recorder, number, &target);
+        let again = again.filter(|_| number < retries_max);
+        let kept = (is_small && again.is_some()).then(|| request.clone());
         let Failure { refusal, timed_out, unsent } = match exchange(thread, recorder, &target, request).await {
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
@@ -72,11 +72,9 @@ pub(super) async fn send(
         if let Some(attempt) = recorder.last_attempt() {
             attempt.error.clone_from(&refusal.detail);
         }
-        let Some(steer) = again.filter(|_| number < retries_max && (!timed_out || retry_timeouts)) else {
-            return Err(refusal);
-        };
-        match kept.or_else(|| unsent.map(|request| request.into_body())) {
-            Some(whole) => body = whole,
+        let Some(steer) = again.filter(|_| !timed_out || retry_timeouts) else { return Err(refusal) };
+        match kept.or_else(|| unsent.map(|unsent| *unsent)) {
+            Some(whole) => request = whole,
             None => return Err(refusal),
         }
         if !thread.retries.spend() {

@@ -240,8 +240,8 @@ impl Lease {
 }
 
 /// Lets the other tasks that are ready go first. All requests that have come are then read before the first is written,
-/// and the writes come together, which wakes the other ends less often: a fifth less CPU per request on both sides where
-/// they share a machine, for one more poll.
+/// and the writes come together, which wakes the other ends less often: where they share a machine, a quarter less CPU per
+/// request at the pods and a tenth less here and at the clients, for one more poll.
 async fn others_first() {
     let mut gone = false;
     poll_fn(|cx| {

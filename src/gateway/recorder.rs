@@ -173,8 +173,8 @@ impl Recorder {
         let view = gateway.fleet.view();
         let (choice, ..) = current.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
         let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
-        let candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
-        let target = Arc::clone(candidates.into_iter().find(|target| !met(target))?);
+        let mut candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
+        let target = Arc::clone(candidates.find(|target| !met(target))?);
         let moved = Arc::clone(&view.member(target.slot)?.live);
         live.failed();
         live.end();
