@@ -102,7 +102,7 @@ struct Layers<'a> {
 
 impl Layers<'_> {
     fn file(&mut self, name: &str, text: &str) {
-        let place = Place::File { name: name.into(), text };
+        let place = Place::file(name, text);
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let origin = place.at(error.span().unwrap_or_default());

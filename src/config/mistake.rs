@@ -34,19 +34,24 @@ impl fmt::Display for Origin {
 /// A text that is read with TOML's parser: it knows the origin of each of its parts.
 #[derive(Debug)]
 pub(super) enum Place<'a> {
-    /// A whole file: every part has its line.
-    File { name: Arc<str>, text: &'a str },
+    /// A whole file: every part has its line. Where lines end is known beforehand: a fleet has thousands of parts.
+    File { name: Arc<str>, line_ends: Vec<usize> },
     /// A value from elsewhere: every part has the origin of the whole.
     Value(&'a Origin),
 }
 
 impl Place<'_> {
+    /// A whole file.
+    pub(super) fn file(name: &str, text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self::File { name: name.into(), line_ends: ends.map(|(at, _)| at).collect() }
+    }
+
     /// The origin of the bytes in this span.
     pub(super) fn at(&self, span: Range<usize>) -> Origin {
         match self {
-            Self::File { name, text } => {
-                let before = &text.as_bytes()[..span.start.min(text.len())];
-                Origin::File(Arc::clone(name), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+            Self::File { name, line_ends } => {
+                Origin::File(Arc::clone(name), 1 + line_ends.partition_point(|end| *end < span.start))
             }
             Self::Value(origin) => (*origin).clone(),
         }
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn lines_count_from_one() {
-        let place = Place::File { name: "f".into(), text: "a\nb\nc" };
+        let place = Place::file("f", "a\nb\nc");
         let lines: Vec<_> = [0, 1, 2, 4, 99].map(|at| place.at(at..at).to_string()).into();
         assert_eq!(lines, ["f:1", "f:1", "f:2", "f:3", "f:3"]);
     }

@@ -1,6 +1,6 @@
 //! The lists of tables, targets, models and tokens: each entry is read by itself, so that each may be wrong by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -207,13 +207,15 @@ impl Tables<'_> {
     fn targets(&mut self, entries: Vec<Entry<'_>>) -> Vec<Target> {
         let mut targets: Vec<Target> = Vec::new();
         let mut origins: Vec<Origin> = Vec::new();
+        // By address and by name: a list would be searched as often as it is long.
+        let (mut addresses, mut names) = (HashMap::<String, usize>::new(), HashMap::<String, usize>::new());
         for entry in entries {
             let (target, origin) = match entry {
                 Entry::Short(text, origin) => (self.short_target(&text, &origin), origin),
                 Entry::Fields(fields, origin) => (self.target(&fields, &origin), origin),
             };
             let Some(target) = target else { continue };
-            if let Some(other) = targets.iter().position(|other| other.address == target.address) {
+            if let Some(&other) = addresses.get(&target.address) {
                 self.wrong(
                     &origin,
                     format!(
@@ -221,12 +223,14 @@ impl Tables<'_> {
                         target.address, targets[other].name, origins[other]
                     ),
                 );
-            } else if let Some(other) = targets.iter().position(|other| other.name == target.name) {
+            } else if let Some(&other) = names.get(&target.name) {
                 self.wrong(
                     &origin,
                     format!("the name {} is already taken ({}): names are unique", target.name, origins[other]),
                 );
             } else {
+                addresses.insert(target.address.clone(), targets.len());
+                names.insert(target.name.clone(), targets.len());
                 targets.push(target);
                 origins.push(origin);
             }
