@@ -17,6 +17,10 @@ use snapgate::snapshot::{Ending, InstanceTag, Operation, Policy, Request, Run, R
 use snapgate::telemetry::Metrics;
 use snapgate::tenant::Tenants;
 
+/// The program's own: what the data path allocates is freed by the worker.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Fleets from one pod to more than anybody has.
 const TARGETS: [usize; 4] = [1, 16, 1_000, 10_000];
 

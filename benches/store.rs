@@ -275,7 +275,7 @@ impl Fleet {
         let first = draw as usize % samples.len();
         samples.rotate_left(first);
         let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
-            sample,
+            sample: sample.into(),
             place: Some(((first + index) as u64 % TARGETS) as u32),
             in_flight: (draw % 40) as u32 + index as u32,
             requests_per_second: (30_000 + draw % 900) as f64 / 10.0,

@@ -12,6 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 pub use rank::{Look, Ranked, Ranking, rank};
 
 use crate::snapshot::decision::SCORE_PARTS_MAX;
@@ -20,6 +21,12 @@ use crate::snapshot::{Candidate, Excluded, Fallback, FleetView, Inputs, Live, Me
 
 /// The largest `width` that may be configured.
 pub const WIDTH_MAX: usize = 64;
+
+/// So many neighbours are drawn together at most: they are kept together, too, so a record keeps few blocks of them.
+const RUN: usize = crate::snapshot::members::BLOCK;
+
+/// Places among the eligible.
+pub type Places = ArrayVec<u32, WIDTH_MAX>;
 
 /// The candidates, best first, and why the first one won.
 #[derive(Debug)]
@@ -40,23 +47,22 @@ pub struct Choice {
 pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, inputs: &Inputs) -> Option<Choice> {
     let member_at = |place: u32| pool.eligible[place as usize] as usize;
     let (eligible, count) = (pool.eligible.len(), pool.eligible.len().min(looks_max(policy, width)));
-    let places = places(policy, eligible, count, inputs);
-    let looks: Vec<Look<'_>> = places
-        .unwrap_or_else(|hash| pool.walk(hash).take(count).collect())
-        .into_iter()
-        .map(|place| {
-            let index = member_at(place);
-            let Member { sample, live } = &view.members[index];
-            Look { sample, place, in_flight: live.in_flight(), identity: view.pools.identities[index] }
-        })
-        .collect();
+    let look = |place: u32| {
+        let index = member_at(place);
+        let Member { sample, live } = &view.members[index];
+        Look { sample, place, in_flight: live.in_flight(), identity: view.pools.identities[index] }
+    };
+    let mut looks = ArrayVec::<Look<'_>, WIDTH_MAX>::new();
+    match places(policy, eligible, count, inputs) {
+        Ok(places) => looks.extend(places.into_iter().map(look)),
+        Err(hash) => looks.extend(pool.walk(hash).take(count).map(look)),
+    }
     let Ranking { ranked, reason, fallback, no_fresh_state } = rank(policy, eligible as u32, inputs, &looks)?;
     let candidate = |ranked: &Ranked| {
         let Look { place, in_flight, .. } = looks[ranked.look];
-        let Member { sample, live } = &view.members[member_at(place)];
-        let (requests_per_second, tokens_per_second) = live.rates();
+        let (requests_per_second, tokens_per_second) = view.members[member_at(place)].live.rates();
         Candidate {
-            sample: Arc::clone(sample),
+            sample: view.members.sample(member_at(place)),
             place: Some(place),
             in_flight,
             requests_per_second,
@@ -72,10 +78,10 @@ pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, input
 
 /// Forces a member of the view, whatever its health and its models.
 pub fn forced(view: &FleetView, pool: &Pool, member: usize) -> Choice {
-    let Member { sample, live } = &view.members[member];
+    let live = &view.members[member].live;
     let (requests_per_second, tokens_per_second) = live.rates();
     let candidate = Candidate {
-        sample: Arc::clone(sample),
+        sample: view.members.sample(member),
         place: None,
         in_flight: live.in_flight(),
         requests_per_second,
@@ -99,7 +105,7 @@ pub fn looks_max(policy: Policy, width: usize) -> usize {
 
 /// Which `count` places among the eligible are looked at. `Err` has the hash from which to walk: where that leads in a large
 /// fleet is known only there, so that the same hash meets the same targets.
-pub fn places(policy: Policy, eligible: usize, count: usize, inputs: &Inputs) -> Result<Vec<u32>, u64> {
+pub fn places(policy: Policy, eligible: usize, count: usize, inputs: &Inputs) -> Result<Places, u64> {
     let near = match policy {
         Policy::PrefixAffinity => inputs.prefix_hash,
         Policy::SessionAffinity => inputs.session_hash,
@@ -109,25 +115,45 @@ pub fn places(policy: Policy, eligible: usize, count: usize, inputs: &Inputs) ->
         (_, Some(hash)) if count < eligible => Err(mix(hash)),
         (Policy::RoundRobin, _) => {
             let turn = (inputs.ticket.unwrap_or(0) % eligible.max(1) as u64) as usize;
-            Ok((turn..turn + count).map(|turn| (turn % eligible) as u32).collect())
+            Ok((turn..turn + count).map(|place| around(place, eligible)).collect())
         }
         _ => Ok(drawn(inputs.draw, eligible, count)),
     }
 }
 
-/// `count` different numbers below `eligible`: all of them if there are no more, else as the draw has it. The same draw gives
-/// the same ones in a replay, for ever.
-pub fn drawn(draw: u64, eligible: usize, count: usize) -> Vec<u32> {
+/// `count` different numbers below `eligible`: all of them if there are no more, else as the draw has it, each as likely as
+/// any other. They come in runs of up to [`RUN`] neighbours, two runs at least. The same draw gives the same ones in a
+/// replay, for ever.
+pub fn drawn(draw: u64, eligible: usize, count: usize) -> Places {
     if count >= eligible {
         return (0..eligible as u32).collect();
     }
-    let mut places: Vec<u32> = Vec::with_capacity(count);
-    let mut numbers = (0..).map(|number: u64| below(mix(draw.wrapping_add(number)), eligible));
-    while places.len() < count {
+    let fits = |run: &usize| count.div_ceil(*run) * run <= eligible;
+    let run = (1..=RUN.min(count.div_ceil(2))).rev().find(fits).unwrap_or(1);
+    let runs = count.div_ceil(run);
+    let mut numbers = (0..).map(|number: u64| mix(draw.wrapping_add(number)));
+    let mut random = |bound: usize| below(numbers.next().unwrap_or_default(), bound) as usize;
+    // On a circle, so that no place is at an end; on it, the runs are points among what they leave.
+    let (turn, points) = (random(eligible), eligible - runs * (run - 1));
+    let mut starts = ArrayVec::<usize, WIDTH_MAX>::new();
+    while starts.len() < runs {
         // Drawn again until it is a new one: some hundred draws at the worst, when all but one are taken.
-        places.extend(numbers.next().filter(|place| !places.contains(place)));
+        let point = random(points);
+        if !starts.contains(&point) {
+            starts.push(point);
+        }
     }
-    places
+    starts.sort_unstable();
+    let run_at = |(before, point): (usize, usize)| {
+        let start = turn + point + before * (run - 1);
+        (start..start + run).map(|place| around(place, eligible))
+    };
+    starts.into_iter().enumerate().flat_map(run_at).take(count).collect()
+}
+
+/// A place on a circle, at most one round further on.
+fn around(place: usize, eligible: usize) -> u32 {
+    (if place < eligible { place } else { place - eligible }) as u32
 }
 
 /// A number below `bound`, evenly from 64 random bits, without division.

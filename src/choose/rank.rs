@@ -2,8 +2,9 @@
 //!
 //! Whatever is changed here makes replays of older records disagree: it then belongs into the changelog.
 
-use std::cmp::Ordering;
+use arrayvec::ArrayVec;
 
+use super::WIDTH_MAX;
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::sample::mix;
 use crate::snapshot::{Candidate, Fallback, Inputs, Policy, Quantity, Reason, Sample};
@@ -50,8 +51,6 @@ pub struct Ranked {
     pub score: Option<f64>,
     /// What the score is made of.
     pub score_parts: [f64; SCORE_PARTS_MAX],
-    /// Decides between equal scores.
-    tie: u64,
 }
 
 /// The looks from best to worst, and why the first is the first.
@@ -67,21 +66,25 @@ pub struct Ranking {
     pub no_fresh_state: u32,
 }
 
-/// Ranks; `None` if there is nothing to rank. `eligible` is how many targets could have been looked at.
+/// What decides who comes first: in its upper half the score, in its lower half, between equal scores, the draw.
+type Key = u128;
+
+/// Ranks; `None` if there is nothing to rank. `eligible` is how many targets could have been looked at, `looks` which were:
+/// [`WIDTH_MAX`] at most.
 pub fn rank(policy: Policy, eligible: u32, inputs: &Inputs, looks: &[Look<'_>]) -> Option<Ranking> {
     let mut fallback = match policy {
         Policy::PrefixAffinity if inputs.prefix_hash.is_none() => Some(Fallback::NoPrompt),
         Policy::SessionAffinity if inputs.session_hash.is_none() => Some(Fallback::NoSession),
         _ => None,
     };
-    let rule = Rule { policy, eligible: eligible.into(), inputs, room: room(looks) };
+    let turn = inputs.ticket.unwrap_or(0) % u64::from(eligible.max(1));
+    let rule = Rule { policy, eligible: eligible.into(), turn, inputs, room: room(looks) };
     let in_its_place = Rule { policy: Policy::LeastRequest, ..rule };
     let mut ranked = if fallback.is_none() { rule.apply(looks) } else { in_its_place.apply(looks) };
     if !ranked.is_empty() && ranked.iter().all(|ranked| ranked.score.is_none()) {
         fallback = Some(Fallback::NoFreshState);
         ranked = in_its_place.apply(looks);
     }
-    ranked.sort_unstable_by(Ranked::order);
     let no_fresh_state = ranked.iter().filter(|ranked| ranked.score.is_none()).count() as u32;
     let scored_by = if fallback.is_some() { Policy::LeastRequest } else { policy };
     let reason = reason(scored_by, &ranked)?;
@@ -115,22 +118,31 @@ fn room(looks: &[Look<'_>]) -> f64 {
 struct Rule<'a> {
     policy: Policy,
     eligible: u64,
+    /// Whose turn it is, as a place.
+    turn: u64,
     inputs: &'a Inputs,
     room: f64,
 }
 
 impl Rule<'_> {
+    /// Best first.
     fn apply(&self, looks: &[Look<'_>]) -> Vec<Ranked> {
-        let rank = |(look, seen): (usize, &Look<'_>)| {
-            let parts = self.score(seen);
+        let (mut parts, mut keys) = (ArrayVec::<_, WIDTH_MAX>::new(), ArrayVec::<Key, WIDTH_MAX>::new());
+        for look in looks {
+            let scored = self.score(look);
+            let score = scored.map_or(f64::INFINITY, |parts| parts.iter().sum());
+            keys.push(u128::from(in_order(score)) << 64 | u128::from(mix(self.inputs.draw ^ look.identity)));
+            parts.push(scored);
+        }
+        let ranked = |look: usize| {
+            let score_parts: Option<[f64; SCORE_PARTS_MAX]> = parts[look];
             Ranked {
                 look,
-                score: parts.map(|parts| parts.iter().sum()),
-                score_parts: parts.unwrap_or_default(),
-                tie: mix(self.inputs.draw ^ seen.identity),
+                score: score_parts.map(|parts| parts.iter().sum()),
+                score_parts: score_parts.unwrap_or_default(),
             }
         };
-        looks.iter().enumerate().map(rank).collect()
+        ascending(&keys).into_iter().map(|look| ranked(look.into())).collect()
     }
 
     fn score(&self, look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
@@ -138,8 +150,9 @@ impl Rule<'_> {
         let inputs = self.inputs;
         Some(match self.policy {
             Policy::RoundRobin => {
-                let turn = inputs.ticket.unwrap_or(0) % self.eligible;
-                [((u64::from(look.place) + self.eligible - turn) % self.eligible) as f64, 0.0, 0.0]
+                let place = u64::from(look.place);
+                let before = if place < self.turn { self.eligible } else { 0 };
+                [(place + before - self.turn) as f64, 0.0, 0.0]
             }
             Policy::LeastRequest | Policy::PowerOfTwo => [in_flight, 0.0, 0.0],
             Policy::Random => [share(mix(inputs.draw ^ look.identity)), 0.0, 0.0],
@@ -189,11 +202,47 @@ fn share(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-impl Ranked {
-    /// Total, and no matter of the order of the looks as long as no two targets are called the same.
-    fn order(&self, other: &Self) -> Ordering {
-        let score = |ranked: &Self| ranked.score.unwrap_or(f64::INFINITY);
-        let by_score = score(self).total_cmp(&score(other));
-        by_score.then(self.tie.cmp(&other.tie)).then(self.look.cmp(&other.look))
+/// A number whose order is that of the floats ([`f64::total_cmp`]).
+fn in_order(score: f64) -> u64 {
+    let bits = score.to_bits();
+    if score.is_sign_negative() { !bits } else { bits | 1 << 63 }
+}
+
+/// The numbers of the keys from the lowest key to the highest, equal ones as they stand. A place is counted: for so few keys
+/// that is several times as fast as a sort, whose every step is a guess about random bits.
+fn ascending(keys: &[Key]) -> ArrayVec<u8, WIDTH_MAX> {
+    let mut lower = [0u8; WIDTH_MAX];
+    for (index, key) in keys.iter().enumerate() {
+        for (other, before) in keys[..index].iter().enumerate() {
+            let is_before = u8::from(before <= key);
+            lower[index] += is_before;
+            lower[other] += 1 - is_before;
+        }
+    }
+    let mut order = [0u8; WIDTH_MAX];
+    for (index, place) in (0u8..).zip(&lower[..keys.len()]) {
+        order[usize::from(*place)] = index;
+    }
+    order.into_iter().take(keys.len()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn counting_sorts(keys in prop::collection::vec(prop_oneof![0u128..5, any::<u128>()], 0..=WIDTH_MAX)) {
+            let mut sorted: Vec<u8> = (0..keys.len() as u8).collect();
+            sorted.sort_by_key(|index| keys[usize::from(*index)]);
+            prop_assert_eq!(&*ascending(&keys), &*sorted);
+        }
+
+        #[test]
+        fn scores_keep_their_order_as_numbers(a: f64, b: f64) {
+            prop_assert_eq!(in_order(a).cmp(&in_order(b)), a.total_cmp(&b));
+        }
     }
 }

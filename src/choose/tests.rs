@@ -54,7 +54,7 @@ fn member(slot: usize, pod: Pod) -> Member {
 }
 
 fn fleet(pods: &[Pod]) -> FleetView {
-    FleetView::of_any_model(Moment(1), pods.iter().enumerate().map(|(slot, pod)| member(slot, *pod)).collect())
+    FleetView::of_any_model(Moment(1), pods.iter().enumerate().map(|(slot, pod)| member(slot, *pod)))
 }
 
 fn inputs(ticket: u64, draw: u64) -> Inputs {

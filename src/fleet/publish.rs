@@ -1,7 +1,7 @@
 //! Puts the view together, tick by tick, from what polls and probes have learned.
 //!
 //! A tick with nothing new still publishes: `published` then says that the gateway has looked and found nothing. What did
-//! not change is shared: a view of unchanged samples is two pointers per target.
+//! not change is shared: a view of unchanged samples is one pointer per block of targets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use super::ejection::{Ejection, Rule};
 use super::engine;
 use super::rates::FleetWindow;
 use super::slot::{Observed, Slot, State};
+use crate::snapshot::members::BLOCK;
 use crate::snapshot::{
-    FleetView, Freshness, Health, Member, Moment, Pools, Quantity, Reading, Sample, Serving, Source, Standing,
+    Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
+    Standing,
 };
 
 /// The latest sample of each target, and what is needed for the next.
@@ -20,6 +22,8 @@ pub(super) struct Publisher {
     fresh_within: Duration,
     window_ms: u32,
     latest: Vec<Latest>,
+    /// The samples of `latest`, as the last view has them.
+    blocks: Vec<Arc<Block>>,
     window: FleetWindow,
     eject: Rule,
     /// Made anew when a target goes or comes back.
@@ -48,8 +52,9 @@ impl Publisher {
         let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
         let latest: Vec<_> =
             slots.iter().map(|slot| Latest::of(slot, 1, now, slot.known(), fresh_within, window_ms)).collect();
-        let pools = Arc::new(pools(slots, &latest, None));
-        Self { fresh_within, window_ms, latest, window: FleetWindow::new(window, start, slots.len()), eject, pools }
+        let (blocks, pools) = (blocks(slots, &latest), Arc::new(pools(slots, &latest, None)));
+        let window = FleetWindow::new(window, start, slots.len());
+        Self { fresh_within, window_ms, latest, blocks, window, eject, pools }
     }
 
     /// The targets are others now: each is the one that stood at a place before, or new.
@@ -60,6 +65,7 @@ impl Publisher {
             kept.unwrap_or_else(|| Latest::of(slot, 1, now, slot.known(), self.fresh_within, self.window_ms))
         });
         self.latest = latest.collect();
+        self.blocks = blocks(slots, &self.latest);
         self.window.rearrange(places);
         self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
     }
@@ -67,36 +73,41 @@ impl Publisher {
     /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
     /// stale since the last view. On the way the gateway's own rates are brought up to date.
     pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
-        let mut members = Vec::with_capacity(slots.len());
-        let mut one_came_or_went = false;
         let span = self.window.tick(instant, slots.iter().map(|slot| slot.live.totals()));
-        for (index, (slot, latest)) in slots.iter().zip(&mut self.latest).enumerate() {
-            let gone_stale = latest.fresh_until.is_some_and(|until| now > until);
-            if let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) {
-                let n = latest.sample.n + 1;
-                (latest.sample, latest.fresh_until) =
-                    Latest::sample(slot, n, now, known, self.fresh_within, self.window_ms);
+        let mut one_came_or_went = false;
+        let blocks = self.blocks.iter_mut().zip(slots.chunks(BLOCK)).zip(self.latest.chunks_mut(BLOCK));
+        for (number, ((kept, slots), latest)) in blocks.enumerate() {
+            let mut one_is_new = false;
+            for (index, (slot, latest)) in (number * BLOCK..).zip(slots.iter().zip(&mut *latest)) {
+                one_is_new |= latest.renew(slot, now, self.fresh_within, self.window_ms);
+                one_came_or_went |= latest.stand(slot, self.eject, instant);
+                let (requests, tokens) = span.per_second(index, slot.live.totals());
+                // Writing takes the counters' cache line from the data threads, so an idle target is not written.
+                if slot.live.rates() != (requests, tokens) {
+                    slot.live.set_rates(requests, tokens);
+                }
             }
-            let failing = latest.ejection.tick(slot, self.eject, instant);
-            let standing = match latest.sample.health {
-                Health::Unhealthy => Standing::Down,
-                _ if failing => Standing::Failing,
-                _ => Standing::Up,
-            };
-            one_came_or_went |= standing != latest.standing;
-            latest.standing = standing;
-            let (requests, tokens) = span.per_second(index, slot.live.totals());
-            // Writing takes the counters' cache line from the data threads, so an idle target is not written.
-            if slot.live.rates() != (requests, tokens) {
-                slot.live.set_rates(requests, tokens);
+            if one_is_new {
+                *kept = block(slots, latest);
             }
-            members.push(Member { sample: Arc::clone(&latest.sample), live: Arc::clone(&slot.live) });
         }
         if one_came_or_went {
             self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
         }
-        FleetView { published: now, members: members.into(), pools: Arc::clone(&self.pools) }
+        FleetView { published: now, members: Members::of_blocks(self.blocks.clone()), pools: Arc::clone(&self.pools) }
     }
+}
+
+fn blocks(slots: &[Arc<Slot>], latest: &[Latest]) -> Vec<Arc<Block>> {
+    slots.chunks(BLOCK).zip(latest.chunks(BLOCK)).map(|(slots, latest)| block(slots, latest)).collect()
+}
+
+fn block(slots: &[Arc<Slot>], latest: &[Latest]) -> Arc<Block> {
+    let member = |(slot, latest): (&Arc<Slot>, &Latest)| Member {
+        sample: Arc::clone(&latest.sample),
+        live: Arc::clone(&slot.live),
+    };
+    Arc::new(slots.iter().zip(latest).map(member).collect())
 }
 
 fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pools {
@@ -113,6 +124,25 @@ impl Latest {
         let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
         let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
         Self { sample, fresh_until, ejection: Ejection::default(), standing }
+    }
+
+    /// Makes a new sample if there is something new to say.
+    fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: Duration, window_ms: u32) -> bool {
+        let gone_stale = self.fresh_until.is_some_and(|until| now > until);
+        let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) else { return false };
+        (self.sample, self.fresh_until) = Self::sample(slot, self.sample.n + 1, now, known, fresh_within, window_ms);
+        true
+    }
+
+    /// Says whether the target has come or gone, as far as choices are concerned.
+    fn stand(&mut self, slot: &Slot, eject: Rule, instant: Instant) -> bool {
+        let failing = self.ejection.tick(slot, eject, instant);
+        let standing = match self.sample.health {
+            Health::Unhealthy => Standing::Down,
+            _ if failing => Standing::Failing,
+            _ => Standing::Up,
+        };
+        std::mem::replace(&mut self.standing, standing) != standing
     }
 
     fn sample(

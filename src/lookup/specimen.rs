@@ -101,7 +101,7 @@ const CALM: Seen =
 
 fn candidate(slot: u32, seen: Seen, in_flight: u32) -> Candidate {
     Candidate {
-        sample: seen.sample(slot, Moment(ACCEPTED.0 - 21_000)),
+        sample: seen.sample(slot, Moment(ACCEPTED.0 - 21_000)).into(),
         place: Some(slot),
         in_flight,
         requests_per_second: f64::from(in_flight) * 2.3,
@@ -261,7 +261,7 @@ pub(super) fn in_flight() -> Record {
 /// The gateway's start: nothing is known of the only target, and it hangs up at once.
 fn unknown_target() -> Record {
     let sample = Sample::new(target(0), 1, ACCEPTED, Health::Unknown, [Reading::MISSING; 8], 10_000);
-    let only = Candidate { sample: Arc::new(sample), ..candidate(0, CALM, 0) };
+    let only = Candidate { sample: Arc::new(sample).into(), ..candidate(0, CALM, 0) };
     let decision = Decision { policy: Policy::RoundRobin, reason: Reason::OnlyCandidate, ..decision(vec![only]) };
     let hung_up = Attempt {
         connect_us: Some(410),
@@ -306,5 +306,5 @@ pub(super) fn view(published: Moment) -> FleetView {
         Member { sample: Arc::new(sample), live }
     };
     let members = [member(0, Health::Healthy), member(1, Health::Unhealthy), member(2, Health::Unknown)];
-    FleetView::of_any_model(published, members.into())
+    FleetView::of_any_model(published, members)
 }

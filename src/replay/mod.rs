@@ -147,7 +147,8 @@ fn again(policy: Policy, decision: &Decision, turn: impl FnOnce() -> u64) -> Res
         return Err(Unanswerable::Forced);
     }
     let looks: Option<Vec<Look<'_>>> = decision.candidates.iter().map(Look::of).collect();
-    let looks = looks.filter(|looks| !looks.is_empty()).ok_or(Unanswerable::TooOld)?;
+    // No choice that this version knows of had more.
+    let looks = looks.filter(|looks| (1..=choose::WIDTH_MAX).contains(&looks.len())).ok_or(Unanswerable::TooOld)?;
     let whole = looks.len() == decision.eligible as usize;
     if policy == decision.policy {
         let ranking = choose::rank(policy, decision.eligible, &decision.inputs, &looks).ok_or(Unanswerable::TooOld)?;
@@ -175,7 +176,7 @@ fn explains(ranking: &Ranking, decision: &Decision) -> bool {
 fn were_to_be_looked_at(decision: &Decision) -> bool {
     let (eligible, count) = (decision.eligible as usize, decision.candidates.len());
     let Ok(mut expected) = choose::places(decision.policy, eligible, count, &decision.inputs) else { return true };
-    let mut places: Vec<u32> = decision.candidates.iter().filter_map(|candidate| candidate.place).collect();
+    let mut places: choose::Places = decision.candidates.iter().filter_map(|candidate| candidate.place).collect();
     expected.sort_unstable();
     places.sort_unstable();
     expected == places

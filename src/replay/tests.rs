@@ -15,7 +15,7 @@ fn candidate(name: &str, place: u32, waiting: f64, in_flight: u32) -> Candidate 
     }
     let sample = Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, readings, 0);
     Candidate {
-        sample: Arc::new(sample.with_in_flight_at_scrape(Some(in_flight))),
+        sample: Arc::new(sample.with_in_flight_at_scrape(Some(in_flight))).into(),
         place: Some(place),
         in_flight,
         requests_per_second: 0.0,

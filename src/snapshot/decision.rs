@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::members::SampleRef;
 use super::moment::Moment;
-use super::sample::{Quantity, Sample, Target};
+use super::sample::{Quantity, Target};
 
 /// The most parts a score has.
 pub const SCORE_PARTS_MAX: usize = 3;
@@ -196,7 +197,7 @@ pub struct Excluded {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// Its state as published.
-    pub sample: Arc<Sample>,
+    pub sample: SampleRef,
     /// Its place among the eligible, from 0; `None` in records of a store's first version, and if it was forced.
     pub place: Option<u32>,
     /// Requests of this gateway at the target, at the decision.

@@ -1,12 +1,13 @@
 //! The noun of the project: what a snapshot is. Plain data; no IO, no clock, no runtime, no other module.
 //!
-//! In the order in which a request meets them: [`id`] and [`trace`] name it, [`sample`], [`pools`] and [`view`] are what the
-//! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
+//! In the order in which a request meets them: [`id`] and [`trace`] name it, [`sample`], [`members`], [`pools`] and [`view`] are
+//! what the gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
 pub mod decision;
 pub mod document;
 pub mod id;
+pub mod members;
 pub mod moment;
 pub mod outcome;
 pub mod pools;
@@ -18,10 +19,11 @@ pub mod view;
 pub use decision::{Candidate, Decision, Excluded, Fallback, Inputs, Policy, Reason};
 pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
+pub use members::{Block, Member, Members, SampleRef};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
 pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};
 pub use trace::{SpanId, TraceContext, TraceId};
-pub use view::{FleetView, Live, Member};
+pub use view::{FleetView, Live};

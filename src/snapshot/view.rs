@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::members::{Member, Members};
 use super::moment::Moment;
 use super::pools::Pools;
-use super::sample::Sample;
 
 /// Everything a choice may look at that does not move with each request.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct FleetView {
     /// When it was published.
     pub published: Moment,
     /// Every target of the fleet, by slot.
-    pub members: Box<[Member]>,
+    pub members: Members,
     /// Which of them may be chosen, for which model. Shared by views until that changes.
     pub pools: Arc<Pools>,
 }
@@ -21,16 +21,16 @@ pub struct FleetView {
 impl FleetView {
     /// The target in a slot; `None` if it is no longer, or not yet, one of the fleet.
     pub fn member(&self, slot: u32) -> Option<&Member> {
-        let place = self.members.binary_search_by_key(&slot, |member| member.sample.target.slot).ok()?;
-        self.members.get(place)
+        self.members.of_slot(slot)
     }
 }
 
 #[cfg(test)]
 impl FleetView {
     /// A view of targets that serve any model, each of which may be chosen unless its probe says that it is down.
-    pub(crate) fn of_any_model(published: Moment, members: Box<[Member]>) -> Self {
+    pub(crate) fn of_any_model(published: Moment, members: impl IntoIterator<Item = Member>) -> Self {
         use super::pools::{Serving, Standing};
+        let members: Members = members.into_iter().collect();
         let serving = members.iter().map(|Member { sample, .. }| {
             let standing = match sample.health {
                 super::sample::Health::Unhealthy => Standing::Down,
@@ -41,15 +41,6 @@ impl FleetView {
         let pools = Arc::new(Pools::new(&serving.collect::<Vec<_>>(), None));
         Self { published, members, pools }
     }
-}
-
-/// One target in a view.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Its published state.
-    pub sample: Arc<Sample>,
-    /// Its counters, shared by all views.
-    pub live: Arc<Live>,
 }
 
 /// What moves with every request to a target. Relaxed throughout: each number stands for itself.

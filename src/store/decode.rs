@@ -181,7 +181,7 @@ fn candidates(
         }
         let sample = known.sample(connection, sample)?;
         candidates.push(Candidate {
-            sample,
+            sample: sample.into(),
             place,
             in_flight,
             requests_per_second,

@@ -122,7 +122,7 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     let candidate = (select(samples), of(any::<u32>()), any::<u32>(), float(), float(), score);
     let candidate = candidate.prop_map(
         |(sample, place, in_flight, requests_per_second, tokens_per_second, (score, score_parts))| Candidate {
-            sample,
+            sample: sample.into(),
             place,
             in_flight,
             requests_per_second,

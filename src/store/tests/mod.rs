@@ -92,7 +92,7 @@ fn sample(slot: u32, n: u64, published: Moment) -> Arc<Sample> {
 fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
     let id = id_at(moment, random);
     let candidate = |(index, sample): (usize, &Arc<Sample>)| Candidate {
-        sample: Arc::clone(sample),
+        sample: Arc::clone(sample).into(),
         place: Some(index as u32),
         in_flight: index as u32,
         requests_per_second: 9.1,
@@ -279,8 +279,8 @@ fn records_share_what_they_shared() {
     let (mut writer, reader) = place.open();
     store(&mut writer, &plains(NOW, 0..20), NOW);
     let found = reader.after(0, u64::MAX, 20).unwrap();
-    let state = |index: usize| &found[index].1.issued.decision.as_ref().unwrap().candidates[0].sample;
-    assert!(Arc::ptr_eq(state(0), state(19)) && Arc::ptr_eq(&found[0].1.issued.run, &found[19].1.issued.run));
+    let state = |index: usize| &*found[index].1.issued.decision.as_ref().unwrap().candidates[0].sample;
+    assert!(std::ptr::eq(state(0), state(19)) && Arc::ptr_eq(&found[0].1.issued.run, &found[19].1.issued.run));
     assert_eq!(place.sql::<i64>("SELECT count(*) FROM samples"), 2);
 
     // A quiet target's state is used by records of the next half minute, then stored again.
