@@ -504,7 +504,7 @@ fn every_lint_and_every_ban_has_its_reason() {
     assert_none(wrong);
 }
 
-/// The metric families that `telemetry.rs` registers, with their units.
+/// The metric families that `telemetry/metrics.rs` registers, with their units.
 fn registered(telemetry: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for call in ["register(", "register_with_unit("] {
@@ -540,7 +540,7 @@ fn series_in(text: &str) -> Vec<(usize, &str)> {
 
 #[test]
 fn dashboards_show_metrics_that_exist() {
-    let telemetry = fs::read_to_string(root().join("src/telemetry.rs")).unwrap();
+    let telemetry = fs::read_to_string(root().join("src/telemetry/metrics.rs")).unwrap();
     let registered = registered(&telemetry);
     assert!(
         registered.contains("snapgate_request_duration_seconds") && registered.contains("snapgate_requests"),
@@ -552,11 +552,9 @@ fn dashboards_show_metrics_that_exist() {
             let unknown = series_in(&text)
                 .into_iter()
                 .filter(|(_, series)| !registered.contains(*series) && !registered.contains(family(series)));
-            wrong.extend(
-                unknown.map(|(at, series)| {
-                    format!("{file}:{}: telemetry.rs has no metric `{series}`", line_of(&text, at))
-                }),
-            );
+            wrong.extend(unknown.map(|(at, series)| {
+                format!("{file}:{}: telemetry/metrics.rs has no metric `{series}`", line_of(&text, at))
+            }));
         }
     }
     assert_none(wrong);

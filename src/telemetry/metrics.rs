@@ -1,6 +1,5 @@
-//! The gateway's view of itself: its own log, and every metric it has. Each metric's name stands here and nowhere else.
+//! Every metric of the gateway. Each one's name stands here and nowhere else.
 
-use std::io;
 use std::sync::Arc;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -20,35 +19,6 @@ const INTERNAL_SECONDS: [f64; 14] =
 /// Upper bounds in seconds for whole requests: from an error at once to an answer that takes ten minutes.
 const REQUEST_SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0];
-
-/// How the gateway's own log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Text,
-}
-
-/// The gateway's own log, on standard error: standard output belongs to snapshots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    /// JSON or text.
-    pub format: LogFormat,
-    /// The least important level that is written: `error` is data lost or an operator needed, `warn` is something that
-    /// will become one if it stays, `info` is a change of state, `debug` is for whoever works on the gateway.
-    pub level: tracing::Level,
-}
-
-/// Starts the log. To be called once in a process; a second call changes nothing.
-pub fn start_log(settings: &LogSettings) {
-    let lines = tracing_subscriber::fmt().with_max_level(settings.level).with_writer(io::stderr);
-    // Refused only if there is a log already, which then serves.
-    match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init().ok(),
-        LogFormat::Text => lines.with_target(false).try_init().ok(),
-    };
-}
 
 /// How a request ended, as labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

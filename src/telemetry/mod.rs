@@ -1,0 +1,8 @@
+//! The gateway's view of itself: its own log, and every metric it has.
+
+pub mod log;
+pub mod metrics;
+pub mod names;
+
+pub use log::{LogFormat, LogSettings, start_log};
+pub use metrics::{ExitBooks, Metrics, ReloadResult};
