@@ -2,11 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
-use super::document::State;
+use super::document::StateJson;
 use super::moment::Moment;
+use serde::{Deserialize, Serialize};
 
 /// One inference pod. Its address is for operators; its name is for everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,7 +232,7 @@ pub struct Sample {
     /// readings. `None` before the first page.
     pub in_flight_at_scrape: Option<u32>,
     /// The document's form of the readings, made once by whoever first needs it.
-    json: OnceLock<Box<RawValue>>,
+    json: OnceLock<StateJson>,
 }
 
 impl Sample {
@@ -262,8 +260,8 @@ impl Sample {
     }
 
     /// The document's `candidates[].state`, with ages as of [`Sample::published`]; made once, then copied.
-    pub fn json(&self) -> &RawValue {
-        self.json.get_or_init(|| State::at(self, self.published).to_raw())
+    pub fn json(&self) -> &StateJson {
+        self.json.get_or_init(|| StateJson::of(self))
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a record becomes the parts of its document: borrowed where it can be, and no text on the heap.
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 
 use super::parts::{
     AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart, RequestPart,
@@ -77,7 +78,8 @@ impl<'a> DecisionPart<'a> {
         }
     }
 
-    pub(super) fn of(decision: &'a Decision) -> Self {
+    /// With at most so many candidates, the best ones; `None` is all.
+    pub(super) fn of(decision: &'a Decision, candidates_max: Option<NonZeroUsize>) -> Self {
         let Excluded { unhealthy, ejected, model, no_fresh_state } = decision.excluded;
         let hash = |hash: Option<u64>| hash.map(|hash| Text::hex(hash.into(), 16));
         Self {
@@ -100,6 +102,7 @@ impl<'a> DecisionPart<'a> {
             candidates: decision
                 .candidates
                 .iter()
+                .take(candidates_max.map_or(usize::MAX, NonZeroUsize::get))
                 .enumerate()
                 .map(|(index, candidate)| CandidatePart::of(decision, index, candidate))
                 .collect(),
@@ -130,7 +133,7 @@ impl<'a> CandidatePart<'a> {
             gateway_requests_per_second: candidate.requests_per_second,
             gateway_tokens_per_second: candidate.tokens_per_second,
             sample_age_ms: decision.decided.ms_since(candidate.sample.published),
-            state: Cow::Borrowed(candidate.sample.json()),
+            state: Cow::Borrowed(candidate.sample.json().raw()),
         }
     }
 }

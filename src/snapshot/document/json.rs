@@ -2,9 +2,10 @@
 //!
 //! A document is made for every request, so its price is the gateway's throughput. A third of that was serde_json's search
 //! of keys and names for characters to escape; these keys and names are ours and have none. Whatever can be written in
-//! more than one way, a number or a text with escapes, is still written by serde_json.
+//! more than one way, a number with a point or a text with escapes, is still written by serde_json.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -20,51 +21,81 @@ pub(super) trait Json {
     fn json(&self, out: &mut Vec<u8>);
 }
 
-/// An object that is being written.
+/// A key of ours with all that stands around it, as [`key!`] makes it, so that it is copied in one go.
+#[derive(Clone, Copy)]
+pub(super) struct Key(pub(super) &'static str);
+
+/// The key of this name, which needs no escapes: `,"name":`.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::snapshot::document::json::Key(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use key;
+
+/// Appends a key and its value to an object that is being written.
+#[inline]
+pub(super) fn put(out: &mut Vec<u8>, key: Key, value: &(impl Json + ?Sized)) {
+    out.extend_from_slice(key.0.as_bytes());
+    value.json(out);
+}
+
+/// An object that is being written. Every key begins with a comma, and in the end the first comma becomes the brace: so no
+/// key has to know whether it is the first.
 pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
+    start: usize,
 }
 
 impl<'a> Object<'a> {
     /// Begins one.
     pub(super) fn open(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out }
+        let start = out.len();
+        Self { out, start }
     }
 
-    /// Adds a key that needs no escapes, and its value.
+    /// Adds a key and its value.
     #[inline]
-    pub(super) fn put(&mut self, key: &'static str, value: &(impl Json + ?Sized)) {
-        debug_assert!(is_plain(key), "the key {key:?} needs escapes");
-        // The quotes, the colon and the comma.
-        self.out.reserve(key.len() + 4);
-        if !self.is_empty() {
-            self.out.push(b',');
-        }
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
+    pub(super) fn put(&mut self, key: Key, value: &(impl Json + ?Sized)) {
+        put(self.out, key, value);
+    }
+
+    /// Adds a key that needs no escapes, and its value. Answers where in the object the value stands.
+    pub(super) fn put_named(&mut self, name: &'static str, value: &(impl Json + ?Sized)) -> Range<usize> {
+        debug_assert!(is_plain(name), "the key {name:?} needs escapes");
+        self.out.extend_from_slice(b",\"");
+        self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
+        let from = self.len();
         value.json(self.out);
+        from..self.len()
     }
 
     /// Adds a key that may be any text, and its value.
     pub(super) fn put_any(&mut self, key: &str, value: &(impl Json + ?Sized)) {
-        if !self.is_empty() {
-            self.out.push(b',');
-        }
+        self.out.push(b',');
         key.json(self.out);
         self.out.push(b':');
         value.json(self.out);
     }
 
-    /// Ends it.
-    pub(super) fn close(self) {
-        self.out.push(b'}');
+    /// Adds what `write` appends: keys and values.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(self.out);
     }
 
-    /// Only an object that was just begun ends in an open brace: no value does.
-    fn is_empty(&self) -> bool {
-        self.out.last() == Some(&b'{')
+    /// How many bytes of it are written.
+    pub(super) fn len(&self) -> usize {
+        self.out.len() - self.start
+    }
+
+    /// Ends it.
+    pub(super) fn close(self) {
+        match self.out.get_mut(self.start) {
+            Some(comma) => *comma = b'{',
+            None => self.out.push(b'{'),
+        }
+        self.out.push(b'}');
     }
 }
 
@@ -78,6 +109,10 @@ pub(super) fn raw(write: impl FnOnce(&mut Vec<u8>)) -> Box<RawValue> {
 
 fn by_serde(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a number or a text is JSON, and memory does not refuse a write");
+}
+
+fn whole(number: impl itoa::Integer, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Whether a text is the same inside quotes. Without an early end, so that the compiler looks at many bytes at once.
@@ -119,19 +154,19 @@ impl Json for bool {
 
 impl Json for u16 {
     fn json(&self, out: &mut Vec<u8>) {
-        by_serde(self, out);
+        whole(*self, out);
     }
 }
 
 impl Json for u32 {
     fn json(&self, out: &mut Vec<u8>) {
-        by_serde(self, out);
+        whole(*self, out);
     }
 }
 
 impl Json for u64 {
     fn json(&self, out: &mut Vec<u8>) {
-        by_serde(self, out);
+        whole(*self, out);
     }
 }
 
@@ -140,10 +175,10 @@ impl Json for f64 {
     fn json(&self, out: &mut Vec<u8>) {
         /// Whole numbers up to here are exact in a float.
         const EXACT: f64 = 9_007_199_254_740_992.0;
-        let whole = *self as i64;
+        let integer = *self as i64;
         // Minus zero is whole, too, but its sign would be lost.
-        if whole as f64 == *self && self.abs() < EXACT && !(whole == 0 && self.is_sign_negative()) {
-            by_serde(&whole, out);
+        if integer as f64 == *self && self.abs() < EXACT && !(integer == 0 && self.is_sign_negative()) {
+            whole(integer, out);
         } else {
             by_serde(self, out);
         }
@@ -236,10 +271,10 @@ mod tests {
     fn an_object_has_commas_between_its_keys_also_where_values_end_in_braces() {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out);
-        object.put("text", "{");
-        object.put("map", &BTreeMap::from([(String::from("a\"b"), 1u64), (String::from("c"), 2)]));
-        object.put("none", &BTreeMap::<String, u64>::new());
-        object.put("list", [Some(true), None].as_slice());
+        object.put(key!("text"), "{");
+        object.put(key!("map"), &BTreeMap::from([(String::from("a\"b"), 1u64), (String::from("c"), 2)]));
+        object.put_named("none", &BTreeMap::<String, u64>::new());
+        object.put(key!("list"), [Some(true), None].as_slice());
         object.close();
         assert_eq!(
             String::from_utf8(out).unwrap(),

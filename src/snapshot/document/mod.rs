@@ -12,6 +12,8 @@ mod state;
 mod text;
 mod write;
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use self::json::{Json, raw};
@@ -22,7 +24,7 @@ pub use parts::{
     RequestPart, TimingsPart, TracePart,
 };
 pub use score_parts::ScoreParts;
-pub use state::{ChosenState, State, StateReading};
+pub use state::{ChosenState, State, StateJson, StateReading};
 pub use text::Text;
 
 /// The version of the form. A change that a reader could notice, other than a new key, gives it a new number.
@@ -71,6 +73,12 @@ pub struct Document<'a> {
 impl<'a> Document<'a> {
     /// The document of a record as it stands now.
     pub fn of(record: &'a Record) -> Self {
+        Self::with_candidates(record, None)
+    }
+
+    /// The same with at most `max` candidates, the best ones, of which the first is the chosen one. `decision.eligible` and
+    /// `decision.excluded` say as before how many targets there were. `None` is all.
+    pub fn with_candidates(record: &'a Record, max: Option<NonZeroUsize>) -> Self {
         let issued = &record.issued;
         // Read once: the request may end while the document is put together.
         let outcome = record.outcome();
@@ -78,12 +86,15 @@ impl<'a> Document<'a> {
             schema: SCHEMA.into(),
             id: Text::hex(issued.id.as_u128(), 32),
             phase: if outcome.is_some() { Phase::Complete } else { Phase::InFlight },
-            issued_at: Text::short(issued.issued_at),
+            issued_at: Text::time(issued.issued_at),
             issued_at_unix_us: issued.issued_at.0,
             gateway: GatewayPart::of(&issued.run),
             trace: TracePart::of(issued),
             request: RequestPart::of(issued),
-            decision: issued.decision.as_ref().map_or_else(DecisionPart::none, DecisionPart::of),
+            decision: issued
+                .decision
+                .as_ref()
+                .map_or_else(DecisionPart::none, |decision| DecisionPart::of(decision, max)),
             attempts: outcome.map_or_else(Vec::new, AttemptPart::all_of),
             outcome: outcome.map_or_else(|| OutcomePart::in_flight(record), OutcomePart::of),
             timings: TimingsPart::of(record, outcome),

@@ -64,7 +64,7 @@ pub struct DecisionPart<'a> {
     pub forced: Option<bool>,
     pub fallback: Option<Fallback>,
     pub decided_offset_ns: Option<u64>,
-    pub state: ChosenState,
+    pub state: ChosenState<'a>,
     pub score_order: Option<Text<'a>>,
     pub view_age_ms: Option<u64>,
     pub eligible: Option<u32>,

@@ -1,12 +1,13 @@
 //! The state of a target in a document: flat, so that the commonest question needs no search in a list.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::json::{Json, Object, raw};
+use super::json::{Json, Object, key, put, raw};
 use crate::snapshot::decision::Decision;
 use crate::snapshot::moment::Moment;
 use crate::snapshot::sample::{Freshness, Quantity, Sample, Source};
@@ -59,33 +60,23 @@ impl State {
         &self.readings[quantity as usize]
     }
 
-    /// Appends the state as JSON.
-    fn json(&self, out: &mut Vec<u8>) {
-        let mut object = Object::open(out);
-        self.write_readings(&mut object);
-        self.write_rest(&mut object);
-        object.close();
-    }
-
-    /// The state as JSON that can be copied into any number of documents.
-    pub fn to_raw(&self) -> Box<RawValue> {
-        raw(|out| self.json(out))
-    }
-
-    fn write_readings(&self, object: &mut Object<'_>) {
-        for (quantity, reading) in Quantity::ALL.into_iter().zip(&self.readings) {
+    /// Appends what is measured, and answers where the ages stand.
+    fn write_readings(&self, object: &mut Object<'_>) -> [Range<usize>; Quantity::COUNT] {
+        let mut ages = [const { 0..0 }; Quantity::COUNT];
+        for ((quantity, reading), place) in Quantity::ALL.into_iter().zip(&self.readings).zip(&mut ages) {
             let [value, age, source, freshness] = state_keys(quantity);
-            object.put(value, &reading.value);
-            object.put(age, &reading.age_ms);
-            object.put(source, &reading.source);
-            object.put(freshness, &reading.freshness);
+            object.put_named(value, &reading.value);
+            *place = object.put_named(age, &reading.age_ms);
+            object.put_named(source, &reading.source);
+            object.put_named(freshness, &reading.freshness);
         }
+        ages
     }
 
     fn write_rest(&self, object: &mut Object<'_>) {
-        object.put("gpus", &self.gpus);
-        object.put("window_ms", &self.window_ms);
-        object.put("gateway_in_flight_at_scrape", &self.gateway_in_flight_at_scrape);
+        object.put(key!("gpus"), &self.gpus);
+        object.put(key!("window_ms"), &self.window_ms);
+        object.put(key!("gateway_in_flight_at_scrape"), &self.gateway_in_flight_at_scrape);
     }
 
     fn read(map: &BTreeMap<String, serde_json::Value>) -> serde_json::Result<Self> {
@@ -108,9 +99,53 @@ impl State {
     }
 }
 
+/// A state as JSON that is made once and copied into any number of documents.
+#[derive(Debug)]
+pub struct StateJson {
+    raw: Box<RawValue>,
+    /// Where in it the ages stand, in the order of [`Quantity::ALL`]: they are all that changes until the decision.
+    ages: [Range<usize>; Quantity::COUNT],
+    /// Where what is measured ends.
+    readings_end: usize,
+}
+
+impl StateJson {
+    /// Of a sample, with ages as of its publication.
+    pub fn of(sample: &Sample) -> Self {
+        let (mut ages, mut readings_end) = ([const { 0..0 }; Quantity::COUNT], 0);
+        let raw = raw(|out| {
+            let (state, mut object) = (State::at(sample, sample.published), Object::open(out));
+            ages = state.write_readings(&mut object);
+            readings_end = object.len();
+            state.write_rest(&mut object);
+            object.close();
+        });
+        Self { raw, ages, readings_end }
+    }
+
+    /// As it is.
+    pub fn raw(&self) -> &RawValue {
+        &self.raw
+    }
+
+    /// What is measured with other ages, then what `between` appends, then the rest.
+    fn write_at(&self, readings: &[StateReading], out: &mut Vec<u8>, between: impl FnOnce(&mut Vec<u8>)) {
+        let text = self.raw.get().as_bytes();
+        let mut from = 0;
+        for (age, reading) in self.ages.iter().zip(readings) {
+            out.extend_from_slice(&text[from..age.start]);
+            reading.age_ms.json(out);
+            from = age.end;
+        }
+        out.extend_from_slice(&text[from..self.readings_end]);
+        between(out);
+        out.extend_from_slice(&text[self.readings_end..]);
+    }
+}
+
 /// The chosen target's state at the decision: its sample's, with exact ages, and the gateway's own counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ChosenState {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChosenState<'a> {
     /// Its sample's.
     pub state: State,
     /// Requests of this gateway at the target.
@@ -119,27 +154,38 @@ pub struct ChosenState {
     pub gateway_requests_per_second: Option<f64>,
     /// Tokens per second seen from it over the window.
     pub gateway_tokens_per_second: Option<f64>,
+    /// The sample's, if it is at hand: then all but the ages is copied from there.
+    json: Option<&'a StateJson>,
 }
 
-impl ChosenState {
-    pub(super) fn of(decision: &Decision) -> Self {
+impl<'a> ChosenState<'a> {
+    pub(super) fn of(decision: &'a Decision) -> Self {
         let chosen = decision.chosen();
         Self {
             state: State::at(&chosen.sample, decision.decided),
             gateway_in_flight: Some(chosen.in_flight),
             gateway_requests_per_second: Some(chosen.requests_per_second),
             gateway_tokens_per_second: Some(chosen.tokens_per_second),
+            json: Some(chosen.sample.json()),
         }
+    }
+
+    /// The keys that only the chosen target's state has.
+    fn write_counters(&self, out: &mut Vec<u8>) {
+        put(out, key!("gateway_in_flight"), &self.gateway_in_flight);
+        put(out, key!("gateway_requests_per_second"), &self.gateway_requests_per_second);
+        put(out, key!("gateway_tokens_per_second"), &self.gateway_tokens_per_second);
     }
 }
 
-impl Json for ChosenState {
+impl Json for ChosenState<'_> {
     fn json(&self, out: &mut Vec<u8>) {
+        if let Some(json) = self.json {
+            return json.write_at(&self.state.readings, out, |out| self.write_counters(out));
+        }
         let mut object = Object::open(out);
         self.state.write_readings(&mut object);
-        object.put("gateway_in_flight", &self.gateway_in_flight);
-        object.put("gateway_requests_per_second", &self.gateway_requests_per_second);
-        object.put("gateway_tokens_per_second", &self.gateway_tokens_per_second);
+        object.append(|out| self.write_counters(out));
         self.state.write_rest(&mut object);
         object.close();
     }
@@ -148,7 +194,13 @@ impl Json for ChosenState {
 /// For answers that contain a state. They are JSON: no other format can take it.
 impl Serialize for State {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_raw().serialize(serializer)
+        let json = raw(|out| {
+            let mut object = Object::open(out);
+            self.write_readings(&mut object);
+            self.write_rest(&mut object);
+            object.close();
+        });
+        json.serialize(serializer)
     }
 }
 
@@ -158,7 +210,7 @@ impl<'de> Deserialize<'de> for State {
     }
 }
 
-impl<'de> Deserialize<'de> for ChosenState {
+impl<'de> Deserialize<'de> for ChosenState<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let map = BTreeMap::deserialize(deserializer)?;
         let read = || -> serde_json::Result<Self> {
@@ -167,6 +219,7 @@ impl<'de> Deserialize<'de> for ChosenState {
                 gateway_in_flight: field(&map, "gateway_in_flight")?,
                 gateway_requests_per_second: field(&map, "gateway_requests_per_second")?,
                 gateway_tokens_per_second: field(&map, "gateway_tokens_per_second")?,
+                json: None,
             })
         };
         read().map_err(D::Error::custom)

@@ -7,6 +7,8 @@ use std::ops::Deref;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::snapshot::moment::Moment;
+
 /// A text. One that is made for the document, such as an ID, stands in it and not on the heap: a document has a dozen of
 /// them, and one is made for every request.
 #[derive(Clone)]
@@ -22,6 +24,12 @@ enum Repr<'a> {
 /// The digits of an ID, the longest of the short texts.
 const SHORT_BYTES_MAX: usize = 32;
 
+/// A moment in a document.
+const TIME_FORM: &[u8] = b"0000-00-00T00:00:00.000000Z";
+
+/// 9999-12-29, counted in days from 1970: what comes later is no moment for [`Moment`]'s own form either.
+const LAST_DAY: u64 = 2_932_894;
+
 impl Text<'_> {
     /// The last `digits` hex digits of a number, lower case, with leading zeros; at most 32.
     pub(super) fn hex(value: u128, digits: usize) -> Self {
@@ -31,6 +39,41 @@ impl Text<'_> {
             *byte = DIGITS[(value >> (4 * place)) as usize & 15];
         }
         Self(Repr::Short { bytes, length: digits as u8 })
+    }
+
+    /// A moment as it prints itself, RFC 3339 in UTC with six digits after the point; but made by hand, because each document
+    /// has one. The days become a date as in Howard Hinnant's `civil_from_days`.
+    pub(super) fn time(moment: Moment) -> Self {
+        let (seconds, micros) = (moment.0 / 1_000_000, moment.0 % 1_000_000);
+        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+        if days > LAST_DAY {
+            return Self::short(moment);
+        }
+        // Years begin in March here, so that a leap day is the last of its year; eras of 400 years are all alike.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = era * 400 + year_of_era + u64::from(month <= 2);
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        bytes[..TIME_FORM.len()].copy_from_slice(TIME_FORM);
+        let mut digits = |end: usize, count: usize, mut value: u64| {
+            for digit in bytes[end - count..end].iter_mut().rev() {
+                *digit = b'0' + (value % 10) as u8;
+                value /= 10;
+            }
+        };
+        digits(4, 4, year);
+        digits(7, 2, month);
+        digits(10, 2, day);
+        digits(13, 2, second_of_day / 3_600);
+        digits(16, 2, second_of_day / 60 % 60);
+        digits(19, 2, second_of_day % 60);
+        digits(26, 6, micros);
+        Self(Repr::Short { bytes, length: TIME_FORM.len() as u8 })
     }
 
     /// What `shown` prints; it goes to the heap only if it is longer than an ID.
@@ -173,7 +216,25 @@ mod tests {
         assert!(serde_json::from_str::<Text<'_>>("7").is_err());
     }
 
+    #[test]
+    fn the_first_and_the_last_day_are_dates() {
+        for (seconds, shown) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (253_402_127_999, "9999-12-29T23:59:59.000000Z"),
+        ] {
+            assert_eq!(&*Text::time(Moment(seconds * 1_000_000)), shown);
+        }
+        let beyond = Moment(253_402_300_800_000_000);
+        assert_eq!(&*Text::time(beyond), beyond.to_string());
+    }
+
     proptest! {
+        #[test]
+        fn a_moment_is_written_as_it_prints_itself(moment in 0u64..253_402_000_000_000_000) {
+            prop_assert_eq!(&*Text::time(Moment(moment)), Moment(moment).to_string());
+        }
+
         #[test]
         fn digits_are_those_of_the_formatter(value: u128) {
             prop_assert_eq!(&*Text::hex(value, 32), format!("{value:032x}"));
