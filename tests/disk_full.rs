@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion, eventually};
+use crate::schema::checked;
 
 /// Mounts the disk at `$1` and becomes what follows.
 const ON_SMALL_DISK: &str = r#"mount -t tmpfs -o size=24m snapgate-test "$1" && shift && exec "$@""#;
@@ -34,7 +35,7 @@ wal_checkpoint_bytes = "1MiB"
 "#;
 
 /// The flags of `unshare` that give this user a mount namespace.
-fn namespace() -> Option<&'static [&'static str]> {
+pub(crate) fn namespace() -> Option<&'static [&'static str]> {
     let flags: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
     let mounts = |flags: &&[&str]| {
         let mut command = Command::new("unshare");
@@ -142,7 +143,7 @@ impl Scene {
         let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let ids: Vec<_> = whole
             .lines()
-            .map(|line| serde_json::from_str::<Value>(line).expect("every line is a document"))
+            .map(|line| checked(serde_json::from_str::<Value>(line).expect("every line is JSON")))
             .map(|document| document["id"].as_str().expect("a document has an ID").to_owned())
             .collect();
         let once: HashSet<_> = ids.iter().cloned().collect();

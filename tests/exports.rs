@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::gateway::{Gateway, Request, Setup, Sims, until};
 use crate::process::binary;
+use crate::schema::checked;
 
 fn snapgate(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
@@ -45,7 +46,8 @@ fn an_export_is_the_same_from_a_gateway_and_from_its_store() {
     let asked = |more: &[&str]| run(&[&["export", "--admin", &admin, "--since", "1h"], more].concat());
     let documents = asked(&[]);
     assert!(documents.status.success(), "{documents:?}");
-    let lines: Vec<Value> = text(&documents.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        text(&documents.stdout).lines().map(|line| checked(serde_json::from_str(line).unwrap())).collect();
     assert_eq!(lines.iter().map(|line| line["id"].as_str().unwrap()).collect::<Vec<_>>(), ids);
     let table = asked(&["--format", "csv", "--target", "t0"]);
     assert_eq!(text(&table.stdout).lines().count(), 1 + ids.len(), "{table:?}");
@@ -134,7 +136,7 @@ fn a_tail_shows_what_ends_over_a_restart_until_it_is_stopped() {
     // It has begun when it shows something that was made later.
     let (first, made) = while_making(&gateway, || tail.line());
     let id =
-        |line: &str| serde_json::from_str::<Value>(line).expect("a document")["id"].as_str().expect("an ID").to_owned();
+        |line: &str| checked(serde_json::from_str(line).expect("a document"))["id"].as_str().expect("an ID").to_owned();
     let begun = made.iter().position(|it| *it == id(&first)).expect("it shows what was made since it began");
     assert!(!before.contains(&id(&first)));
     for expected in &made[begun + 1..] {

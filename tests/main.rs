@@ -4,6 +4,9 @@
 mod gateway;
 mod process;
 
+// What every document is checked against.
+mod schema;
+
 // What is recorded is what happened.
 mod truth;
 

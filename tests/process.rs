@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::schema::checked;
 
 /// How long anything may take that should take no time: far more than a busy machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +44,20 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+fn spawned(mut command: Command) -> (Child, ChildStderr) {
+    for name in OWN_VARIABLES {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    let stderr = child.stderr.take().expect("stderr is piped");
+    (child, stderr)
+}
+
 /// A gateway as a process of its own. Killed when dropped.
 pub(crate) struct Gateway {
     child: Child,
@@ -53,17 +69,8 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts `command`, which becomes `snapgate serve`, and waits for its line that says where it listens.
-    pub(crate) fn start(mut command: Command) -> Self {
-        for name in OWN_VARIABLES {
-            command.env_remove(name);
-        }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let stderr = child.stderr.take().expect("stderr is piped");
+    pub(crate) fn start(command: Command) -> Self {
+        let (mut child, stderr) = spawned(command);
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (listening, announced) = mpsc::sync_channel(1);
         let kept = Arc::clone(&log);
@@ -83,15 +90,8 @@ impl Gateway {
             }
         };
         let reader = Builder::new().name("gateway-log".into()).spawn(read).expect("a thread starts");
-        let address = |event: &Value, key: &str| event[key].as_str().and_then(|text| text.parse().ok());
         match announced.recv_timeout(PATIENCE) {
-            Ok(event) => Self {
-                data: address(&event, "listen").expect("the line names the data listener"),
-                admin: address(&event, "admin").expect("the line names the admin listener"),
-                child,
-                log,
-                reader: Some(reader),
-            },
+            Ok(event) => Self::of(child, &event, log, Some(reader)),
             Err(error) => {
                 // It may have ended by itself, which is what is wrong.
                 child.kill().ok();
@@ -99,6 +99,13 @@ impl Gateway {
                 panic!("the gateway did not listen ({error}, {status:?}): {:#?}", log.lock());
             }
         }
+    }
+
+    fn of(child: Child, event: &Value, log: Arc<Mutex<VecDeque<String>>>, reader: Option<JoinHandle<()>>) -> Self {
+        let address = |key: &str| event[key].as_str().and_then(|text| text.parse().ok());
+        let (data, admin) = (address("listen"), address("admin"));
+        let data = data.expect("the line names the data listener");
+        Self { data, admin: admin.expect("the line names the admin listener"), child, log, reader }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -237,7 +244,7 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
+        checked(serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text())))
     }
 }
 

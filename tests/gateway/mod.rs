@@ -18,6 +18,7 @@ use snapgate::config::{Config, Flag, Machine, Sources, Targets};
 use snapgate::pipeline::Balance;
 use tempfile::TempDir;
 
+use crate::schema::checked;
 pub(crate) use client::{Answer, Client, End, Request};
 pub(crate) use upstream::{Exchange, Sims, Then, Upstream};
 pub(crate) use wire::PATIENCE;
@@ -161,7 +162,7 @@ impl Stopped {
         let text = std::fs::read_to_string(log_file(self.dir.path())).expect("there is a JSON log");
         let mut lines: HashMap<_, Vec<_>> = HashMap::new();
         for line in text.lines() {
-            let document: Value = serde_json::from_str(line).expect("every line is JSON");
+            let document = checked(serde_json::from_str(line).expect("every line is JSON"));
             let id = document["id"].as_str().expect("every line has an ID").to_owned();
             lines.entry(id).or_default().push(line.to_owned());
         }
@@ -195,7 +196,7 @@ impl Found {
     pub(crate) fn by(client: &mut Client, path: &str) -> Self {
         let answer = client.ask(&Request::get(path));
         assert_eq!(answer.end, End::Clean);
-        let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        let json = checked(serde_json::from_slice(&answer.body).unwrap_or(Value::Null));
         Self { status: answer.status, text: answer.text().to_owned(), json }
     }
 

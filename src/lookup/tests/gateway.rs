@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::super::*;
+use super::published::checked;
 use super::specimen;
 use crate::snapshot::Tenant;
 use crate::snapshot::{InstanceTag, Record, TraceId};
@@ -202,13 +203,13 @@ impl Reply {
 
     #[track_caller]
     pub(super) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        checked(serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}")))
     }
 
     /// The values of a body with one a line.
     #[track_caller]
     pub(super) fn lines(&self) -> Vec<Value> {
-        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let line = |line| checked(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
         self.body.lines().map(line).collect()
     }
 

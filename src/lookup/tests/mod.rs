@@ -18,6 +18,9 @@ mod gateway;
 mod list;
 mod openapi;
 mod schema;
+// The one place where documents are checked, for the integration tests and for these.
+#[path = "../../../tests/schema.rs"]
+mod published;
 
 use gateway::{Gateway, Plan};
 
