@@ -340,8 +340,8 @@ fn open_store(
 }
 
 fn open_sinks(config: &Config) -> Result<Vec<Box<dyn Sink>>, StartError> {
-    let Some(destination) = &config.json_log else { return Ok(Vec::new()) };
-    let log = JsonLog::open(destination).map_err(StartError::JsonLog)?;
+    let Some(settings) = &config.json_log else { return Ok(Vec::new()) };
+    let log = JsonLog::open(settings).map_err(StartError::JsonLog)?;
     Ok(vec![Box::new(log)])
 }
 

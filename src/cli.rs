@@ -334,7 +334,7 @@ impl ServeArgs {
             ("--listen", "listen", one(&self.listen)),
             ("--admin", "admin", one(&self.admin)),
             ("--data-dir", "data_dir", one(&self.data_dir)),
-            ("--json-log", "json_log", one(&self.json_log)),
+            ("--json-log", "json_log.to", one(&self.json_log)),
         ];
         let flags = flags.into_iter().filter(|(_, _, values)| !values.is_empty());
         let flags = flags.map(|(name, key, values)| Flag { name, key, values }).collect();
@@ -542,7 +542,7 @@ mod tests {
             .filter(|shown| shown.origin != Origin::Default)
             .map(|shown| shown.origin.to_string())
             .collect();
-        assert_eq!(set, ["--listen", "--admin", "--data-dir", "--json-log", "--policy", "--target"]);
+        assert_eq!(set, ["--listen", "--admin", "--data-dir", "--policy", "--target", "--json-log"]);
     }
 
     #[test]

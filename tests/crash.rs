@@ -66,7 +66,9 @@ fn serve(dir: &Path, engine: SocketAddr) -> Gateway {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.args(["--target", &format!("engine=http://{engine}")]);
-    command.arg("--data-dir").arg(dir.join("data")).arg("--json-log").arg(dir.join("log.jsonl"));
+    command.arg("--data-dir").arg(dir.join("data")).arg("--json-log").arg(dir.join("logs/log.jsonl"));
+    // Several files a second, so that a kill may come in the middle of a change.
+    command.envs([("SNAPGATE_JSON_LOG_MAX_BYTES", "1MiB"), ("SNAPGATE_JSON_LOG_KEEP", "0")]);
     let gateway = Gateway::start(command);
     gateway.until_ready();
     gateway
@@ -184,14 +186,16 @@ impl Tally {
     }
 }
 
-/// Every ID in whole lines of the JSON log, and how many lines were torn by the kill.
-fn logged(log: &Path) -> (HashSet<String>, usize) {
-    let text = fs::read(log).expect("the JSON log is there");
+/// Every ID in whole lines of the JSON log's files, and how many lines were torn by the kill.
+fn logged(logs: &Path) -> (HashSet<String>, usize) {
     let (mut ids, mut torn) = (HashSet::new(), 0);
-    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice::<Value>(line) {
-            Ok(document) => drop(ids.insert(document["id"].as_str().unwrap_or_default().to_owned())),
-            Err(_) => torn += 1,
+    for entry in fs::read_dir(logs).expect("the JSON log is there") {
+        let text = fs::read(entry.expect("a directory can be read").path()).expect("likewise");
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice::<Value>(line) {
+                Ok(document) => drop(ids.insert(document["id"].as_str().unwrap_or_default().to_owned())),
+                Err(_) => torn += 1,
+            }
         }
     }
     (ids, torn)
@@ -222,12 +226,12 @@ fn what_had_ended_survives_kill_9_at_full_load_and_the_rest_is_said_to_be_lost()
         assert_eq!(integrity(&dir.path().join("data")), "ok");
 
         // The exit was owed what the kill kept from it, and only the kill has torn a line.
-        let (ids, torn) = logged(&dir.path().join("log.jsonl"));
+        let (ids, torn) = logged(&dir.path().join("logs"));
         assert!(torn <= 1, "{torn} lines of the JSON log are torn");
         let complete = tally.safe + tally.late_complete;
         let there = issued.iter().filter(|one| ids.contains(&one.id)).count();
         assert!(there >= complete, "{complete} are complete, but the JSON log has only {there} of them");
-        fs::remove_file(dir.path().join("log.jsonl")).expect("the JSON log is there");
+        fs::remove_dir_all(dir.path().join("logs")).expect("the JSON log is there");
         eprintln!("round {round}: {figures}; {} IDs: {tally:?}", issued.len());
     }
 }

@@ -33,3 +33,6 @@ mod reload;
 
 // What goes on when the store's disk is full.
 mod disk_full;
+
+// What goes on when a log is rotated or has no room.
+mod logs;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::layers::Effective;
+use super::logs::parse_candidates;
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
 use super::{Config, Machine, Secret, Shown, Targets};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
-use crate::sink::json_log::Destination;
+use crate::sink::json_log::{self, Destination, Rotation};
 use crate::snapshot::Policy;
 use crate::store::Durability;
 use crate::telemetry::{LogFormat, LogSettings};
@@ -171,11 +172,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         fleet_authorization: credential("fleet", &values),
         tls_handshake_timeout: values.duration("timeouts.tls_handshake"),
         data_dir: PathBuf::from(values.text("data_dir")),
-        json_log: match values.text("json_log") {
-            "off" => None,
-            "stdout" => Some(Destination::Stdout),
-            file => Some(Destination::File(PathBuf::from(file))),
-        },
+        json_log: json_log_settings(&values),
         log: log_settings(&values),
         fleet: fleet_settings(&values),
         gateway: gateway_settings(&values, machine),
@@ -209,6 +206,21 @@ fn log_settings(values: &Values<'_>) -> LogSettings {
         },
         level: values.text("log.level").parse().expect("the table has only levels that exist"),
     }
+}
+
+fn json_log_settings(values: &Values<'_>) -> Option<json_log::Settings> {
+    let destination = match values.text("json_log.to") {
+        "off" => return None,
+        "stdout" => Destination::Stdout,
+        file => Destination::File(PathBuf::from(file)),
+    };
+    let rotation = Rotation {
+        max_bytes: values.bytes("json_log.max_bytes"),
+        max_age: values.duration("json_log.max_age"),
+        keep: values.count("json_log.keep"),
+    };
+    let candidates = parse_candidates(values.text("json_log.candidates")).expect("its check has parsed it");
+    Some(json_log::Settings { destination, rotation, candidates })
 }
 
 /// `None` without certificate and key.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::logs::candidates;
 use super::tables::check_name;
 use super::value::Kind;
 use crate::lookup::LinkTemplate;
@@ -19,6 +20,9 @@ const NETWORKS_MAX: usize = 64;
 
 /// Names in `record.headers` at most: each may take a place in every record.
 const RECORDED_HEADERS_MAX: usize = 16;
+
+/// Candidates of one decision at most.
+pub(super) const WIDTH_MAX: u64 = 64;
 
 /// Headers that are never recorded, because what they hold opens doors.
 const CREDENTIALS: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"];
@@ -38,7 +42,9 @@ pub(super) struct Key {
 impl Key {
     /// The environment variable that sets it.
     pub(super) fn variable(&self) -> String {
-        format!("SNAPGATE_{}", self.path.replace('.', "_").to_ascii_uppercase())
+        let (short, long) = SHORT;
+        let path = if self.path == long { short } else { self.path };
+        format!("SNAPGATE_{}", path.replace('.', "_").to_ascii_uppercase())
     }
 
     /// The flag of `snapgate serve` that sets it.
@@ -57,8 +63,13 @@ impl Key {
     }
 }
 
+/// A key that was there before its section, and by what it still goes: in a file that has no such section, and in its variable.
+const SHORT: (&str, &str) = ("json_log", "json_log.to");
+
 /// The key with this path.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
+    let (short, long) = SHORT;
+    let path = if path == short { long } else { path };
     KEYS.iter().find(|key| key.path == path)
 }
 
@@ -69,7 +80,7 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
     ("--listen", "listen"),
     ("--admin", "admin"),
     ("--data-dir", "data_dir"),
-    ("--json-log", "json_log"),
+    ("--json-log", "json_log.to"),
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
@@ -112,8 +123,9 @@ pub(super) const LIVE: [&str; 35] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 15] = [
+pub(super) const SECTIONS: [(&str, &str); 16] = [
     ("log", "The gateway's own log, on standard error."),
+    ("json_log", "Finished snapshots as JSON lines."),
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
     ("tls", "TLS for the clients' requests. Without a certificate they come in plain text."),
@@ -157,9 +169,6 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "data_dir", kind: Kind::Text(path), default: "./snapgate-data",
         doc: "The directory of everything that must survive a restart: the store, the instance tag, the tenant \
               secret. One gateway at a time." },
-    Key { path: "json_log", kind: Kind::Text(path), default: "off",
-        doc: "Finished snapshots as JSON lines: \"off\", \"stdout\" (which then carries nothing else), or a file \
-              to append to." },
     Key { path: "instance", kind: Kind::Text(instance), default: "",
         doc: "The name of this gateway in its records. Empty: the machine's host name, which in a pod is the pod's \
               name." },
@@ -186,6 +195,20 @@ pub(super) const KEYS: &[Key] = &[
         doc: "One JSON object per line, or text for people." },
     Key { path: "log.level", kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]), default: "info",
         doc: "The least important level that is written." },
+    Key { path: "json_log.to", kind: Kind::Text(path), default: "off",
+        doc: "\"off\", \"stdout\" (which then carries nothing else), or a file to append to. Without this section it may be \
+              written as json_log = \"…\" at the top of this file. Who moves the file away, as logrotate does, need not \
+              tell: it is begun anew." },
+    Key { path: "json_log.candidates", kind: Kind::WordOrCount(candidates), default: "all",
+        doc: "Candidates of a decision that stand in its line: \"all\", \"chosen\", or at most so many, the best ones, \
+              from 1 to 64. `eligible` and `excluded` say in any case how many targets there were." },
+    Key { path: "json_log.max_bytes", kind: bytes(0, TIB), default: "1GiB",
+        doc: "When a file would become larger, it is put aside for a new one: snapshots.jsonl as \
+              snapshots-20261126T193000.123456Z.jsonl, by the time up to which its snapshots had ended. 0 for never." },
+    Key { path: "json_log.max_age", kind: time(0, 3650 * D), default: "1d",
+        doc: "Likewise when its first snapshot ended so long before the next one. 0s for never." },
+    Key { path: "json_log.keep", kind: count(0, 100_000), default: "9",
+        doc: "Files put aside that stay; older ones are deleted. 0 keeps all, and then somebody else has to delete them." },
     Key { path: "limits.in_flight", kind: count(1, 1_000_000), default: "10000",
         doc: "Requests between accept and finish. One more is answered 503 at once." },
     Key { path: "limits.connections", kind: count(1, 1_000_000), default: "10000",
@@ -261,7 +284,7 @@ pub(super) const KEYS: &[Key] = &[
                   /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models",
         doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
               everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
-    Key { path: "choice.width", kind: count(1, 64), default: "16",
+    Key { path: "choice.width", kind: count(1, WIDTH_MAX), default: "16",
         doc: "How many targets are scored for one request, drawn at random when there are more. It bounds the cost \
               and the record of a decision." },
     Key { path: "choice.prefix_bytes", kind: bytes(64, 64 * KIB), default: "512B",

@@ -123,6 +123,7 @@ impl Layers<'_> {
             let is_section = SECTIONS.iter().any(|(section, _)| *section == full);
             match value.get_ref() {
                 DeValue::Table(inner) if is_section => self.section(inner, &format!("{full}."), place),
+                _ if find(&full).is_some() => self.read_toml(find(&full).expect("just found"), value, place, origin),
                 _ if is_section => {
                     self.mistakes.add(
                         origin,
@@ -130,7 +131,6 @@ impl Layers<'_> {
                         format!("`{full}` is a section: write [{full}] on a line of its own"),
                     );
                 }
-                _ if find(&full).is_some() => self.read_toml(find(&full).expect("just found"), value, place, origin),
                 // A broken file may have lost the line that begins a section: unknown keys would be noise.
                 _ if !self.broken.is_empty() => {}
                 DeValue::Table(_) => {

@@ -16,6 +16,7 @@ mod build;
 mod example;
 mod keys;
 mod layers;
+mod logs;
 mod mistake;
 mod secret;
 mod tables;
@@ -36,7 +37,7 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use secret::Secret;
 pub use watch::Watch;
 
-use crate::sink::json_log::Destination;
+use crate::sink::json_log;
 use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant, tls};
 
 /// The variable that names the file when no `--config` does.
@@ -70,7 +71,7 @@ pub struct Config {
     /// Where everything that must survive a restart lives.
     pub data_dir: PathBuf,
     /// Where finished snapshots are written as JSON lines; `None` if they are not.
-    pub json_log: Option<Destination>,
+    pub json_log: Option<json_log::Settings>,
     /// The gateway's own log.
     pub log: telemetry::LogSettings,
     /// The targets and how they are watched.

@@ -10,6 +10,7 @@ use super::value::Kind;
 use super::*;
 use crate::gateway::Routes;
 use crate::lookup::Token;
+use crate::sink::json_log::{Destination, Rotation};
 use crate::snapshot::Policy;
 
 const COMMITTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/snapgate.example.toml"));
@@ -81,6 +82,30 @@ fn flags_win_over_environment_over_file() {
     assert_eq!(origins, ["--listen", "SNAPGATE_ADMIN", "f.toml:3", "default"]);
 }
 
+#[test]
+fn the_json_log_is_written_short_or_with_a_section() {
+    let settings = |sources: &Sources| load(sources).unwrap().json_log.unwrap();
+    let short = settings(&file("json_log = \"log.jsonl\""));
+    assert_eq!(short, settings(&file("[json_log]\nto = \"log.jsonl\"")));
+    assert_eq!(short, settings(&environment(file(""), &[("SNAPGATE_JSON_LOG", "log.jsonl")])));
+    assert_eq!(short.destination, Destination::File("log.jsonl".into()));
+    assert_eq!((short.rotation.max_bytes, short.rotation.keep, short.candidates), (1 << 30, 9, None));
+    let long = "[json_log]\nto = \"stdout\"\ncandidates = 3\nmax_bytes = 0\nmax_age = \"0s\"\nkeep = 0";
+    let long = settings(&file(long));
+    assert_eq!(long.destination, Destination::Stdout);
+    assert_eq!(long.rotation, Rotation { max_bytes: 0, max_age: Duration::ZERO, keep: 0 });
+    let candidates =
+        |word: &str| settings(&file(&format!("json_log.to = \"x\"\njson_log.candidates = {word}"))).candidates;
+    assert_eq!(
+        [candidates("3"), candidates("\"chosen\""), candidates("\"all\"")].map(|max| max.map_or(0, |max| max.get())),
+        [3, 1, 0]
+    );
+    assert_eq!(long.candidates.map(|max| max.get()), Some(3));
+    for wrong in ["0", "65", "\"some\"", "[]"] {
+        assert_eq!(mistakes(&file(&format!("json_log.candidates = {wrong}"))).len(), 1, "{wrong}");
+    }
+}
+
 /// A valid value of the key that is not its default.
 fn other_value(key: &Key) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
@@ -93,6 +118,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Choice(words), _) => quoted(words.iter().find(|word| **word != key.default).unwrap()),
         (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
         (Kind::Text(_), "instance") => quoted("gw-9"),
+        (Kind::WordOrCount(_), _) => "3".to_owned(),
         (Kind::Text(_), "choice.session_header") => quoted("x-other"),
         (Kind::Text(_), "tenant.header") => quoted("x-tenant"),
         (Kind::Text(_), "links.trace" | "links.logs" | "links.dashboard") => quoted("https://tempo/{trace_id}"),
@@ -118,6 +144,9 @@ fn companions(key: &str) -> &'static str {
     match key {
         "limits.body_bytes" => "limits.buffered_bytes = \"1TiB\"\n",
         "fleet.poll_interval" | "fleet.publish_interval" => "fleet.fresh_within = \"1d\"\nfleet.window = \"1h\"\n",
+        "json_log.candidates" | "json_log.max_bytes" | "json_log.max_age" | "json_log.keep" => {
+            "json_log.to = \"log\"\n"
+        }
         "tenant.header" => "tenant.trusted = [\"10.0.0.1\"]\n",
         "store.wal_checkpoint_bytes" => "store.wal_max_bytes = \"1TiB\"\n",
         _ => "",

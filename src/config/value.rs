@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Address { host: IpAddr },
     /// A text that passes the check.
     Text(Check),
+    /// A word or a whole number that passes the check.
+    WordOrCount(Check),
     /// At most so many texts, each of which passes the check, none twice.
     List { max: usize, check: Check },
     /// A secret itself, or the name of a file that holds it; none if empty.
@@ -81,7 +83,7 @@ impl Kind {
             Self::Choice(words) if words.contains(&text) => Value::Text(text.to_owned()),
             Self::Choice(words) => return Err(format!("\"{text}\" is not one of {}", words.join(", "))),
             Self::Address { host } => Value::Address(parse_address(text, host)?),
-            Self::Text(check) => Value::Text(check(text)?),
+            Self::Text(check) | Self::WordOrCount(check) => Value::Text(check(text)?),
             Self::Secret { .. } if text.is_empty() => Value::Secret(None),
             Self::Secret { file: true } => Value::Secret(Some(read_secret(text)?)),
             Self::Secret { file: false } => Value::Secret(Some(check_secret(text, "the secret")?)),
@@ -119,13 +121,15 @@ impl Kind {
     /// The text of a TOML scalar, if it has the right type: a number with a unit is a string, a count is not.
     pub(super) fn scalar(self, value: &DeValue<'_>) -> Result<String, String> {
         match (self, value) {
-            (Self::Count { .. } | Self::Bytes { .. } | Self::Share, DeValue::Integer(number)) => {
-                Ok(match number.radix() {
-                    10 => number.as_str().to_owned(),
-                    radix => i128::from_str_radix(number.as_str(), radix)
-                        .map_or_else(|_| number.to_string(), |n| n.to_string()),
-                })
-            }
+            (
+                Self::Count { .. } | Self::Bytes { .. } | Self::Share | Self::WordOrCount(_),
+                DeValue::Integer(number),
+            ) => Ok(match number.radix() {
+                10 => number.as_str().to_owned(),
+                radix => {
+                    i128::from_str_radix(number.as_str(), radix).map_or_else(|_| number.to_string(), |n| n.to_string())
+                }
+            }),
             (Self::Share, DeValue::Float(number)) => Ok(number.as_str().to_owned()),
             (Self::Switch, DeValue::Boolean(on)) => Ok(on.to_string()),
             (Self::Count { .. } | Self::Share | Self::Switch, _) => Err(self.expected(value)),
@@ -148,6 +152,7 @@ impl Kind {
             Self::Duration { .. } => "a duration in quotes, such as \"500ms\"",
             Self::Bytes { .. } => "a size, such as \"16MiB\"",
             Self::Count { .. } => "a whole number without quotes",
+            Self::WordOrCount(_) => "a whole number, or a word in quotes",
             Self::Share => "a number above 0 and up to 1, without quotes",
             Self::Switch => "true or false without quotes",
             Self::Choice(_) | Self::Text(_) | Self::Secret { .. } | Self::Authorization => "a text in quotes",

@@ -1,0 +1,195 @@
+//! The JSON log's files: what a rotation or a full disk may cost, which is never a request and never a line.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use serde_json::Value;
+use snapgate::demo::sim::SimSettings;
+
+use crate::disk_full::namespace;
+use crate::gateway::{Request, Setup, Sims};
+use crate::process::{Client, Engine, Gateway, binary, completion, eventually};
+use crate::schema::checked;
+
+/// Clients at once.
+const CLIENTS: usize = 4;
+
+/// Requests of each.
+const REQUESTS: usize = 250;
+
+/// A gateway in front of `engine`, after the words of `before` and with these variables.
+fn serve(before: &[&str], dir: &Path, engine: &Engine, variables: &[(&str, &str)]) -> Command {
+    let program = binary().to_str().expect("it has a plain name").to_owned();
+    let words = [before, &[&program, "serve"]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.args(["--target", &format!("engine=http://{}", engine.address)]);
+    command.arg("--data-dir").arg(dir.join("data")).envs(variables.iter().copied());
+    command
+}
+
+/// Makes requests, which must succeed, and answers their IDs.
+fn requests(gateway: &Gateway, count: usize) -> Vec<String> {
+    let mut client = Client::connect(gateway.data).expect("the data listener accepts");
+    let ask = |_| {
+        let answer = client.ask(&completion(false), |_| {}).expect("a request is answered");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.id.expect("every answer has an ID")
+    };
+    (0..count).map(ask).collect()
+}
+
+/// How often each ID is in the files of a directory. Every line has to be a document.
+fn logged(dir: &Path) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("the directory can be read") {
+        let path = entry.expect("likewise").path();
+        for line in fs::read_to_string(&path).expect("it is text").lines() {
+            let document: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let document = checked(document);
+            *found.entry(document["id"].as_str().expect("a document has an ID").to_owned()).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// Each of these once, and nothing else.
+#[track_caller]
+fn assert_each_once(found: &BTreeMap<String, usize>, issued: &[String]) {
+    let missing = issued.iter().filter(|id| !found.contains_key(*id)).count();
+    let doubled = found.values().filter(|count| **count > 1).count();
+    assert_eq!((missing, doubled, found.len()), (0, 0, issued.len()), "missing, doubled, and how many there are");
+}
+
+#[test]
+fn a_log_that_is_rotated_by_size_and_by_logrotate_under_load_loses_and_doubles_no_line() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let logs = dir.path().join("logs");
+    let log = logs.join("snapshots.jsonl");
+    let settings = [("SNAPGATE_JSON_LOG_MAX_BYTES", "256KiB"), ("SNAPGATE_JSON_LOG_KEEP", "0")];
+    let mut command = serve(&[], dir.path(), &engine, &settings);
+    command.arg("--json-log").arg(&log);
+    let mut gateway = Gateway::start(command);
+    let done = AtomicBool::new(false);
+    let (issued, moved) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| requests(&gateway, REQUESTS))).collect();
+        let (done, log, logs) = (&done, &log, &logs);
+        // As logrotate does it, and faster than anybody would.
+        let mover = scope.spawn(move || {
+            let mut moved = 0;
+            while !done.load(Relaxed) {
+                let size = fs::metadata(log).map_or(0, |metadata| metadata.len());
+                if size > 32 * 1024 && fs::rename(log, logs.join(format!("moved.{moved}"))).is_ok() {
+                    moved += 1;
+                }
+                std::thread::yield_now();
+            }
+            moved
+        });
+        let issued: Vec<_> = clients.into_iter().flat_map(|client| client.join().expect("requests succeed")).collect();
+        done.store(true, Relaxed);
+        (issued, mover.join().expect("the mover does not panic"))
+    });
+    assert!(gateway.stop().success());
+    assert!(moved > 3, "the log was moved only {moved} times");
+    assert_each_once(&logged(&logs), &issued);
+}
+
+#[test]
+fn files_are_put_aside_by_size_and_only_as_many_are_kept_as_are_wanted() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let logs = dir.path().join("logs");
+    let log = logs.join("snapshots.jsonl");
+    let settings = [("SNAPGATE_JSON_LOG_MAX_BYTES", "64KiB"), ("SNAPGATE_JSON_LOG_KEEP", "2")];
+    let mut command = serve(&[], dir.path(), &engine, &settings);
+    command.arg("--json-log").arg(&log);
+    let mut gateway = Gateway::start(command);
+    let issued = requests(&gateway, 200);
+    assert!(gateway.stop().success());
+    let mut names: Vec<_> = fs::read_dir(&logs)
+        .expect("the directory can be read")
+        .map(|entry| entry.expect("likewise").file_name().into_string().expect("a plain name"))
+        .collect();
+    names.sort_unstable();
+    let [first, second, last] = &names[..] else { panic!("{names:?}") };
+    assert!(first.starts_with("snapshots-20") && second.starts_with("snapshots-20"), "{names:?}");
+    assert_eq!(last, "snapshots.jsonl");
+    let said = gateway.last_words();
+    assert!(said.contains("an old file of the json log was deleted"), "what is deleted is said: {said}");
+    // What is left is the end, without a gap.
+    let found = logged(&logs);
+    assert_each_once(&found, &issued[issued.len() - found.len()..]);
+}
+
+/// Mounts a disk for four files at `$1`, and becomes what follows.
+const ON_DISK_OF_FEW_FILES: &str = r#"mount -t tmpfs -o nr_inodes=5 snapgate-test "$1" && shift && exec "$@""#;
+
+#[test]
+fn a_disk_that_has_no_room_for_the_next_file_costs_no_request_and_no_line() {
+    let Some(namespace) = namespace() else {
+        eprintln!("SKIPPED: no small disk can be mounted here: run as root, or allow user namespaces");
+        return;
+    };
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).expect("the temporary directory can be written");
+    let before = [&["unshare"], namespace, &["sh", "-c", ON_DISK_OF_FEW_FILES, "sh"]].concat();
+    let before = [before, vec![disk.to_str().expect("a plain name")]].concat();
+    let settings = [("SNAPGATE_JSON_LOG_MAX_BYTES", "64KiB"), ("SNAPGATE_JSON_LOG_KEEP", "0")];
+    let mut command = serve(&before, dir.path(), &engine, &settings);
+    command.arg("--json-log").arg(disk.join("log"));
+    let mut gateway = Gateway::start(command);
+    let root = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
+    let disk = root.join(disk.strip_prefix("/").expect("a temporary directory has an absolute path"));
+
+    let mut issued = Vec::new();
+    let refused = r#"snapgate_exit_errors_total{exit="json_log",reason="disk_full"}"#;
+    eventually("the next file finds no room", || {
+        issued.extend(requests(&gateway, 20));
+        (gateway.metrics().get(refused) > 0.0).then_some(())
+    });
+    issued.extend(requests(&gateway, 50));
+    let aside = dir.path().join("aside");
+    fs::create_dir(&aside).expect("the temporary directory can be written");
+    eventually("what was put aside makes room for all that waits", || {
+        for entry in fs::read_dir(&disk).expect("the small disk can be read") {
+            let path = entry.expect("likewise").path();
+            let name = path.file_name().expect("it has a name");
+            // What has a time in its name is complete.
+            if name != "log" {
+                fs::copy(&path, aside.join(name)).expect("it can be copied");
+                fs::remove_file(path).expect("it can be removed");
+            }
+        }
+        (gateway.metrics().get(r#"snapgate_snapshots_pending{exit="json_log"}"#) == 0.0).then_some(())
+    });
+    // The disk goes with the process, but for who still holds it.
+    let held = File::open(&disk).expect("the small disk can be opened");
+    assert!(gateway.stop().success());
+    let left = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held)));
+    let mut found = logged(&left);
+    for (id, count) in logged(&aside) {
+        *found.entry(id).or_default() += count;
+    }
+    assert_each_once(&found, &issued);
+}
+
+#[test]
+fn a_line_has_as_many_candidates_as_are_wanted_and_says_how_many_targets_there_were() {
+    let sims = Sims::start(std::iter::repeat_n(SimSettings::instant(), 3));
+    for (wanted, shown) in [("chosen", 1), ("2", 2), ("all", 3)] {
+        let gateway = Setup::before(sims.addresses()).set("json_log.candidates", wanted).start();
+        let ask = Request::post("/v1/completions", r#"{"model":"m","prompt":"2+2=","max_tokens":1}"#);
+        let id = gateway.ask(&ask).id();
+        let kept = gateway.stored(&id);
+        let log = gateway.stop().log();
+        let line: Value = serde_json::from_str(&log[&id][0]).expect("it is a document");
+        let decision = &line["decision"];
+        assert_eq!(decision["candidates"].as_array().map(Vec::len), Some(shown), "{wanted}");
+        assert_eq!((&decision["eligible"], &decision["candidates"][0]["chosen"]), (&3.into(), &true.into()));
+        assert_eq!(kept.list("/decision/candidates").len(), 3, "the store keeps them all");
+    }
+}
