@@ -78,7 +78,8 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
         complain(&mistakes);
         Exit::Usage
     })?;
-    telemetry::start_log(&config.log);
+    let log = telemetry::start_log(&config.log).map_err(|error| failed(&error))?;
+    telemetry::log::log_panics(&log);
     raise_open_files(config.gateway.connections_max);
     let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
     let hangup = {
@@ -88,6 +89,7 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     let (hash, store) = (config.hash(), config.store.is_some());
     let data_dir = config.data_dir.clone();
     let mut app = App::start(config.clone()).map_err(|error| failed(&error))?;
+    let announce = |line: &serde_json::Value| log.announce(&line.to_string());
     announce(&serde_json::json!({
         "event": "listening",
         "listen": app.data.to_string(),
@@ -220,12 +222,6 @@ async fn stop(app: App, signals: &mut Signals) -> Balance {
     }
 }
 
-/// One JSON line on standard error, for whoever started the process.
-fn announce(line: &serde_json::Value) {
-    // Nobody can be told that telling failed.
-    writeln!(io::stderr().lock(), "{line}").ok();
-}
-
 /// SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
@@ -265,7 +261,9 @@ fn sim(args: SimArgs) -> Result<Exit, Exit> {
     let sim = runtime
         .block_on(Sim::bind(listen, settings))
         .map_err(|error| failed(&format_args!("cannot listen on {listen}: {error}: choose another --listen")))?;
-    announce(&serde_json::json!({"event": "listening", "listen": sim.address().to_string(), "name": name}));
+    let line = serde_json::json!({"event": "listening", "listen": sim.address().to_string(), "name": name});
+    // Nobody can be told that telling failed.
+    writeln!(io::stderr().lock(), "{line}").ok();
     runtime.block_on(sim.run(stopped));
     Ok(Exit::Success)
 }

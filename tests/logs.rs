@@ -1,4 +1,5 @@
-//! The JSON log's files: what a rotation or a full disk may cost, which is never a request and never a line.
+//! The JSON log and the gateway's own log as files and pipes: what a rotation, a full disk or a reader who does not read may
+//! cost, which is never a request and never a line of the JSON log.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -175,6 +176,34 @@ fn a_disk_that_has_no_room_for_the_next_file_costs_no_request_and_no_line() {
         *found.entry(id).or_default() += count;
     }
     assert_each_once(&found, &issued);
+}
+
+#[test]
+fn who_does_not_read_the_log_holds_up_no_request_and_no_shutdown() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let command = serve(&[], dir.path(), &engine, &[("SNAPGATE_LOG_LEVEL", "debug")]);
+    let (mut gateway, unread) = Gateway::start_unread(command);
+    // Each says a line; a pipe holds 64 KiB, the queue four thousand lines.
+    let dropped = eventually("lines are dropped", || {
+        requests(&gateway, 200);
+        Some(gateway.metrics().get("snapgate_log_lines_dropped_total")).filter(|dropped| *dropped > 0.0)
+    });
+    requests(&gateway, 50);
+    assert!(gateway.metrics().get("snapgate_log_lines_dropped_total") > dropped, "still nobody reads");
+    assert!(gateway.stop().success(), "the end does not wait for a reader either");
+    drop(unread);
+}
+
+#[test]
+fn a_line_about_a_request_has_its_snapshot_id() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let gateway = Gateway::start(serve(&[], dir.path(), &engine, &[("SNAPGATE_LOG_LEVEL", "debug")]));
+    let id = requests(&gateway, 1).remove(0);
+    eventually("its line is written", || {
+        let said = gateway.last_words();
+        let mut lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim()).ok());
+        lines.find(|line| line["message"] == "request ended" && line["snapshot_id"] == *id)
+    });
 }
 
 #[test]

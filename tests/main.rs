@@ -34,5 +34,5 @@ mod reload;
 // What goes on when the store's disk is full.
 mod disk_full;
 
-// What goes on when a log is rotated or has no room.
+// What goes on when a log is rotated, has no room or is not read.
 mod logs;

@@ -101,6 +101,21 @@ impl Gateway {
         }
     }
 
+    /// The same, but nobody reads what it says after that line: it stays in the pipe that comes with it.
+    pub(crate) fn start_unread(command: Command) -> (Self, BufReader<ChildStderr>) {
+        let (child, stderr) = spawned(command);
+        let (mut stderr, mut line) = (BufReader::new(stderr), String::new());
+        let event = loop {
+            line.clear();
+            assert!(stderr.read_line(&mut line).expect("stderr can be read") > 0, "the gateway did not listen");
+            match serde_json::from_str::<Value>(&line) {
+                Ok(event) if event["event"] == "listening" => break event,
+                _ => {}
+            }
+        };
+        (Self::of(child, &event, Arc::default(), None), stderr)
+    }
+
     fn of(child: Child, event: &Value, log: Arc<Mutex<VecDeque<String>>>, reader: Option<JoinHandle<()>>) -> Self {
         let address = |key: &str| event[key].as_str().and_then(|text| text.parse().ok());
         let (data, admin) = (address("listen"), address("admin"));

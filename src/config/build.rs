@@ -15,7 +15,7 @@ use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::sink::json_log::{self, Destination, Rotation};
 use crate::snapshot::Policy;
 use crate::store::Durability;
-use crate::telemetry::{LogFormat, LogSettings};
+use crate::telemetry::{LogFilter, LogFormat, LogSettings};
 use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
@@ -202,9 +202,10 @@ fn log_settings(values: &Values<'_>) -> LogSettings {
     LogSettings {
         format: match values.text("log.format") {
             "text" => LogFormat::Text,
+            "auto" => LogFormat::Auto,
             _ => LogFormat::Json,
         },
-        level: values.text("log.level").parse().expect("the table has only levels that exist"),
+        filter: LogFilter::parse(values.text("log.level")).expect("its check has parsed it"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::logs::candidates;
+use super::logs::{candidates, log_level};
 use super::tables::check_name;
 use super::value::Kind;
 use crate::lookup::LinkTemplate;
@@ -124,7 +124,10 @@ pub(super) const LIVE: [&str; 35] = [
 
 /// Sections in the order of the example file, with what they are about.
 pub(super) const SECTIONS: [(&str, &str); 16] = [
-    ("log", "The gateway's own log, on standard error."),
+    (
+        "log",
+        "The gateway's own log, on standard error. Requests never wait for it: where nobody reads it, lines are dropped and counted.",
+    ),
     ("json_log", "Finished snapshots as JSON lines."),
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
@@ -191,10 +194,13 @@ pub(super) const KEYS: &[Key] = &[
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
-    Key { path: "log.format", kind: Kind::Choice(&["json", "text"]), default: "json",
-        doc: "One JSON object per line, or text for people." },
-    Key { path: "log.level", kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]), default: "info",
-        doc: "The least important level that is written." },
+    Key { path: "log.format", kind: Kind::Choice(&["json", "text", "auto"]), default: "json",
+        doc: "One JSON object per line, text for people, or text on a terminal and JSON elsewhere." },
+    Key { path: "log.level", kind: Kind::Text(log_level), default: "info",
+        doc: "The least important level that is written. error: data is lost, or somebody is needed. warn: something is \
+              worse than it should be, and is being tried again. info: what began, changed or ended. debug: single \
+              requests and connections. trace: more than anybody wants. A module may have a level of its own, as in \
+              \"info,snapgate::gateway=debug\"; libraries say nothing below warn unless they are named." },
     Key { path: "json_log.to", kind: Kind::Text(path), default: "off",
         doc: "\"off\", \"stdout\" (which then carries nothing else), or a file to append to. Without this section it may be \
               written as json_log = \"…\" at the top of this file. Who moves the file away, as logrotate does, need not \

@@ -1,8 +1,15 @@
-//! What the keys about logs hold that is more than a word: a number of candidates.
+//! What the keys about logs hold that is more than a word: levels by module, and a number of candidates.
 
 use std::num::NonZeroUsize;
 
 use super::keys::WIDTH_MAX;
+use crate::telemetry::LogFilter;
+
+/// Checks `log.level`.
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    let form = "write error, warn, info, debug or trace, or such as info,snapgate::gateway=debug";
+    LogFilter::parse(text).map(|_| text.to_owned()).ok_or_else(|| format!("\"{text}\" is no level: {form}"))
+}
 
 /// Checks a number of candidates.
 pub(super) fn candidates(text: &str) -> Result<String, String> {

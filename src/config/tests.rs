@@ -106,6 +106,20 @@ fn the_json_log_is_written_short_or_with_a_section() {
     }
 }
 
+#[test]
+fn the_log_has_a_level_and_modules_may_have_others() {
+    for level in ["error", "trace", "info,snapgate::gateway=debug", "snapgate::store=warn", "info, hyper=debug"] {
+        load(&file(&format!("log.level = \"{level}\""))).unwrap();
+    }
+    for level in ["", "loud", "info,debug", "snapgate", "=info", "snapgate=loud", "a b=info"] {
+        let wrong = mistakes(&file(&format!("log.level = \"{level}\"")));
+        assert!(
+            matches!(&wrong[..], [wrong] if wrong.contains("is no level: write error, warn")),
+            "{level}: {wrong:?}"
+        );
+    }
+}
+
 /// A valid value of the key that is not its default.
 fn other_value(key: &Key) -> String {
     let quoted = |text: &str| format!("\"{text}\"");
@@ -118,6 +132,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Choice(words), _) => quoted(words.iter().find(|word| **word != key.default).unwrap()),
         (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
         (Kind::Text(_), "instance") => quoted("gw-9"),
+        (Kind::Text(_), "log.level") => quoted("debug"),
         (Kind::WordOrCount(_), _) => "3".to_owned(),
         (Kind::Text(_), "choice.session_header") => quoted("x-other"),
         (Kind::Text(_), "tenant.header") => quoted("x-tenant"),

@@ -47,6 +47,8 @@ pub enum DemoError {
     Scratch(io::Error),
     /// A pod could not be started.
     Sim(io::Error),
+    /// The gateway's log could not be started.
+    Log(io::Error),
     /// The gateway could not be started.
     Start(StartError),
     /// The tour broke off.
@@ -58,6 +60,7 @@ impl fmt::Display for DemoError {
         match self {
             Self::Scratch(error) => write!(f, "a temporary directory could not be made: {error}: set TMPDIR"),
             Self::Sim(error) => write!(f, "a simulated pod could not be started: {error}"),
+            Self::Log(error) => write!(f, "the log could not be started: {error}"),
             Self::Start(error) => error.fmt(f),
             Self::Tour(error) => error.fmt(f),
         }
@@ -67,7 +70,7 @@ impl fmt::Display for DemoError {
 impl std::error::Error for DemoError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Scratch(error) | Self::Sim(error) => Some(error),
+            Self::Scratch(error) | Self::Sim(error) | Self::Log(error) => Some(error),
             Self::Start(error) => Some(error),
             Self::Tour(error) => Some(error),
         }
@@ -112,7 +115,7 @@ pub fn run(
         tasks.spawn(sim.run(ended(stopping.clone())));
     }
     let config = configuration(&pods, &scratch.0);
-    telemetry::start_log(&config.log);
+    let _log = telemetry::start_log(&config.log).map_err(DemoError::Log)?;
     let app = App::start(config).map_err(DemoError::Start)?;
     let traffic = TrafficSettings {
         gateway: app.data.to_string().parse().expect("a socket address is an authority"),

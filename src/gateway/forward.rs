@@ -69,6 +69,8 @@ pub(super) async fn send(
             Ok(answered) => return Ok(answered),
             Err(failure) => failure,
         };
+        let (id, error) = (recorder.id(), refusal.detail.as_deref());
+        tracing::debug!(snapshot_id = %id, pod = &*target.name, number, error, "attempt failed");
         if let Some(attempt) = recorder.last_attempt() {
             attempt.error.clone_from(&refusal.detail);
         }

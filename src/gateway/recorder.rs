@@ -238,7 +238,9 @@ impl Recorder {
             gateway.spring(Trap::Scan);
             answer.scanner.frame(data, at_us)
         });
+        let id = draft.id;
         let seen = scanned.unwrap_or_else(|| {
+            tracing::error!(snapshot_id = %id, "a bug: an answer is not read any further, only passed on");
             answer.scanner = Scanner::broken();
             Seen::default()
         });
@@ -320,6 +322,8 @@ impl Draft {
                 timings: Timings { end_offset_us, ..Timings::default() },
             },
         };
+        let (status, error) = (outcome.status, outcome.error.as_deref());
+        tracing::debug!(snapshot_id = %self.id, ending = ending.name(), status, error, end_offset_us, "request ended");
         match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
             Stage::Decided { record, live } => {
                 match ending {

@@ -325,6 +325,11 @@ impl Metrics {
             "Changes of the files that a section of the configuration names: done, or refused as unusable",
             metrics.rotations.clone(),
         );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the gateway's own log that nobody read in time: requests never wait for it",
+            super::log::lines_dropped(),
+        );
         Arc::new(metrics)
     }
 

@@ -4,5 +4,5 @@ pub mod log;
 pub mod metrics;
 pub mod names;
 
-pub use log::{LogFormat, LogSettings, start_log};
+pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};
 pub use metrics::{ExitBooks, Metrics, ReloadResult};

@@ -278,6 +278,8 @@ metrics! {
         "Clients without a TLS handshake, by the section of the configuration that is the listener's";
     ROTATIONS "snapgate_rotations_total" Counter, "{rotation}", ["section", "result"], Stable,
         "Changes of the files that a section of the configuration names: done, or refused as unusable";
+    LOG_LINES_DROPPED "snapgate_log_lines_dropped_total" Counter, "{line}", [], Stable,
+        "Lines of the gateway's own log that nobody read in time: requests never wait for it";
     PROCESS_CPU "process_cpu_seconds_total" Counter, "s", [], Stable, "Processor time used, user and system";
     PROCESS_RESIDENT "process_resident_memory_bytes" Gauge, "By", [], Stable, "Memory that the process has in RAM";
     PROCESS_VIRTUAL "process_virtual_memory_bytes" Gauge, "By", [], Stable, "Address space of the process";
