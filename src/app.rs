@@ -223,9 +223,11 @@ impl App {
         );
     }
 
-    /// Calls itself not ready, and goes on: who sends clients here has `shutdown_delay` to notice.
+    /// Calls itself not ready, and goes on: who sends clients here has `shutdown_delay` to notice, and clients that are
+    /// connected are asked to go.
     pub fn retire(&self) {
         self.stopping.store(true, Relaxed);
+        self.server.retire();
     }
 
     /// For a stop that takes too long for somebody.

@@ -290,6 +290,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         connect_timeout: values.duration("timeouts.connect"),
         head_timeout: values.duration("timeouts.response_head"),
         silence_max: values.duration("timeouts.response_idle"),
+        websocket_idle: values.duration("timeouts.websocket_idle"),
         client_stall: values.duration("timeouts.client_stall"),
         pool_idle_timeout: values.duration("timeouts.pool_idle"),
         pool_idle_per_target: values.count("upstream.pool_idle_per_target"),

@@ -84,7 +84,7 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 35] = [
+pub(super) const LIVE: [&str; 36] = [
     "policy",
     "targets",
     "models",
@@ -98,6 +98,7 @@ pub(super) const LIVE: [&str; 35] = [
     "timeouts.response_head",
     "timeouts.response_idle",
     "timeouts.client_stall",
+    "timeouts.websocket_idle",
     "timeouts.shutdown_delay",
     "timeouts.shutdown_grace",
     "upstream.request_id",
@@ -232,7 +233,7 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Until a client's TLS handshake is complete." },
     Key { path: "timeouts.request_header", kind: time(10 * MS, H), default: "60s",
         doc: "Until a request's head is complete; on a kept connection counted from the last answer, so that idle \
-              clients are let go." },
+              clients are let go, in HTTP/2 too." },
     Key { path: "timeouts.request_body", kind: time(10 * MS, H), default: "30s",
         doc: "Until a request's body is complete." },
     Key { path: "timeouts.connect", kind: time(MS, 60 * S), default: "2s",
@@ -242,6 +243,8 @@ pub(super) const KEYS: &[Key] = &[
               it has generated everything." },
     Key { path: "timeouts.response_idle", kind: time(10 * MS, D), default: "5m",
         doc: "Between two pieces of the answer's body." },
+    Key { path: "timeouts.websocket_idle", kind: time(10 * MS, D), default: "5m",
+        doc: "How long a WebSocket may stay without a byte in either direction; pings count." },
     Key { path: "timeouts.client_stall", kind: time(10 * MS, D), default: "60s",
         doc: "How long a client may leave what is sent to it lying: then its connection is closed, and with it the \
               target's." },
@@ -287,7 +290,8 @@ pub(super) const KEYS: &[Key] = &[
         doc: "A file that holds it, instead. A changed one is used within a second." },
     Key { path: "routes.allow", kind: Kind::List { max: PATHS_MAX, check: route },
         default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
-                  /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models",
+                  /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models,\
+                  /v1/realtime",
         doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
               everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
     Key { path: "choice.width", kind: count(1, WIDTH_MAX), default: "16",

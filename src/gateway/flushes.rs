@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::linger::Linger;
 use super::silence::Silence;
+use super::tunnel::Tunnel;
 use crate::tls::Stream;
 
 /// How often a connection was flushed. hyper flushes only when it has nothing left to write, so one more flush means
@@ -40,8 +41,14 @@ struct Counted {
     answering: AtomicBool,
     /// Something has come since the last answer.
     heard: AtomicBool,
+    /// Whoever wants to close the connection has to know whether something has come.
+    looks: AtomicBool,
+    /// Something has come that the runtime has not noticed yet. Known only while it is looked at.
+    unread: AtomicBool,
     /// In milliseconds; 0 while the client reads.
     stalled: AtomicU64,
+    /// What the connection becomes when it has ended as one in HTTP.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
 impl Flushes {
@@ -81,7 +88,7 @@ impl Flushes {
     /// The connection whose flushes are counted here.
     pub(super) fn of(&self, stream: Stream, stall_max: Duration) -> Watched {
         let (flushes, stall) = (self.clone(), Silence::new(stall_max));
-        Watched { io: TokioIo::new(stream), flushes, linger: None, stall }
+        Watched { io: TokioIo::new(stream), flushes, linger: None, is_tunnel: false, stall }
     }
 
     /// A request's head was read.
@@ -100,9 +107,41 @@ impl Flushes {
         self.0.heard.load(Relaxed)
     }
 
+    /// From here on it is known after each read whether the system has more.
+    pub(super) fn look(&self) {
+        self.0.looks.store(true, Relaxed);
+    }
+
+    /// Whether the system has more.
+    pub(super) fn has_unread(&self) -> bool {
+        self.0.unread.load(Relaxed)
+    }
+
     /// For how long the client had taken nothing, if its connection was given up for that.
     pub(super) fn stalled(&self) -> Option<Duration> {
         Some(self.0.stalled.load(Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+
+    /// Whatever is dropped by `give_up` was given up because the client had taken nothing of it for so long.
+    pub(super) fn while_stalled(&self, limit: Duration, give_up: impl FnOnce()) {
+        self.0.stalled.store(limit.as_millis() as u64, Relaxed);
+        give_up();
+        self.0.stalled.store(0, Relaxed);
+    }
+
+    /// With the present answer the connection leaves HTTP.
+    pub(super) fn switch(&self, tunnel: Tunnel) {
+        *self.tunnel() = Some(Box::new(tunnel));
+    }
+
+    /// What the connection has become, if it has left HTTP.
+    pub(super) fn switched(&self) -> Option<Box<Tunnel>> {
+        self.tunnel().take()
+    }
+
+    fn tunnel(&self) -> MutexGuard<'_, Option<Box<Tunnel>>> {
+        // It is only ever put in and taken out.
+        self.0.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The client may still be sending a body that nobody will read: it is to get its answer all the same.
@@ -136,11 +175,23 @@ pub(super) struct Watched {
     flushes: Flushes,
     /// From the moment on when the gateway's side was closed.
     linger: Option<Linger>,
+    /// What comes after our side was closed is for the target.
+    is_tunnel: bool,
     /// Since the system takes no more from us.
     stall: Silence,
 }
 
 impl Watched {
+    /// The connection after it has left HTTP: one side of it may end before the other.
+    pub(super) fn tunnelled(self) -> Self {
+        Self { is_tunnel: true, ..self }
+    }
+
+    /// Whether the gateway's side was closed.
+    pub(super) fn is_shut(&self) -> bool {
+        self.linger.is_some()
+    }
+
     /// What became of a write, or an error when the client has left things lying for too long.
     fn written(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let blocked = &self.flushes.0.blocked;
@@ -167,6 +218,10 @@ impl Read for Watched {
         if read.is_ready() && !this.flushes.0.answering.load(Relaxed) {
             this.flushes.0.heard.store(true, Relaxed);
         }
+        if this.flushes.0.looks.load(Relaxed) {
+            let unread = read.is_pending() && this.io.inner().has_unread();
+            this.flushes.0.unread.store(unread, Relaxed);
+        }
         read
     }
 }
@@ -189,6 +244,9 @@ impl Write for Watched {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_tunnel {
+            return Pin::new(&mut this.io).poll_shutdown(cx);
+        }
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }

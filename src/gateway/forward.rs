@@ -15,6 +15,7 @@ use super::recorder::Recorder;
 use super::respond::{Refusal, strip_hop_by_hop};
 use super::steer::Steer;
 use super::stream::with_causes;
+use super::upgrade;
 use super::{Settings, Thread, UpstreamRequestId};
 use crate::snapshot::{Ending, Record, SpanId, Target};
 
@@ -146,8 +147,12 @@ async fn ask(mut lease: Lease, request: Request<Full<Bytes>>, limit: Duration) -
 
 /// Turns the client's head into the gateway's, but for what differs by attempt.
 fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: UpstreamRequestId) {
+    let switches = upgrade::is_asked(head);
     let headers = &mut head.headers;
     strip_hop_by_hop(headers);
+    if switches {
+        upgrade::ask(headers);
+    }
     // Its text belongs to the client's trace, which is continued only if its `traceparent` was usable.
     if recorder.trace().parent_span_id.is_none() {
         headers.remove(TRACESTATE);

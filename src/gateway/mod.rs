@@ -10,10 +10,12 @@
 mod connection;
 mod flushes;
 mod forward;
+mod frames;
 mod framing;
 mod gaps;
 pub mod identify;
 mod linger;
+mod phase;
 mod pool;
 mod receive;
 pub mod recorder;
@@ -25,8 +27,11 @@ mod serve;
 mod silence;
 mod steer;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -41,6 +46,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
+use http_body_util::Full;
 use hyper::body::Incoming;
 pub use request_peek::Prompt;
 pub use serve::{Hurry, Server, start};
@@ -53,16 +59,18 @@ use crate::pipeline::Intake;
 use crate::snapshot::{Ending, Run, SnapshotId};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
-use crate::tls::{Acceptor, Connector, Credential};
+use crate::tls::{Acceptor, Connector, Credential, Stream};
 use flushes::Flushes;
 use identify::{Mint, Wanted};
-use pool::Pool;
+use pool::{Lease, Pool};
 use receive::Buffers;
 use recorder::Recorder;
 use respond::{Body, Refusal};
 use retries::RetryBudget;
 use steer::Steering;
 use stream::RecordedBody;
+use tunnel::Tunnel;
+use upgrade::Switch;
 
 /// What the engine is told as `x-request-id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +133,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// For the next piece of a target's answer.
     pub silence_max: Duration,
+    /// For a WebSocket in which nothing moves either way.
+    pub websocket_idle: Duration,
     /// For a client to take more of what is sent to it.
     pub client_stall: Duration,
     /// How long an upstream connection is kept idle; less than the engine keeps it, or it breaks in use.
@@ -183,6 +193,7 @@ pub struct Gateway {
     acceptor: Option<Arc<Acceptor>>,
     connector: Option<Arc<Connector>>,
     authorization: Option<Arc<Credential>>,
+    retiring: AtomicBool,
     cut_short: AtomicBool,
     #[cfg(test)]
     trap: tests::Armed,
@@ -219,6 +230,7 @@ impl Gateway {
             mint: Mint::new(Arc::clone(&clock), run.tag),
             current: ArcSwap::from_pointee(Current::new(settings, run, &tenants, &Buffers::default())),
             tenants,
+            retiring: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             #[cfg(test)]
             trap: tests::Armed::default(),
@@ -237,6 +249,11 @@ impl Gateway {
     pub fn reload(&self, settings: Settings, run: Arc<Run>) {
         let current = Current::new(settings, run, &self.tenants, &self.current.load().buffers);
         self.current.store(Arc::new(current));
+    }
+
+    /// From here on every answer is the last one of its connection.
+    fn retire(&self) {
+        self.retiring.store(true, Relaxed);
     }
 
     /// From here on a request that is dropped was ended by the shutdown.
@@ -271,15 +288,8 @@ impl Thread {
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
         let answered = caught(self.answer(&mut recorder, head, &mut unread)).await;
-        match answered.unwrap_or_else(|| Err(panicked(id))) {
-            Ok(answer) => {
-                let (mut head, body) = answer.response.into_parts();
-                recorder.head(head.status, &head.headers);
-                respond::head(&mut head, id, client_request_id, &answer.target);
-                let silence_max = recorder.current().settings.silence_max;
-                let body = RecordedBody::new(body, recorder, answer.lease, silence_max, flushes);
-                Response::from_parts(head, Body::Upstream(Box::new(body)))
-            }
+        let mut response = match answered.unwrap_or_else(|| Err(panicked(id))) {
+            Ok(answer) => passed_on(answer, recorder, client_request_id, &flushes),
             Err(refusal) => {
                 let mut response = respond::refused(id, client_request_id, &refusal);
                 // After a request that is not understood, nothing on its connection is.
@@ -291,7 +301,11 @@ impl Thread {
                 flushes.answered();
                 response
             }
+        };
+        if self.gateway.retiring.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            respond::close(&mut response, version);
         }
+        response
     }
 
     /// The stages, until the head of an answer or a refusal. A body that was read whole is taken out of `unread`.
@@ -313,21 +327,30 @@ impl Thread {
             *unread = None;
         }
         framing::body(&head.method, &body)?;
-        let peek = request_peek::of(&head.headers, &body);
+        let asks_upgrade = upgrade::is_asked(&head);
+        let mut peek = request_peek::of(&head.headers, &body);
+        if asks_upgrade {
+            peek.model = head.uri.query().and_then(request_peek::model_in_query);
+        }
         let steer = recorder.steer(&head.headers, peek.model.as_deref(), peek.prompt);
         recorder.body_read(body.len(), peek);
         let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Forward);
         let (mut response, lease) = forward::send(self, recorder, &record, steer.again(), head, body).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let detail = "101 to a request that asked for no upgrade".into();
+        let switch = upgrade::of_answer(asks_upgrade, response.status(), response.headers());
+        if switch == Switch::Wrong {
+            let detail = "101 to a request that asked for no such upgrade".into();
             let message = "the target switched protocols without being asked";
             return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
         }
         framing::answer(response.headers_mut(), headers_max)?;
+        let passing = match switch {
+            Switch::Agreed => Passing::Tunnel(lease.into_stream().ok_or_else(lost_in_switch)?),
+            _ => Passing::Body(lease),
+        };
         let target = recorder.last_attempt().map(|attempt| attempt.target.name.clone()).unwrap_or_default();
-        Ok(Answer { response, lease, target })
+        Ok(Answer { response, passing, target })
     }
 
     /// Whether the request may go any further.
@@ -356,8 +379,45 @@ impl Thread {
 /// A target's answer up to its head.
 struct Answer {
     response: Response<Incoming>,
-    lease: pool::Lease,
+    passing: Passing,
     target: Box<str>,
+}
+
+/// What comes after the head.
+enum Passing {
+    /// The answer's body, on this connection.
+    Body(Lease),
+    /// No more HTTP: the bare connection, and what has come on it.
+    Tunnel((Stream, Bytes)),
+}
+
+/// A target's answer as the client gets it. The record is finished by what passes after the head.
+fn passed_on(
+    answer: Answer,
+    mut recorder: Recorder,
+    client_request_id: Option<&str>,
+    flushes: &Flushes,
+) -> Response<Body> {
+    let (mut head, body) = answer.response.into_parts();
+    recorder.head(head.status, &head.headers);
+    respond::head(&mut head, recorder.id(), client_request_id, &answer.target);
+    match answer.passing {
+        Passing::Body(lease) => {
+            let silence_max = recorder.current().settings.silence_max;
+            let body = RecordedBody::new(body, recorder, lease, silence_max, flushes.clone());
+            Response::from_parts(head, Body::Upstream(Box::new(body)))
+        }
+        Passing::Tunnel((stream, early)) => {
+            upgrade::agree(&mut head);
+            flushes.switch(Tunnel::new(stream, early, recorder));
+            Response::from_parts(head, Body::Local(Full::default()))
+        }
+    }
+}
+
+fn lost_in_switch() -> Refusal {
+    let message = "the target broke the connection when it was to switch protocols";
+    Refusal::failed(Ending::UpstreamReset, message, Some("the connection ended with the head of a 101".into()))
 }
 
 fn undecided_refusal(undecided: Undecided, model: Option<&str>) -> Refusal {

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::UPGRADE;
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::Full;
@@ -64,23 +65,43 @@ struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once it has ended.
     driven: Option<http1::Connection<TokioIo<Stream>, Full<Bytes>>>,
+    /// It has left HTTP, if its target has agreed to what it was asked: it is no longer driven.
+    switches: Switches,
+}
+
+/// Whether a connection may leave HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Switches {
+    No,
+    /// That was asked of its target.
+    Asked,
+    /// HTTP has ended on it.
+    Ended,
 }
 
 impl Connection {
     /// Moves what can be moved, and has the task woken when there is more to move.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driven) = &mut self.driven
+        if self.switches != Switches::Ended
+            && let Some(driven) = &mut self.driven
             && let Poll::Ready(ended) = Pin::new(driven).poll(cx)
         {
-            if let Err(error) = ended {
+            if let Err(error) = &ended {
                 tracing::debug!(%error, "upstream connection ended");
             }
-            self.driven = None;
+            match (self.switches, ended) {
+                (Switches::Asked, Ok(())) => self.switches = Switches::Ended,
+                _ => self.driven = None,
+            }
         }
     }
 
     /// Whether it can take a request: open as far as is known by now, and done with what it had.
     fn is_idle(&mut self) -> bool {
+        // Whoever was asked to leave HTTP and did not is as good as any other.
+        if self.switches == Switches::Asked {
+            self.switches = Switches::No;
+        }
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.sender.is_ready()
     }
@@ -148,7 +169,7 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(self.head_bytes_max).max_headers(self.headers_max);
         let (sender, driven) = builder.handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
-        let connection = Box::new(Connection { sender, driven: Some(driven) });
+        let connection = Box::new(Connection { sender, driven: Some(driven), switches: Switches::No });
         Ok(Lease { pool: Arc::clone(self), slot: target.slot, connection })
     }
 
@@ -199,6 +220,9 @@ impl Lease {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        if request.headers().contains_key(UPGRADE) {
+            self.connection.switches = Switches::Asked;
+        }
         let mut sent = pin!(self.connection.sender.try_send_request(request));
         others_first().await;
         poll_fn(|cx| {
@@ -222,6 +246,13 @@ impl Lease {
         }
         self.connection.drive(cx);
         Pin::new(body).poll_frame(&mut unwoken)
+    }
+
+    /// The bare connection after its target has agreed to leave HTTP, and what has come on it since; `None` if it is gone.
+    pub(super) fn into_stream(self) -> Option<(Stream, Bytes)> {
+        let Connection { driven, switches, .. } = *self.connection;
+        let parts = driven.filter(|_| switches == Switches::Ended)?.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 
     /// The answer was read whole: another request may have the connection.

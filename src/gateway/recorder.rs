@@ -58,6 +58,8 @@ struct AnswerSoFar {
     first_byte_us: u64,
     scanner: Scanner,
     bytes: u64,
+    /// Of a WebSocket, from the target.
+    messages: u64,
     /// Already added to the target's counter.
     tokens: u64,
 }
@@ -220,7 +222,8 @@ impl Recorder {
         }
         let value = |name| headers.get(name).map(HeaderValue::as_bytes);
         let scanner = Scanner::for_answer(value(header::CONTENT_TYPE), value(header::CONTENT_ENCODING), stream_asked);
-        draft.answer = Some(AnswerSoFar { status: status.as_u16(), first_byte_us, scanner, bytes: 0, tokens: 0 });
+        draft.answer =
+            Some(AnswerSoFar { status: status.as_u16(), first_byte_us, scanner, bytes: 0, messages: 0, tokens: 0 });
     }
 
     /// A piece of the answer's body passes at this moment.
@@ -250,6 +253,16 @@ impl Recorder {
                 answer.tokens += u64::from(seen.content_events);
                 live.add_tokens(seen.content_events.into());
             }
+        }
+    }
+
+    /// What the target has sent by now over a WebSocket.
+    pub(super) fn passed(&mut self, bytes: u64, messages: u64) {
+        let draft = self.draft_mut();
+        let Some(answer) = &mut draft.answer else { return };
+        (answer.bytes, answer.messages) = (bytes, messages);
+        if let Stage::Decided { record, .. } = &draft.stage {
+            record.progress.body(bytes, messages);
         }
     }
 
@@ -328,6 +341,8 @@ impl Draft {
             Stage::Decided { record, live } => {
                 match ending {
                     Ending::Completed if outcome.status.is_some_and(|status| status < 500) => live.answered(),
+                    // A WebSocket falls silent as its client pleases: nobody shall talk a target out of its requests.
+                    Ending::UpstreamTimeout if outcome.status == Some(101) => {}
                     Ending::Completed | Ending::UpstreamReset | Ending::UpstreamTimeout => live.failed(),
                     _ => {}
                 }
@@ -370,7 +385,7 @@ impl AnswerSoFar {
             error,
             attempts,
             response_bytes: self.bytes,
-            events: scan.events,
+            events: scan.events + self.messages,
             answer: scan.answer,
             timings: Timings {
                 first_byte_offset_us: Some(self.first_byte_us),

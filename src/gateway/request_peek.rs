@@ -46,6 +46,26 @@ pub(crate) fn of<'b>(headers: &HeaderMap, body: &'b [u8]) -> Peek<'b> {
     if encoded { Peek::default() } else { peek(body) }
 }
 
+/// The model that a query names, for requests without a body: a realtime API's clients say it there.
+pub(crate) fn model_in_query(query: &str) -> Option<Box<str>> {
+    let mut fields = query.split('&').filter_map(|field| field.split_once('='));
+    let (_, value) = fields.find(|(name, _)| *name == "model")?;
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            plain => plain,
+        });
+    }
+    let model = String::from_utf8(decoded).ok()?;
+    (model.len() <= MODEL_BYTES_MAX).then(|| model.into())
+}
+
 /// Reads the top level of a request body. Of a key that stands twice, the last one counts.
 fn peek(body: &[u8]) -> Peek<'_> {
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -260,6 +280,17 @@ mod tests {
     /// Without the prompt, which has a test of its own.
     fn without_prompt(body: &[u8]) -> Peek<'_> {
         Peek { prompt: Prompt::default(), ..peek(body) }
+    }
+
+    #[test]
+    fn a_query_names_a_model_in_its_own_coding() {
+        let model = |query| model_in_query(query).map(String::from);
+        assert_eq!(model("model=llama-3.1-8b"), Some("llama-3.1-8b".into()));
+        assert_eq!(model("a=b&model=org%2fname+%C3%A9&model=other"), Some("org/name \u{e9}".into()));
+        for none in ["", "a=b", "model", "xmodel=a", "model=%", "model=%4", "model=%zz", "model=%ff"] {
+            assert_eq!(model(none), None, "{none}");
+        }
+        assert_eq!(model(&format!("model={}", "x".repeat(257))), None);
     }
 
     #[test]

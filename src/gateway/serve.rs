@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::{mpsc, watch};
 
+use super::phase::{self, Phase, Phases};
 use super::pool::Pool;
 use super::retries::RetryBudget;
 use super::{Gateway, Settings, Thread, connection};
@@ -33,18 +33,18 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Server {
     address: SocketAddr,
     gateway: Arc<Gateway>,
-    stop: watch::Sender<Option<Instant>>,
+    phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// Ends a stop before its time.
 #[derive(Clone, Debug)]
-pub struct Hurry(watch::Sender<Option<Instant>>);
+pub struct Hurry(watch::Sender<Phase>);
 
 impl Hurry {
     /// Cuts short whatever is still open.
     pub fn now(&self) {
-        self.0.send_replace(Some(Instant::now()));
+        self.0.send_replace(Phase::Stopping(Instant::now()));
     }
 }
 
@@ -58,23 +58,23 @@ struct Dealt {
 pub fn start(gateway: Arc<Gateway>, listener: TcpListener) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let (stop, stopped) = watch::channel(None);
+    let (phase, phases) = watch::channel(Phase::Serving);
     let (mut threads, mut dealt) = (Vec::new(), Vec::new());
     let count = gateway.current.load().settings.threads.max(1);
     for number in 0..count {
         let (sender, receiver) = mpsc::channel(DEALT_MAX);
         let open = Arc::new(AtomicUsize::new(0));
         dealt.push(Dealt { sender, open: Arc::clone(&open) });
-        let data = Data { gateway: Arc::clone(&gateway), receiver, open, stopped: stopped.clone() };
+        let data = Data { gateway: Arc::clone(&gateway), receiver, open, phases: phases.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let name = format!("snapgate-data-{number}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || runtime.block_on(data.run()))?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let accepting = accept(Arc::clone(&gateway), listener, dealt, stopped);
+    let accepting = accept(Arc::clone(&gateway), listener, dealt, phases);
     let acceptor = std::thread::Builder::new().name("snapgate-accept".into());
     threads.push(acceptor.spawn(move || runtime.block_on(accepting))?);
-    Ok(Server { address, gateway, stop, threads })
+    Ok(Server { address, gateway, phase, threads })
 }
 
 impl Server {
@@ -90,18 +90,32 @@ impl Server {
 
     /// For somebody who cannot wait for [`Server::stop`].
     pub fn hurry(&self) -> Hurry {
-        Hurry(self.stop.clone())
+        Hurry(self.phase.clone())
+    }
+
+    /// Goes on serving whoever comes, and asks clients to come on other connections: each answer in HTTP/1.1 says that its
+    /// connection ends with it, connections in HTTP/2 are told to open no more streams.
+    pub fn retire(&self) {
+        self.gateway.retire();
+        self.phase.send_if_modified(|phase| {
+            let moves = *phase < Phase::Retiring;
+            if moves {
+                *phase = Phase::Retiring;
+            }
+            moves
+        });
     }
 
     /// Stops accepting, lets open requests end until `deadline`, then cuts them short. Blocks until all is quiet.
     pub fn stop(self, deadline: Instant) {
-        // It may have been hurried before.
-        self.stop.send_if_modified(|until| {
-            let earlier = until.is_none_or(|until| deadline < until);
-            if earlier {
-                *until = Some(deadline);
+        self.gateway.retire();
+        self.phase.send_if_modified(|phase| {
+            // It may have been hurried before.
+            let moves = !matches!(phase, Phase::Stopping(until) if *until <= deadline);
+            if moves {
+                *phase = Phase::Stopping(deadline);
             }
-            earlier
+            moves
         });
         for thread in self.threads {
             if thread.join().is_err() {
@@ -113,20 +127,16 @@ impl Server {
 }
 
 /// Deals each connection to the data thread with the fewest.
-async fn accept(
-    gateway: Arc<Gateway>,
-    listener: TcpListener,
-    dealt: Vec<Dealt>,
-    mut stopped: watch::Receiver<Option<Instant>>,
-) {
+async fn accept(gateway: Arc<Gateway>, listener: TcpListener, dealt: Vec<Dealt>, phases: Phases) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the listening socket cannot be used"),
     };
+    let mut stopping = pin!(phase::stopping(phases));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopped.changed() => return,
+            () = &mut stopping => return,
         };
         match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => deal(&gateway, &dealt, stream),
@@ -160,13 +170,15 @@ struct Data {
     gateway: Arc<Gateway>,
     receiver: mpsc::Receiver<TcpStream>,
     open: Arc<AtomicUsize>,
-    stopped: watch::Receiver<Option<Instant>>,
+    phases: Phases,
 }
 
 /// Counts a connection out, however it ends.
 struct Open {
     gateway: Arc<Gateway>,
     open: Arc<AtomicUsize>,
+    /// The drain waits until all of these are gone.
+    _held: watch::Receiver<()>,
 }
 
 impl Drop for Open {
@@ -186,12 +198,13 @@ impl Data {
             )
         };
         let thread = Arc::new(Thread { gateway: Arc::clone(&self.gateway), pool, retries });
-        let graceful = GracefulShutdown::new();
+        let (connections, held) = watch::channel(());
+        let mut stopping = pin!(phase::stopping(self.phases.clone()));
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             let stream = tokio::select! {
                 stream = self.receiver.recv() => stream,
-                _ = self.stopped.changed() => None,
+                () = &mut stopping => None,
                 _ = sweep.tick() => {
                     let view = self.gateway.fleet.view();
                     thread.pool.sweep(|slot| view.member(slot).is_some());
@@ -199,22 +212,23 @@ impl Data {
                 }
             };
             let Some(stream) = stream else { break };
-            self.serve(&thread, stream, &graceful);
+            self.serve(&thread, stream, held.clone());
         }
         // Accepted before the stop: these are served like those that are open.
         while let Ok(stream) = self.receiver.try_recv() {
-            self.serve(&thread, stream, &graceful);
+            self.serve(&thread, stream, held.clone());
         }
-        self.drain(graceful).await;
+        drop(held);
+        self.drain(connections).await;
     }
 
-    fn serve(&self, thread: &Arc<Thread>, stream: TcpStream, graceful: &GracefulShutdown) {
-        let open = Open { gateway: Arc::clone(&self.gateway), open: Arc::clone(&self.open) };
+    fn serve(&self, thread: &Arc<Thread>, stream: TcpStream, held: watch::Receiver<()>) {
+        let open = Open { gateway: Arc::clone(&self.gateway), open: Arc::clone(&self.open), _held: held };
         let stream = match stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection ended at once"),
         };
-        let served = connection::serve(Arc::clone(thread), stream, graceful.watcher(), self.stopped.clone());
+        let served = connection::serve(Arc::clone(thread), stream, self.phases.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "owned by the data thread's runtime, and drained by its shutdown"
@@ -226,14 +240,14 @@ impl Data {
     }
 
     /// Waits for the open requests; what is left at the deadline ends with the runtime, which drops its tasks.
-    async fn drain(mut self, graceful: GracefulShutdown) {
-        let mut quiet = pin!(graceful.shutdown());
+    async fn drain(mut self, connections: watch::Sender<()>) {
+        let mut quiet = pin!(connections.closed());
         loop {
-            let deadline = self.stopped.borrow_and_update().unwrap_or_else(Instant::now);
+            let Phase::Stopping(deadline) = *self.phases.borrow_and_update() else { return self.gateway.cut_short() };
             tokio::select! {
                 () = &mut quiet => return,
                 () = tokio::time::sleep_until(deadline.into()) => return self.gateway.cut_short(),
-                Ok(()) = self.stopped.changed() => {}
+                Ok(()) = self.phases.changed() => {}
             }
         }
     }

@@ -65,6 +65,11 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Why a client was given up that takes nothing.
+pub(super) fn stalled(limit: Duration) -> String {
+    format!("the client took nothing for {} ms (timeouts.client_stall)", limit.as_millis())
+}
+
 /// The passing body. When it ends the request is finished; when it is dropped before, the recorder's drop says so.
 #[derive(Debug)]
 pub(super) struct RecordedBody {
@@ -133,8 +138,7 @@ impl Drop for RecordedBody {
     fn drop(&mut self) {
         self.flushes.answered();
         if let Some(limit) = self.flushes.stalled() {
-            let error = format!("the client took nothing for {} ms (timeouts.client_stall)", limit.as_millis());
-            self.recorder.finish(Ending::ClientDisconnected, None, Some(error.into()));
+            self.recorder.finish(Ending::ClientDisconnected, None, Some(stalled(limit).into()));
         }
     }
 }

@@ -29,6 +29,15 @@ impl Stream {
         }
     }
 
+    /// Whether the system has bytes from the other end that were not read. It is asked, whatever the runtime knows.
+    pub fn has_unread(&self) -> bool {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Whether both sides have agreed on HTTP/2 by ALPN.
     pub fn is_http2(&self) -> bool {
         match self {

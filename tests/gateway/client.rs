@@ -172,6 +172,11 @@ impl Client {
         head
     }
 
+    /// What a connection becomes that leaves HTTP.
+    pub(crate) fn into_wire(self) -> Wire {
+        self.wire
+    }
+
     /// Everything after the head.
     #[track_caller]
     pub(crate) fn rest_of(&mut self, head: Head) -> Answer {

@@ -133,6 +133,11 @@ impl Gateway {
         until("the snapshot is stored", || Some(self.lookup(id)).filter(Found::stored))
     }
 
+    /// Is not ready any more, as at the beginning of a stop.
+    pub(crate) fn retire(&self) {
+        self.app.as_ref().expect("it runs").retire();
+    }
+
     /// Stops as SIGTERM does.
     pub(crate) fn stop(mut self) -> Stopped {
         let balance = self.app.take().expect("it is stopped once").stop();

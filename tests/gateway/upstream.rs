@@ -90,6 +90,11 @@ impl Exchange<'_> {
         self.send(format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()));
     }
 
+    /// What a connection becomes that leaves HTTP.
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        self.wire
+    }
+
     /// Closes the connection now, and not only after the script.
     pub(crate) fn hang_up(&mut self) {
         self.wire.hang_up();

@@ -149,6 +149,11 @@ impl Wire {
         Ok(taken)
     }
 
+    /// Says that nothing more is sent; the peer may still send.
+    pub(crate) fn end(&mut self) {
+        self.socket.shutdown(Shutdown::Write).expect("it was open");
+    }
+
     /// Closes both ways at once; the peer has been told when this returns.
     pub(crate) fn hang_up(&mut self) {
         self.socket.shutdown(Shutdown::Both).expect("it was open");

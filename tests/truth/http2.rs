@@ -59,11 +59,18 @@ async fn whole(mut sender: SendRequest<Full<Bytes>>, request: http::Request<Full
 
 impl Client {
     fn to(address: SocketAddr) -> Self {
+        Self::with_window(address, 1 << 20)
+    }
+
+    /// One that takes only so many bytes of an answer unread.
+    fn with_window(address: SocketAddr, window_bytes: u32) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let sender = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("the gateway accepts connections");
-            let connection = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await;
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.initial_stream_window_size(window_bytes);
+            let connection = builder.handshake(TokioIo::new(stream)).await;
             let (sender, connection) = connection.expect("the gateway speaks HTTP/2");
             // Its end shows itself at the sender.
             runtime.spawn(async move { connection.await.ok() });
@@ -225,6 +232,82 @@ fn a_shutdown_lets_open_streams_end() {
     assert_eq!((&*answer.body, answer.end.is_none()), (b"half done".as_slice(), true));
     let stopped = stopping.join().expect("it stops before its grace is over");
     assert_eq!(stopped.log().len(), 1);
+}
+
+#[test]
+fn one_stream_that_is_not_read_is_given_up_and_the_others_go_on() {
+    let upstream = Upstream::start(|exchange| {
+        let large = exchange.request.head.header("x-large").is_some();
+        exchange.answer("200 OK", "", &"x".repeat(if large { 8 << 20 } else { 8 << 10 }));
+        Then::Next
+    });
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.client_stall", "100ms").start();
+    let client = Client::with_window(gateway.data, 64 << 10);
+    let mut large = request("GET", "/v1/models", "");
+    large.headers_mut().insert("x-large", http::HeaderValue::from_static("1"));
+    let mut unread = client.runtime.block_on(client.sender.clone().send_request(large)).expect("there is an answer");
+    let id = unread.headers()["x-snapshot-id"].to_str().expect("an ID is text").to_owned();
+    let found = until("it is given up", || {
+        assert_eq!(client.ask(request("GET", "/v1/models", "")).body.len(), 8 << 10, "the others are served");
+        Some(gateway.lookup(&id)).filter(|found| found.text_at("/phase") == Some("complete"))
+    });
+    assert_ended(&found, "client_disconnected", Some("client"), 200);
+    let error = "the client took nothing for 100 ms (timeouts.client_stall)";
+    assert_eq!(found.text_at("/outcome/error"), Some(error));
+    let end = client.runtime.block_on(async {
+        loop {
+            match unread.body_mut().frame().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        }
+    });
+    assert!(matches!(end, Some(Err(_))), "it is seen to be broken off: {end:?}");
+    assert_eq!(client.ask(request("GET", "/v1/models", "")).head.status.as_u16(), 200);
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_asked_is_let_go_and_a_busy_one_is_not() {
+    let (finish, finished) = mpsc::channel::<()>();
+    let finished = std::sync::Mutex::new(finished);
+    let upstream = Upstream::start(move |exchange| {
+        // An error means that the test has failed already.
+        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        exchange.answer("200 OK", "", "late");
+        Then::Next
+    });
+    let gateway = Setup::before(&[upstream.address]).set("timeouts.request_header", "100ms").start();
+    let client = Client::to(gateway.data);
+    let busy = client.runtime.spawn(whole(client.sender.clone(), request("GET", "/v1/models", "")));
+    until("it is at the target", || upstream.received().pop());
+    let mut idle = connected(&gateway);
+    assert!(matches!(verdict(&mut idle), Some((GOAWAY, _))), "it is told");
+    while verdict(&mut idle).is_some() {}
+    // One that never completes its preface.
+    let mut mute = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
+    mute.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+    mute.write_all(b"PRI").expect("the gateway takes what is sent");
+    while read(&mut mute, &mut [0]).is_some() {}
+    finish.send(()).expect("the target waits");
+    let answer = client.runtime.block_on(busy).expect("no panic");
+    assert_eq!((&*answer.body, answer.end.is_none()), (b"late".as_slice(), true));
+    until("it is let go, too", || client.sender.is_closed().then_some(()));
+}
+
+#[test]
+fn a_gateway_that_retires_asks_its_clients_to_go_and_serves_whoever_comes() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).start();
+    let client = Client::to(gateway.data);
+    let ask = |client: &Client| client.ask(request("GET", "/v1/models", "")).head.status.as_u16();
+    assert_eq!(ask(&client), 200);
+    gateway.retire();
+    until("the client was told", || client.sender.is_closed().then_some(()));
+    for _ in 0..3 {
+        let client = Client::to(gateway.data);
+        assert_eq!(ask(&client), 200, "whoever comes can ask");
+        until("and is told then", || client.sender.is_closed().then_some(()));
+    }
 }
 
 // === raw frames ===

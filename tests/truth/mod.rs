@@ -10,11 +10,13 @@ mod framing;
 mod headers;
 mod http2;
 mod ids;
+mod leaving;
 mod semantics;
 mod slow_clients;
 mod stream;
 mod upstream_connections;
 mod usage;
+mod websockets;
 
 use snapgate::snapshot::Ending;
 
