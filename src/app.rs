@@ -29,7 +29,9 @@ use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
-use crate::tls::{self, Acceptor, Connector, Credential, CredentialSettings, Rotate, ServerSettings};
+use crate::tls::{
+    self, Acceptor, Connector, Credential, CredentialSettings, Credentials, Followed, Rotate, ServerSettings,
+};
 
 /// How long the exits may go on after the last request has ended.
 const LANES_GRACE: Duration = Duration::from_secs(5);
@@ -106,10 +108,10 @@ pub struct App {
     polling: (oneshot::Sender<()>, JoinHandle<()>),
     lookup: (oneshot::Sender<()>, JoinHandle<()>),
     /// What a reload reaches, besides the server.
-    fleet: Arc<Fleet>,
     run: Arc<Run>,
     metrics: Arc<Metrics>,
     lookup_settings: Arc<ArcSwap<lookup::Settings>>,
+    target_credentials: Arc<Followed>,
     /// Set first thing at the stop, so that nobody sends new clients here.
     stopping: Arc<AtomicBool>,
     /// Held for the lifetime of the process: its lock keeps a second one out.
@@ -162,6 +164,7 @@ impl App {
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
         let lookup = start_lookup(&shared, &fleet, (reader, erase), admin, &control)?;
         start_rotation(&upstream, &acceptor, &shared, &control);
+        let target_credentials = Arc::clone(&upstream.target_credentials);
         let polling = start_fleet(Arc::clone(&fleet), &control);
         let server = start_gateway(&config, &shared, &fleet, intake, (data, acceptor, upstream))?;
         Ok(Self {
@@ -174,7 +177,7 @@ impl App {
             polling,
             lookup,
             control,
-            fleet,
+            target_credentials,
             run: shared.run,
             metrics: shared.metrics,
             lookup_settings: shared.lookup_settings,
@@ -197,10 +200,19 @@ impl App {
             self.metrics.reloaded(ReloadResult::Unchanged);
             return tracing::info!(config = &*self.run.config, "the configuration was read again and is the same");
         }
+        let credentials = match credentials_of_targets(config) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                self.metrics.reloaded(ReloadResult::Refused);
+                return tracing::error!(%error, "the configuration was not reloaded: nothing has changed");
+            }
+        };
+        self.target_credentials.set(credentials.clone());
         let run = Run { config: config.hash().into(), config_text: config.text().into(), ..(*self.run).clone() };
         self.run = Arc::new(run);
-        let Change { added, removed, kept } = self.fleet.set_targets(&config.fleet.targets);
-        self.server.reload(config.gateway.clone(), Arc::clone(&self.run));
+        let settings = gateway::Settings { authorization_of: credentials, ..config.gateway.clone() };
+        let Change { added, removed, kept } =
+            self.server.reload(settings, Arc::clone(&self.run), &config.fleet.targets);
         self.lookup_settings.store(Arc::new(config.lookup.clone()));
         (self.shutdown_delay, self.shutdown_grace) = (config.shutdown_delay, config.shutdown_grace);
         self.metrics.config_in_effect(&self.run.config);
@@ -290,6 +302,9 @@ struct Upstream {
     connector: Arc<Connector>,
     authorization: Option<Arc<Credential>>,
     fleet_authorization: Option<Arc<Credential>>,
+    authorization_of: Credentials,
+    /// The same, until a reload brings others.
+    target_credentials: Arc<Followed>,
 }
 
 impl Upstream {
@@ -299,10 +314,15 @@ impl Upstream {
             loaded.transpose().map_err(StartError::Tls)
         };
         let connector = Connector::load("upstream", config.upstream_tls.clone()).map_err(StartError::Tls)?;
+        let authorization_of = credentials_of_targets(config).map_err(StartError::Tls)?;
+        let target_credentials = Arc::<Followed>::default();
+        target_credentials.set(authorization_of.clone());
         Ok(Self {
             connector: Arc::new(connector),
             authorization: credential("upstream", &config.upstream_authorization)?,
             fleet_authorization: credential("fleet", &config.fleet_authorization)?,
+            authorization_of,
+            target_credentials,
         })
     }
 
@@ -314,8 +334,17 @@ impl Upstream {
     /// What of it follows its files.
     fn rotating(&self) -> impl Iterator<Item = Arc<dyn Rotate>> {
         let credentials = [&self.authorization, &self.fleet_authorization].into_iter().flatten();
-        credentials.map(|credential| Arc::clone(credential) as _).chain([Arc::clone(&self.connector) as _])
+        let others = [Arc::clone(&self.connector) as _, Arc::clone(&self.target_credentials) as _];
+        credentials.map(|credential| Arc::clone(credential) as _).chain(others)
     }
+}
+
+/// What single targets get, by their names. Blocks.
+fn credentials_of_targets(config: &Config) -> Result<Credentials, tls::LoadError> {
+    let load = |(name, settings): &(String, CredentialSettings)| {
+        Ok((name.as_str().into(), Arc::new(Credential::load("targets", settings.clone())?)))
+    };
+    config.target_authorization.iter().map(load).collect()
 }
 
 /// Follows the files of certificates, keys and credentials. It ends with the runtime: nothing is lost when it is cut off.
@@ -383,7 +412,8 @@ fn start_gateway(
         connector: Some(upstream.connector),
         authorization: upstream.authorization,
     };
-    gateway::start(Gateway::new(config.gateway.clone(), parts), listener).map_err(StartError::Thread)
+    let settings = gateway::Settings { authorization_of: upstream.authorization_of, ..config.gateway.clone() };
+    gateway::start(Gateway::new(settings, parts), listener).map_err(StartError::Thread)
 }
 
 fn start_fleet(fleet: Arc<Fleet>, control: &Runtime) -> (oneshot::Sender<()>, JoinHandle<()>) {

@@ -134,3 +134,63 @@ fn credentials_go_to_the_targets_and_nowhere_else() {
         }
     }
 }
+
+#[test]
+fn a_target_may_have_a_credential_of_its_own_that_no_other_gets() {
+    const SECRETS: [&str; 3] = ["the-key-of-the-first", "the-key-of-the-second", "the-new-key-of-the-second"];
+    let files = Files::new();
+    let pods: [_; 3] = std::array::from_fn(|_| {
+        Upstream::start(|exchange| {
+            exchange.answer("200 OK", "", "{}");
+            Then::Next
+        })
+    });
+    let failing = Upstream::start(|_| Then::Close);
+    let key = files.write("second.key", SECRETS[1]);
+    let entry = |name: &str, pod: &Upstream, own: &str| {
+        format!("{{ name = \"{name}\", url = \"http://{}\"{own} }}", pod.address)
+    };
+    let (first, second) = (
+        format!(", authorization = \"Bearer {}\"", SECRETS[0]),
+        format!(", authorization_file = \"{}\"", key.display()),
+    );
+    let targets =
+        [entry("first", &pods[0], &first), entry("second", &pods[1], &second), entry("third", &pods[2], "")].join(", ");
+    let setup = || Setup::before(&[]).set("targets", format!("[{targets}]")).set("choice.allow_forced", true);
+    let shown = format!("{} {:?}", setup().config().text(), setup().config());
+    let gateway = setup().start();
+    let presented = |gateway: &Gateway, place: usize| {
+        let name = ["first", "second", "third"][place];
+        let request = Request::chat().with("authorization", "Bearer the-clients-key").with("target-pod", name);
+        let answer = gateway.ask(&request);
+        assert_eq!((answer.status, answer.header("target-pod")), (200, Some(name)));
+        let document = gateway.ended(&answer.id()).text;
+        for secret in SECRETS {
+            let places =
+                [("configuration", &shown), ("document", &document), ("metrics", &gateway.admin("/metrics").text)];
+            assert!(places.iter().all(|(_, text)| !text.contains(secret)), "{secret}");
+        }
+        let received = pods[place].received();
+        received.last().expect("it has come").head.header("authorization").map(str::to_owned)
+    };
+    assert_eq!(presented(&gateway, 0).as_deref(), Some("Bearer the-key-of-the-first"));
+    assert_eq!(presented(&gateway, 1).as_deref(), Some("Bearer the-key-of-the-second"));
+    assert_eq!(presented(&gateway, 2).as_deref(), Some("Bearer the-clients-key"));
+    files.write("second.key", SECRETS[2]);
+    let is_new = || presented(&gateway, 1).as_deref() == Some("Bearer the-new-key-of-the-second");
+    until("the new one is used", || is_new().then_some(()));
+    let gateway = setup().set("upstream.authorization", "the-key-of-all").start();
+    assert_eq!(presented(&gateway, 0).as_deref(), Some("Bearer the-key-of-the-first"));
+    assert_eq!(presented(&gateway, 2).as_deref(), Some("Bearer the-key-of-all"));
+
+    // Another try, at another target, takes nothing along.
+    let targets = format!("[{}, {}]", entry("failing", &failing, &first), entry("third", &pods[2], ""));
+    let gateway = Setup::before(&[]).set("targets", targets).set("policy", "round_robin").start();
+    let before = pods[2].received().len();
+    for _ in 0..2 {
+        assert_eq!(gateway.ask(&Request::chat()).header("target-pod"), Some("third"));
+    }
+    assert!(!failing.received().is_empty());
+    let received = &pods[2].received()[before..];
+    assert!(received.iter().all(|request| request.head.header("authorization").is_none()), "{received:?}");
+}

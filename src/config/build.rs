@@ -169,6 +169,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         tls: server_tls("tls", &values),
         upstream_tls: client_tls(&values),
         upstream_authorization: credential("upstream", &values),
+        target_authorization: target_credentials(&values),
         fleet_authorization: credential("fleet", &values),
         tls_handshake_timeout: values.duration("timeouts.tls_handshake"),
         data_dir: PathBuf::from(values.text("data_dir")),
@@ -240,6 +241,12 @@ fn credential(section: &str, values: &Values<'_>) -> Option<tls::CredentialSetti
     text.or_else(|| values.file(&format!("{section}.authorization_file")).map(tls::CredentialSettings::File))
 }
 
+fn target_credentials(values: &Values<'_>) -> Vec<(String, tls::CredentialSettings)> {
+    let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
+    let own = |target: &super::tables::Target| Some((target.name.clone(), target.authorization.clone()?));
+    targets.iter().filter_map(own).collect()
+}
+
 fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
     let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
     let target = |target: &super::tables::Target| fleet::TargetSettings {
@@ -275,6 +282,7 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
 fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings {
     let (allow, threads) = (values.list("routes.allow"), values.count("threads"));
     let header = |name: &String| HeaderName::try_from(name.as_str()).expect("the table's check has parsed it");
+    let origin = |origin: &String| HeaderValue::try_from(origin.as_str()).expect("the table's check has parsed it");
     gateway::Settings {
         choice: choice_settings(values),
         routes: if allow == ["*"] { Routes::Any } else { Routes::Only(allow.iter().cloned().collect()) },
@@ -297,6 +305,9 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         retries_max: values.count("upstream.retries"),
         retry_share: values.share("upstream.retry_share"),
         retry_timeouts: values.switch("upstream.retry_timeouts"),
+        // Loaded when it starts.
+        authorization_of: tls::Credentials::new(),
+        cors_origins: values.list("routes.cors_origins").iter().map(origin).collect(),
         request_id: match values.text("upstream.request_id") {
             "off" => UpstreamRequestId::Off,
             "client" => UpstreamRequestId::Client,

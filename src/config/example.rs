@@ -25,6 +25,7 @@ name = \"vllm-0\"
 url = \"http://127.0.0.1:8000\"
 #gpus = 1
 #models = [\"llama-3.1-8b\"]
+#authorization = \"this-pods-own-key\"
 
 #[[targets]]
 #url = \"http://127.0.0.1:8001\"

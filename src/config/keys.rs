@@ -15,6 +15,9 @@ use crate::tenant::Network;
 /// Paths in `routes.allow` at most: they are compared one by one with every request.
 const PATHS_MAX: usize = 256;
 
+/// Origins in `routes.cors_origins` at most: they are compared one by one.
+const ORIGINS_MAX: usize = 64;
+
 /// Networks in `tenant.trusted` at most: they are compared one by one.
 const NETWORKS_MAX: usize = 64;
 
@@ -84,7 +87,7 @@ pub(super) const FLAGS: [(&str, &str); 6] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 36] = [
+pub(super) const LIVE: [&str; 37] = [
     "policy",
     "targets",
     "models",
@@ -106,6 +109,7 @@ pub(super) const LIVE: [&str; 36] = [
     "upstream.retry_share",
     "upstream.retry_timeouts",
     "routes.allow",
+    "routes.cors_origins",
     "choice.width",
     "choice.prefix_bytes",
     "choice.session_header",
@@ -191,7 +195,9 @@ pub(super) const KEYS: &[Key] = &[
         doc: "The inference pods. A target is http://HOST:PORT or https://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
               `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
-              them it serves any. A request for a model that no target serves is answered 404. --target [NAME=]URL may be repeated and \
+              them it serves any. A request for a model that no target serves is answered 404. `authorization`, or \
+              `authorization_file` with the name of a file, is what its requests present in place of \
+              upstream.authorization; its polls present fleet.authorization. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
@@ -294,6 +300,9 @@ pub(super) const KEYS: &[Key] = &[
                   /v1/realtime",
         doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
               everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
+    Key { path: "routes.cors_origins", kind: Kind::List { max: ORIGINS_MAX, check: origin }, default: "",
+        doc: "Origins (\"https://chat.example\") whose scripts may read the gateway's own answers, its refusals, and the \
+              IDs in them; [\"*\"] for any. For a target's answers the target says that." },
     Key { path: "choice.width", kind: count(1, WIDTH_MAX), default: "16",
         doc: "How many targets are scored for one request, drawn at random when there are more. It bounds the cost \
               and the record of a decision." },
@@ -456,6 +465,18 @@ fn request_path(text: &str) -> Result<String, String> {
 
 fn route(text: &str) -> Result<String, String> {
     if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
+}
+
+/// As browsers write it in the header `origin`: a scheme, a host in lower case and perhaps a port.
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+        matches!(scheme, "http" | "https") && !host.is_empty() && host.bytes().all(plain)
+    });
+    if text == "*" || is_origin {
+        return Ok(text.to_owned());
+    }
+    Err(format!("\"{text}\" is not an origin: write https://HOST or https://HOST:PORT in lower case, and no path"))
 }
 
 fn optional_header(text: &str) -> Result<String, String> {

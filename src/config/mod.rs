@@ -64,6 +64,8 @@ pub struct Config {
     pub upstream_tls: tls::ClientSettings,
     /// What targets get in place of the client's `authorization`.
     pub upstream_authorization: Option<tls::CredentialSettings>,
+    /// What single targets get in place of that, by their names.
+    pub target_authorization: Vec<(String, tls::CredentialSettings)>,
     /// What polls and probes present.
     pub fleet_authorization: Option<tls::CredentialSettings>,
     /// For a client's TLS handshake.

@@ -13,6 +13,7 @@ use super::secret::Secret;
 use super::value::{quoted, quoted_list};
 use crate::lookup::{Scope, token};
 use crate::snapshot::{Policy, TLS_SCHEME};
+use crate::tls::{self, CredentialSettings};
 
 /// The longest name of a target or token.
 const NAME_CHARS_MAX: usize = 64;
@@ -35,6 +36,8 @@ pub(super) struct Target {
     pub(super) gpus: Option<u32>,
     /// None means any.
     pub(super) models: Vec<String>,
+    /// What its requests present in place of what all others do.
+    pub(super) authorization: Option<CredentialSettings>,
 }
 
 impl fmt::Display for Target {
@@ -48,6 +51,14 @@ impl fmt::Display for Target {
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
+        }
+        match &self.authorization {
+            None => {}
+            Some(CredentialSettings::Text(_)) => f.write_str(", authorization = \"<set>\"")?,
+            Some(CredentialSettings::File(file)) => {
+                f.write_str(", authorization_file = ")?;
+                quoted(f, &file.display().to_string())?;
+            }
         }
         f.write_str(" }")
     }
@@ -108,7 +119,8 @@ enum Entry<'t> {
 
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
-        let entries = self.entries(value, place, &["name", "url", "gpus", "models"]);
+        let entries =
+            self.entries(value, place, &["name", "url", "gpus", "models", "authorization", "authorization_file"]);
         self.targets(entries)
     }
 
@@ -261,11 +273,38 @@ impl Tables<'_> {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
+        let authorization = self.authorization(fields);
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, ..target })
+        Some(Target { gpus, models, authorization, ..target })
+    }
+
+    /// What a target gets in the header authorization. No message shows it.
+    fn authorization(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<CredentialSettings> {
+        let (text, file) = (self.text(fields, "authorization"), self.text(fields, "authorization_file"));
+        let (settings, origin) = match (text, file) {
+            (Some(_), Some((_, origin))) => {
+                self.wrong(&origin, "`authorization` and `authorization_file` are both set: leave one out");
+                return None;
+            }
+            (Some((text, origin)), None) => {
+                let Some(value) = tls::authorization(text.as_bytes()) else {
+                    let text = "`authorization` is empty or has characters other than visible ASCII and spaces: it could \
+                                not be sent in a header";
+                    self.wrong(&origin, text);
+                    return None;
+                };
+                (CredentialSettings::Text(value), origin)
+            }
+            (None, file) => {
+                let (file, origin) = file?;
+                (CredentialSettings::File(file.into()), origin)
+            }
+        };
+        tls::check_credential(&settings).map_err(|error| self.wrong(&origin, error.to_string())).ok()?;
+        Some(settings)
     }
 
     /// The models of a target.
@@ -320,7 +359,7 @@ impl Tables<'_> {
             (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
             (None, None) => None,
         };
-        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new() })
+        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new(), authorization: None })
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {

@@ -139,6 +139,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Text(_), "links.trace" | "links.logs" | "links.dashboard") => quoted("https://tempo/{trace_id}"),
         (Kind::Text(_), _) => quoted("/other"),
         (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
+        (Kind::List { .. }, "routes.cors_origins") => "[\"https://chat.example\"]".to_owned(),
         (Kind::List { .. }, "tenant.trusted") => "[\"10.0.0.0/8\"]".to_owned(),
         (Kind::Secret { file: false }, _) => quoted("0123456789abcdef"),
         (Kind::Secret { file: true }, _) => {

@@ -39,7 +39,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{FleetView, Health};
+use crate::snapshot::{Attached, FleetView, Health};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
@@ -208,13 +208,23 @@ impl Fleet {
     /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
     /// requests under way at others go on to their ends. One whose name and address stay keeps its slot, its counters and
     /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
-    pub fn set_targets(&self, targets: &[TargetSettings]) -> Change {
+    ///
+    /// From then on every view brings `with`: whoever chooses from it has the targets and what belongs to them in one load.
+    pub fn set_targets(&self, targets: &[TargetSettings], with: Attached) -> Change {
         let mut roster = self.roster();
+        roster.with = with;
         let change = roster.replace(targets, self.watch.clock.now());
         self.watch.budget.set_targets(targets.len());
         self.publish_from(&mut roster);
         self.changed.notify_one();
         change
+    }
+
+    /// From now on every view brings this.
+    pub fn attach(&self, with: Attached) {
+        let mut roster = self.roster();
+        roster.with = with;
+        self.publish_from(&mut roster);
     }
 
     /// Probes, polls and publishes until `stop`. Every task it starts ends with it; the connections they leave behind

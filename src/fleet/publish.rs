@@ -94,7 +94,8 @@ impl Publisher {
         if one_came_or_went {
             self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
         }
-        FleetView { published: now, members: Members::of_blocks(self.blocks.clone()), pools: Arc::clone(&self.pools) }
+        let members = Members::of_blocks(self.blocks.clone());
+        FleetView { published: now, members, pools: Arc::clone(&self.pools), with: None }
     }
 }
 

@@ -8,7 +8,7 @@ use super::ejection::Rule;
 use super::publish::Publisher;
 use super::slot::Slot;
 use super::{Settings, TargetSettings};
-use crate::snapshot::{FleetView, Moment};
+use crate::snapshot::{Attached, FleetView, Moment};
 
 /// The targets of now.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Roster {
     /// Never given out before in this run: records, leases and the store know a target by its slot.
     next_slot: u32,
     publisher: Publisher,
+    /// What every view of these targets brings with it.
+    pub(super) with: Attached,
     /// When costs were last carried on.
     pub(super) settled: Instant,
 }
@@ -38,7 +40,7 @@ impl Roster {
             (0..).zip(&settings.targets).map(|(slot, target)| Arc::new(Slot::new(slot, target))).collect();
         let eject = Rule { after: settings.eject_after, time: settings.eject_time };
         let publisher = Publisher::new(&slots, settings.fresh_within, settings.window, eject, start, now);
-        Self { next_slot: slots.len() as u32, slots, publisher, settled: start }
+        Self { next_slot: slots.len() as u32, slots, publisher, with: None, settled: start }
     }
 
     pub(super) fn slots(&self) -> &[Arc<Slot>] {
@@ -46,7 +48,7 @@ impl Roster {
     }
 
     pub(super) fn view(&mut self, instant: Instant, now: Moment) -> FleetView {
-        self.publisher.view(&self.slots, instant, now)
+        FleetView { with: self.with.clone(), ..self.publisher.view(&self.slots, instant, now) }
     }
 
     /// See [`Fleet::set_targets`](super::Fleet::set_targets).

@@ -400,7 +400,7 @@ async fn targets_come_and_go_while_it_runs() {
     kept.live.begin();
     let removed = running.member(0);
 
-    let change = running.fleet.set_targets(&[target("new", 2), target("t1", 1)]);
+    let change = running.fleet.set_targets(&[target("new", 2), target("t1", 1)], None);
     assert_eq!((change.added, change.removed, change.kept), (vec!["new".to_owned()], vec!["t0".to_owned()], 1));
     let view = Arc::clone(&running.fleet.view());
     let slots: Vec<_> = view.members.iter().map(|member| member.sample.target.slot).collect();
@@ -413,7 +413,7 @@ async fn targets_come_and_go_while_it_runs() {
     until("nor counts it", || !running.metrics.page().contains("target=\"t0\"")).await;
 
     // It comes back, and is another one.
-    running.fleet.set_targets(&[target("t0", 0), target("new", 2)]);
+    running.fleet.set_targets(&[target("t0", 0), target("new", 2)], None);
     let back = running.member(1);
     assert_eq!((back.sample.target.slot, back.sample.n, back.sample.health), (3, 1, Health::Unknown));
     assert!(!Arc::ptr_eq(&back.live, &removed.live));
@@ -428,7 +428,7 @@ async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
     until("known", || running.reading(0, Quantity::Waiting).value.is_some()).await;
     let before = running.member(0);
     let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::plain("t0", &pod.address) };
-    let change = running.fleet.set_targets(&[other]);
+    let change = running.fleet.set_targets(&[other], None);
     assert_eq!((change.added.len(), change.removed.len(), change.kept), (0, 0, 1));
     let view = Arc::clone(&running.fleet.view());
     let Member { sample, live } = &view.members[0];

@@ -55,15 +55,14 @@ pub(super) async fn send(
     let decision = record.issued.decision.as_ref().expect("a request is forwarded after its decision");
     thread.retries.earn(retry_share);
     outgoing(&mut head, recorder, request_id);
-    if let Some(credential) = &thread.gateway.authorization {
-        head.headers.insert(AUTHORIZATION, credential.value());
-    }
+    let clients = head.headers.get(AUTHORIZATION).cloned();
     let mut target = Arc::clone(decision.target());
     let is_small = body.len() <= KEPT_BYTES_MAX;
     let mut request = Request::from_parts(head, Full::new(body));
     for number in 0.. {
         recorder.attempt(&target);
         address(request.headers_mut(), recorder, number, &target);
+        authorize(request.headers_mut(), thread, recorder, &target, clients.as_ref());
         let again = again.filter(|_| number < retries_max);
         let kept = (is_small && again.is_some()).then(|| request.clone());
         let Failure { refusal, timed_out, unsent } = match exchange(thread, recorder, &target, request).await {
@@ -175,6 +174,26 @@ fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: Upstream
     // The origin's form: the target is the connection's other end, whatever host the client named.
     if let Some(path) = head.uri.path_and_query().cloned() {
         head.uri = Uri::from(path);
+    }
+}
+
+/// What a target gets as `authorization`: its own, else that for all targets, else what the client sent. Nobody gets what is
+/// another target's. The settings are those that the target came with.
+fn authorize(
+    headers: &mut HeaderMap,
+    thread: &Thread,
+    recorder: &Recorder,
+    target: &Target,
+    clients: Option<&HeaderValue>,
+) {
+    let own = &recorder.current().settings.authorization_of;
+    let credential = own.get(&*target.name).or(thread.gateway.authorization.as_ref());
+    match (credential, clients) {
+        (Some(credential), _) => drop(headers.insert(AUTHORIZATION, credential.value())),
+        // None was ever put in its place.
+        (None, _) if own.is_empty() => {}
+        (None, Some(clients)) => drop(headers.insert(AUTHORIZATION, clients.clone())),
+        (None, None) => drop(headers.remove(AUTHORIZATION)),
     }
 }
 

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -53,13 +53,13 @@ pub use serve::{Hurry, Server, start};
 pub use steer::{ChoiceSettings, Steer, Undecided};
 
 use crate::clock::Clock;
-use crate::fleet::Fleet;
+use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
 use crate::snapshot::{Ending, Run, SnapshotId};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
-use crate::tls::{Acceptor, Connector, Credential, Stream};
+use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
 use flushes::Flushes;
 use identify::{Mint, Wanted};
 use pool::{Lease, Pool};
@@ -148,6 +148,10 @@ pub struct Settings {
     pub retry_share: f64,
     /// Whether a target that did not answer in time is reason enough.
     pub retry_timeouts: bool,
+    /// What single targets get as `authorization`, in place of what all others get; by their names.
+    pub authorization_of: Credentials,
+    /// Whose scripts may read the gateway's own answers: origins, or `*`.
+    pub cors_origins: Vec<HeaderValue>,
     /// What the engine is told as `x-request-id`.
     pub request_id: UpstreamRequestId,
     /// Request headers that become labels.
@@ -199,7 +203,8 @@ pub struct Gateway {
     trap: tests::Armed,
 }
 
-/// What a reload replaces. A request takes it once and keeps it to its end, so all it meets is of one configuration.
+/// What a reload replaces. A request takes it when it is accepted, and again with the view from which its target is chosen,
+/// so that its choice, its target and its record are of one configuration.
 #[derive(Debug)]
 struct Current {
     settings: Settings,
@@ -226,9 +231,12 @@ impl Gateway {
     /// Builds; starts nothing.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
         let Parts { clock, run, tenants, fleet, ledger, intake, metrics, acceptor, connector, authorization } = parts;
+        let (mint, buffers) = (Mint::new(Arc::clone(&clock), run.tag), Buffers::default());
+        let current = Arc::new(Current::new(settings, run, &tenants, &buffers));
+        fleet.attach(Some(Arc::clone(&current) as _));
         Arc::new(Self {
-            mint: Mint::new(Arc::clone(&clock), run.tag),
-            current: ArcSwap::from_pointee(Current::new(settings, run, &tenants, &Buffers::default())),
+            mint,
+            current: ArcSwap::from(current),
             tenants,
             retiring: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
@@ -245,10 +253,13 @@ impl Gateway {
         })
     }
 
-    /// Requests that are accepted from now on have these settings and belong to `run`, which names their configuration.
-    pub fn reload(&self, settings: Settings, run: Arc<Run>) {
-        let current = Current::new(settings, run, &self.tenants, &self.current.load().buffers);
-        self.current.store(Arc::new(current));
+    /// Requests that are decided from now on have these settings and targets, and belong to `run`, which names their
+    /// configuration. There is no moment at which one meets the settings of one configuration and the targets of another.
+    pub fn reload(&self, settings: Settings, run: Arc<Run>, targets: &[TargetSettings]) -> Change {
+        let current = Arc::new(Current::new(settings, run, &self.tenants, &self.current.load().buffers));
+        let change = self.fleet.set_targets(targets, Some(Arc::clone(&current) as _));
+        self.current.store(current);
+        change
     }
 
     /// From here on every answer is the last one of its connection.
@@ -287,11 +298,15 @@ impl Thread {
         let client_request_id = client_request_id.as_deref();
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
+        let origin = respond::allowed_origin(&recorder.current().settings.cors_origins, &head.headers);
         let answered = caught(self.answer(&mut recorder, head, &mut unread)).await;
         let mut response = match answered.unwrap_or_else(|| Err(panicked(id))) {
             Ok(answer) => passed_on(answer, recorder, client_request_id, &flushes),
             Err(refusal) => {
                 let mut response = respond::refused(id, client_request_id, &refusal);
+                if let Some(origin) = origin {
+                    respond::allow(&mut response, origin);
+                }
                 // After a request that is not understood, nothing on its connection is.
                 if refusal.status == StatusCode::BAD_REQUEST || unread.is_some_and(|body| !body.is_end_stream()) {
                     respond::close(&mut response, version);

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 
@@ -19,16 +20,18 @@ use super::{Current, Gateway, identify};
 use crate::choose::Choice;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Decision, Ending, Issued, Live, Moment, Outcome, Reason, Record, Request, SnapshotId, Target, Timings,
-    TraceContext,
+    Attempt, Decision, Ending, FleetView, Issued, Live, Moment, Outcome, Reason, Record, Request, SnapshotId, Target,
+    Timings, TraceContext,
 };
 
 /// Owns a request's draft; consumes it exactly once.
 #[derive(Debug)]
 pub struct Recorder {
     gateway: Arc<Gateway>,
-    /// The configuration from accept to end.
+    /// The configuration: that of the accept, and from the choice on that of the view it is made from.
     current: Arc<Current>,
+    /// Captured, and not chosen from yet.
+    view: Option<Guard<Arc<FleetView>>>,
     draft: Option<Draft>,
 }
 
@@ -71,7 +74,7 @@ impl Recorder {
         let (stage, trace) = (Stage::Undecided(Request::default()), TraceContext::root(id));
         let draft = Draft { id, accepted, issued_at, trace, stage, attempts: Vec::new(), answer: None };
         gateway.metrics.in_flight.inc();
-        Self { gateway: Arc::clone(gateway), current: gateway.current.load_full(), draft: Some(draft) }
+        Self { gateway: Arc::clone(gateway), current: gateway.current.load_full(), view: None, draft: Some(draft) }
     }
 
     /// Reads the request's head.
@@ -89,13 +92,17 @@ impl Recorder {
         self.draft_mut().stage = Stage::Undecided(request);
     }
 
-    /// What the request's configuration is, whatever a reload has made of it since.
+    /// What the request's configuration is: until the choice that of its accept, then that which its target came with.
     pub(super) fn current(&self) -> &Arc<Current> {
         &self.current
     }
 
-    /// What the choice for this request will depend on besides the fleet.
-    pub fn steer<'r>(&self, headers: &'r HeaderMap, model: Option<&str>, prompt: Prompt<'_>) -> Steer<'r> {
+    /// Captures the fleet, and with it the configuration that its targets belong to: a request whose body was still coming
+    /// when both changed is chosen for as one that comes now. Answers what the choice depends on besides the fleet.
+    pub fn steer<'r>(&mut self, headers: &'r HeaderMap, model: Option<&str>, prompt: Prompt<'_>) -> Steer<'r> {
+        let view = self.gateway.fleet.view();
+        adopt(&mut self.current, &view);
+        self.view = Some(view);
         self.current.steering.of(headers, model, prompt)
     }
 
@@ -133,16 +140,16 @@ impl Recorder {
         }
     }
 
-    /// Captures the fleet, chooses, and enters the decision into the ledger: from here on the ID resolves. To be called
-    /// once, before the finish.
+    /// Chooses from the captured fleet, and enters the decision into the ledger: from here on the ID resolves. To be called
+    /// once, after [`Recorder::steer`] and before the finish.
     pub fn decide(&mut self, steer: &Steer<'_>) -> Result<Arc<Record>, Undecided> {
-        let Self { gateway, current, draft } = self;
+        let Self { gateway, current, view, draft } = self;
         let draft = draft.as_mut().expect("a request is decided before its finish");
         let Stage::Undecided(request) = &mut draft.stage else { unreachable!("a request is decided once") };
         let began = Instant::now();
         #[cfg(test)]
         gateway.spring(Trap::Choose);
-        let view = gateway.fleet.view();
+        let view = view.take().expect("a request is steered before it is decided");
         let (choice, inputs, eligible) = current.steering.choose(&view, request.model.as_deref(), steer)?;
         let Choice { candidates, excluded, reason, fallback, live } = choice;
         live.begin();
@@ -168,11 +175,13 @@ impl Recorder {
         Ok(record)
     }
 
-    /// Chooses once more, from the view of now, among the targets that the request has not met, and counts it there.
+    /// Chooses once more, from the view of now and by the configuration that came with it, among the targets that the
+    /// request has not met, and counts it there.
     pub(super) fn choose_again(&mut self, steer: &Steer<'_>) -> Option<Arc<Target>> {
-        let Self { gateway, current, draft } = self;
+        let Self { gateway, current, draft, .. } = self;
         let Draft { stage: Stage::Decided { record, live }, attempts, .. } = draft.as_mut()? else { return None };
         let view = gateway.fleet.view();
+        adopt(current, &view);
         let (choice, ..) = current.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
         let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
         let mut candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
@@ -397,6 +406,16 @@ impl AnswerSoFar {
                 inter_token_max_us: scan.inter_token_max_us,
             },
         }
+    }
+}
+
+/// Takes up the configuration that a view came with, if it is another one.
+fn adopt(current: &mut Arc<Current>, view: &FleetView) {
+    let Some(with) = &view.with else { return };
+    if Arc::as_ptr(with).cast::<Current>() != Arc::as_ptr(current)
+        && let Ok(with) = Arc::clone(with).downcast::<Current>()
+    {
+        *current = with;
     }
 }
 

@@ -191,6 +191,23 @@ fn expose(headers: &mut HeaderMap) {
     }
 }
 
+/// The origin that a request comes from, as an answer of our own names it to a browser that may show it the answer.
+pub(super) fn allowed_origin(origins: &[HeaderValue], headers: &HeaderMap) -> Option<HeaderValue> {
+    if origins.is_empty() {
+        return None;
+    }
+    let origin = headers.get(header::ORIGIN)?;
+    origins.iter().find(|allowed| *allowed == "*" || *allowed == origin).cloned()
+}
+
+/// Lets scripts of that origin read an answer of our own, with its headers.
+pub(super) fn allow(response: &mut Response<Body>, origin: HeaderValue) {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    expose(headers);
+}
+
 /// The two headers every answer has.
 fn sign(headers: &mut HeaderMap, id: SnapshotId, client_request_id: Option<&str>) {
     let id = HeaderValue::from_str(id.to_hex().as_str()).expect("hex digits are a header value");

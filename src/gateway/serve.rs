@@ -17,6 +17,7 @@ use super::phase::{self, Phase, Phases};
 use super::pool::Pool;
 use super::retries::RetryBudget;
 use super::{Gateway, Settings, Thread, connection};
+use crate::fleet::{Change, TargetSettings};
 use crate::snapshot::Run;
 
 /// Connections that may wait for a data thread to take them up.
@@ -84,8 +85,8 @@ impl Server {
     }
 
     /// See [`Gateway::reload`].
-    pub fn reload(&self, settings: Settings, run: Arc<Run>) {
-        self.gateway.reload(settings, run);
+    pub fn reload(&self, settings: Settings, run: Arc<Run>, targets: &[TargetSettings]) -> Change {
+        self.gateway.reload(settings, run, targets)
     }
 
     /// For somebody who cannot wait for [`Server::stop`].

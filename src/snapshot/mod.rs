@@ -26,4 +26,4 @@ pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};
 pub use trace::{SpanId, TraceContext, TraceId};
-pub use view::{FleetView, Live};
+pub use view::{Attached, FleetView, Live};

@@ -1,5 +1,6 @@
 //! The fleet at one moment: immutable, swapped whole, captured by one pointer.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -16,7 +17,12 @@ pub struct FleetView {
     pub members: Members,
     /// Which of them may be chosen, for which model. Shared by views until that changes.
     pub pools: Arc<Pools>,
+    /// What came with the targets: whoever set both finds both in one view.
+    pub with: Attached,
 }
+
+/// Whatever belongs to a set of targets; only who attached it knows what it is.
+pub type Attached = Option<Arc<dyn Any + Send + Sync>>;
 
 impl FleetView {
     /// The target in a slot; `None` if it is no longer, or not yet, one of the fleet.
@@ -39,7 +45,7 @@ impl FleetView {
             Serving { target: &sample.target, models: &[], standing }
         });
         let pools = Arc::new(Pools::new(&serving.collect::<Vec<_>>(), None));
-        Self { published, members, pools }
+        Self { published, members, pools, with: None }
     }
 }
 

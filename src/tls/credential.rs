@@ -1,7 +1,10 @@
 //! What we present to targets in the header `authorization`: text, or a file that is followed as it changes.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use super::kept::{Kept, Rotate};
@@ -62,6 +65,26 @@ impl Credential {
     /// The present value.
     pub fn value(&self) -> HeaderValue {
         HeaderValue::clone(&self.0.current())
+    }
+}
+
+/// Credentials by the name of the target that gets them.
+pub type Credentials = HashMap<Box<str>, Arc<Credential>>;
+
+/// Those that are in use, and followed; others replace all of them.
+#[derive(Debug, Default)]
+pub struct Followed(ArcSwap<Credentials>);
+
+impl Followed {
+    /// From now on these are.
+    pub fn set(&self, credentials: Credentials) {
+        self.0.store(Arc::new(credentials));
+    }
+}
+
+impl Rotate for Followed {
+    fn look(&self, metrics: &Metrics) {
+        self.0.load().values().for_each(|credential| credential.look(metrics));
     }
 }
 

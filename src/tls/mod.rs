@@ -24,7 +24,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem;
 
 pub use client::{ClientSettings, Connector, check_client};
-pub use credential::{Credential, CredentialSettings, authorization, check_credential};
+pub use credential::{Credential, CredentialSettings, Credentials, Followed, authorization, check_credential};
 pub use dial::Dialer;
 pub use kept::{Rotate, rotate};
 pub use server::{Acceptor, ServerSettings, check};

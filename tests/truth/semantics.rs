@@ -101,6 +101,24 @@ fn a_script_of_another_origin_may_read_the_id_if_it_may_read_the_answer() {
 }
 
 #[test]
+fn a_script_may_read_a_refusal_where_that_is_configured() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let allowed = |origins: &str, origin: &str| {
+        let gateway = Setup::before(&[upstream.address]).set("routes.cors_origins", origins).start();
+        let refused = gateway.ask(&Request::get("/metrics").with("origin", origin));
+        assert_eq!(refused.status, 404);
+        let seen = ["access-control-allow-origin", "access-control-expose-headers", "vary"];
+        seen.map(|name| refused.header(name).map(str::to_owned))
+    };
+    let exposed = Some("x-snapshot-id, x-request-id, target-pod".to_owned());
+    let (chat, both) = ("https://chat.example", "https://chat.example,http://localhost:3000");
+    assert_eq!(allowed("", chat), [None, None, None]);
+    assert_eq!(allowed(both, "https://evil.example"), [None, None, None]);
+    assert_eq!(allowed(both, chat), [Some(chat.into()), exposed.clone(), Some("origin".into())]);
+    assert_eq!(allowed("*", chat), [Some("*".into()), exposed, Some("origin".into())]);
+}
+
+#[test]
 fn nothing_of_a_request_can_split_an_answer() {
     let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
     let gateway = Setup::before(&[upstream.address]).start();
