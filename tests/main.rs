@@ -25,6 +25,9 @@ mod upstream_tls;
 // What survives `kill -9`.
 mod crash;
 
+// What is written nowhere.
+mod secrets;
+
 // How it stops.
 mod shutdown;
 

@@ -24,6 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Lines of a gateway's log that a failed test shows.
 const LOG_LINES: usize = 20;
 
+/// Lines of it that are kept: far more than any test makes it write.
+const KEPT_LINES: usize = 1_000_000;
+
 /// Variables for the tests: the gateway would refuse them, because they are no keys of its configuration.
 const OWN_VARIABLES: [&str; 3] = ["SNAPGATE_BIN", "SNAPGATE_CRASH_ROUNDS", "SNAPGATE_CRASH_SECONDS"];
 
@@ -84,7 +87,7 @@ impl Gateway {
                 }
                 let mut kept = kept.lock().expect("nothing panics with the log in hand");
                 kept.push_back(line);
-                if kept.len() > LOG_LINES {
+                if kept.len() > KEPT_LINES {
                     kept.pop_front();
                 }
             }
@@ -166,7 +169,13 @@ impl Gateway {
     /// The last lines it wrote, for a test's failure.
     pub(crate) fn last_words(&self) -> String {
         let log = self.log.lock().expect("nothing panics with the log in hand");
-        log.iter().map(|line| format!("\n  {line}")).collect()
+        log.iter().skip(log.len().saturating_sub(LOG_LINES)).map(|line| format!("\n  {line}")).collect()
+    }
+
+    /// All that it wrote.
+    pub(crate) fn whole_log(&self) -> String {
+        let log = self.log.lock().expect("nothing panics with the log in hand");
+        log.iter().map(|line| format!("{line}\n")).collect()
     }
 
     pub(crate) fn ready(&self) -> Answer {
@@ -286,6 +295,11 @@ impl Client {
     pub(crate) fn get(&mut self, path: &str) -> io::Result<Answer> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\r\n");
         self.ask(request.as_bytes(), |_| {})
+    }
+
+    /// Sends a part of a request; [`Client::ask`] sends the rest.
+    pub(crate) fn begin(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request)
     }
 
     /// Sends a request and reads the answer; says so when its head was read.

@@ -50,6 +50,9 @@ impl Gateway {
     }
 }
 
+/// What a request holds that nobody may read anywhere.
+const SECRETS: [&str; 3] = ["the-secret-prompt", "the-secret-query", "the-secret-key"];
+
 /// Hands on every record it gets.
 #[derive(Debug)]
 struct Recorded(Sender<Arc<Record>>);
@@ -121,7 +124,14 @@ impl DataPath {
     /// What a client reads until its connection ends, and the one record of it.
     fn ask(&self) -> (String, Arc<Record>) {
         let mut client = TcpStream::connect(self.server.address()).unwrap();
-        let request = "POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+        let body = format!(r#"{{"prompt":"{}"}}"#, SECRETS[0]);
+        let request = format!(
+            "POST /v1/completions?key={} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            SECRETS[1],
+            SECRETS[2],
+            body.len()
+        );
         client.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
@@ -190,4 +200,20 @@ fn a_panic_in_any_stage_fails_one_request_with_a_true_record() {
     assert_eq!(pipeline.join(Instant::now() + Duration::from_secs(30)).offered, 2 * Trap::ALL.len() as u64);
     assert!(records.try_recv().is_err(), "each request has one record");
     assert!(ledger.is_empty(), "all were settled");
+}
+
+/// Runs the test above in a process of its own, as nobody else could read all that it prints.
+#[test]
+fn what_a_crash_prints_has_nothing_of_the_request() {
+    let test = "gateway::tests::a_panic_in_any_stage_fails_one_request_with_a_true_record";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let run = command.args(["--exact", test, "--nocapture"]).env("RUST_BACKTRACE", "full").output().unwrap();
+    let printed = [run.stdout, run.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    assert!(run.status.success(), "{printed}");
+    for trap in Trap::ALL {
+        assert!(printed.contains(&format!("as this test wants it: {trap:?}")), "{trap:?}: {printed}");
+    }
+    for secret in SECRETS {
+        assert!(!printed.contains(secret), "{secret}: {printed}");
+    }
 }
