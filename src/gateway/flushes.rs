@@ -187,6 +187,12 @@ impl Watched {
         Self { is_tunnel: true, ..self }
     }
 
+    /// The tunnel is over while its client may still be sending: it is to get what was written all the same.
+    pub(super) fn leaves(&mut self) {
+        self.flushes.linger();
+        self.is_tunnel = false;
+    }
+
     /// Whether the gateway's side was closed.
     pub(super) fn is_shut(&self) -> bool {
         self.linger.is_some()

@@ -350,8 +350,8 @@ impl Draft {
             Stage::Decided { record, live } => {
                 match ending {
                     Ending::Completed if outcome.status.is_some_and(|status| status < 500) => live.answered(),
-                    // A WebSocket falls silent as its client pleases: nobody shall talk a target out of its requests.
-                    Ending::UpstreamTimeout if outcome.status == Some(101) => {}
+                    // A WebSocket ends as its client makes it: nobody shall talk a target out of its requests.
+                    Ending::UpstreamReset | Ending::UpstreamTimeout if outcome.status == Some(101) => {}
                     Ending::Completed | Ending::UpstreamReset | Ending::UpstreamTimeout => live.failed(),
                     _ => {}
                 }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use hyper::rt::Write as _;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -89,6 +90,12 @@ impl Tunnel {
         let broken = poll_fn(|cx| self.poll(&mut client, &mut first, cx)).await.err();
         let (ending, error) = self.verdict(broken.as_ref(), first, flushes.stalled());
         self.recorder.finish(ending, None, error);
+        if matches!(broken, Some(Broken::Target(_))) {
+            let mut client = client.into_inner();
+            client.leaves();
+            // The target is gone, its last words are written: whether the client can be told is not for the record.
+            poll_fn(|cx| Pin::new(&mut client).poll_shutdown(cx)).await.ok();
+        }
     }
 
     /// How it ended. Once somebody has said goodbye it does not matter who hangs up first, or how.

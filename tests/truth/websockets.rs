@@ -169,7 +169,7 @@ fn whoever_leaves_without_a_goodbye_is_named() {
             }
         }
     });
-    let gateway = Setup::before(&[upstream.address]).set("fleet.eject_after", 0).start();
+    let gateway = Setup::before(&[upstream.address]).start();
     let opened = |test: &str| {
         let mut client = Client::to(gateway.data);
         client.send(&websocket().with("x-test", test));
@@ -200,16 +200,17 @@ fn whoever_leaves_without_a_goodbye_is_named() {
 
 #[test]
 fn a_websocket_in_which_nothing_moves_is_ended_and_whose_turn_it_was_is_at_fault() {
-    let upstream = target(|wire| {
-        let goes_first = wire.exactly(MASKED_HELLO.len()).is_ok_and(|word| word[0] == 0x82);
-        if goes_first {
-            wire.send(HELLO);
-        }
-        rest(wire);
+    let targets = [0, 1].map(|_| {
+        target(|wire| {
+            if wire.exactly(MASKED_HELLO.len()).is_ok_and(|word| word[0] == 0x82) {
+                wire.send(HELLO);
+            }
+            rest(wire);
+        })
     });
-    // More of these would take a target out of the choice if they counted.
-    let setup = Setup::before(&[upstream.address]).set("timeouts.websocket_idle", "50ms");
-    let gateway = setup.set("fleet.eject_after", 1).start();
+    // One of these would take a target out of the choice if it counted.
+    let setup = Setup::before(&targets.each_ref().map(|target| target.address)).set("timeouts.websocket_idle", "50ms");
+    let gateway = setup.set("fleet.eject_after", 1).set("fleet.publish_interval", "10ms").start();
     for (first, ending, fault) in [
         (0x81, "upstream_timeout", "target"),
         (0x82, "client_disconnected", "client"),
@@ -221,6 +222,7 @@ fn a_websocket_in_which_nothing_moves_is_ended_and_whose_turn_it_was_is_at_fault
         let found = gateway.ended(&id_of(&head));
         assert_ended(&found, ending, Some(fault), 101);
         assert_error(&found, Some("silent for 50 ms (timeouts.websocket_idle)"));
+        assert_eq!(found.at("/decision/eligible"), 2, "nobody is talked out of its requests");
     }
 }
 
