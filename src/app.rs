@@ -148,6 +148,7 @@ impl App {
             Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, lookup_settings, stopping };
 
         let acceptor = load_acceptor(("tls", tls::HTTP2_OR_1), config.tls.as_ref(), &config, &shared)?;
+        let admin_acceptor = load_acceptor(("admin_tls", tls::HTTP1), config.admin_tls.as_ref(), &config, &shared)?;
         let sinks = open_sinks(&config)?;
         let store = open_store(&config, data_dir.as_ref(), &shared)?;
         let reader = store.as_ref().map(|(_, reader)| reader.clone());
@@ -162,8 +163,8 @@ impl App {
         let upstream = Upstream::load(&config)?;
         let fleet = Fleet::new(upstream.fleet(&config), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
-        let lookup = start_lookup(&shared, &fleet, (reader, erase), admin, &control)?;
-        start_rotation(&upstream, &acceptor, &shared, &control);
+        start_rotation(&upstream, acceptor.iter().chain(&admin_acceptor), &shared, &control);
+        let lookup = start_lookup(&shared, &fleet, (reader, erase), (admin, admin_acceptor), &control)?;
         let target_credentials = Arc::clone(&upstream.target_credentials);
         let polling = start_fleet(Arc::clone(&fleet), &control);
         let server = start_gateway(&config, &shared, &fleet, intake, (data, acceptor, upstream))?;
@@ -429,7 +430,7 @@ fn start_lookup(
     shared: &Shared,
     fleet: &Arc<Fleet>,
     (reader, erase): (Option<Reader>, Option<EraseSource>),
-    listener: TcpListener,
+    (listener, acceptor): (TcpListener, Option<Arc<Acceptor>>),
     control: &Runtime,
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
     let readiness = {
@@ -453,6 +454,12 @@ fn start_lookup(
     let (stop, stopped) = oneshot::channel::<()>();
     let listen = || {
         listener.set_nonblocking(true)?;
+        if acceptor.is_none() && !listener.local_addr()?.ip().is_loopback() {
+            tracing::warn!(
+                "the admin listener is open beyond loopback without TLS: tokens and records travel in clear; set \
+                 admin_tls.cert and admin_tls.key"
+            );
+        }
         let _context = control.enter();
         tokio::net::TcpListener::from_std(listener)
     };
@@ -460,7 +467,7 @@ fn start_lookup(
     let metrics = Arc::clone(&shared.metrics);
     let serving = control.spawn(async move {
         let rotating = lookup::rotate_tokens(Arc::clone(&settings), Arc::clone(&metrics));
-        let served = lookup::serve(listener, router, settings, metrics, async {
+        let served = lookup::serve((listener, acceptor), router, settings, metrics, async {
             // Dropped or sent, both mean stop.
             drop(stopped.await);
         });

@@ -19,6 +19,9 @@ mod exports;
 // Who gets in by TLS, and which certificates are used.
 mod tls;
 
+// The same where lookups are answered, and how the command line asks there.
+mod admin_tls;
+
 // Whom the gateway believes, and what it presents to targets.
 mod upstream_tls;
 

@@ -45,7 +45,9 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     check_routes(effective, mistakes);
     check_models(effective, mistakes);
     check_tenant(effective, mistakes);
-    check_server_tls("tls", effective, mistakes);
+    for section in ["tls", "admin_tls"] {
+        check_server_tls(section, effective, mistakes);
+    }
     check_upstream_tls(effective, mistakes);
     for section in ["upstream", "fleet"] {
         check_credential(section, effective, mistakes);
@@ -167,6 +169,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         listen: values.address("listen"),
         admin,
         tls: server_tls("tls", &values),
+        admin_tls: server_tls("admin_tls", &values),
         upstream_tls: client_tls(&values),
         upstream_authorization: credential("upstream", &values),
         target_authorization: target_credentials(&values),

@@ -128,7 +128,7 @@ pub(super) const LIVE: [&str; 37] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 16] = [
+pub(super) const SECTIONS: [(&str, &str); 17] = [
     (
         "log",
         "The gateway's own log, on standard error. Requests never wait for it: where nobody reads it, lines are dropped and counted.",
@@ -137,6 +137,10 @@ pub(super) const SECTIONS: [(&str, &str); 16] = [
     ("limits", "What one gateway takes at most. Everything is bounded; at a bound the client is told so at once."),
     ("timeouts", "How long each step of a request may take."),
     ("tls", "TLS for the clients' requests. Without a certificate they come in plain text."),
+    (
+        "admin_tls",
+        "TLS for lookups, health and metrics. Without a certificate tokens and records travel in plain text.",
+    ),
     ("upstream", "The connections to the targets."),
     ("routes", "Which requests are forwarded."),
     ("choice", "How a target is chosen."),
@@ -269,6 +273,13 @@ pub(super) const KEYS: &[Key] = &[
         doc: "A file with its private key in PEM." },
     Key { path: "tls.client_ca", kind: Kind::Text(file), default: "",
         doc: "A file with authorities in PEM: every client has to present a certificate of theirs." },
+    Key { path: "admin_tls.cert", kind: Kind::Text(file), default: "",
+        doc: "As tls.cert. It may be the same file." },
+    Key { path: "admin_tls.key", kind: Kind::Text(file), default: "",
+        doc: "As tls.key." },
+    Key { path: "admin_tls.client_ca", kind: Kind::Text(file), default: "",
+        doc: "As tls.client_ca. Whoever probes health and scrapes metrics then needs a certificate, too; tokens are \
+              asked for as ever." },
     Key { path: "upstream.request_id", kind: Kind::Choice(&["snapshot", "client", "off"]), default: "snapshot",
         doc: "The x-request-id an engine gets: the snapshot ID, which vLLM then uses in its answer and its log; \
               the client's own; or none." },

@@ -60,6 +60,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The identity of `listen`; `None` for plain text.
     pub tls: Option<tls::ServerSettings>,
+    /// The identity of `admin`; `None` for plain text.
+    pub admin_tls: Option<tls::ServerSettings>,
     /// How targets are spoken to in TLS.
     pub upstream_tls: tls::ClientSettings,
     /// What targets get in place of the client's `authorization`.

@@ -229,10 +229,11 @@ fn a_certificate_is_tried_before_a_port_is_bound() {
         std::fs::write(path(&format!("{name}.crt")), cert.pem()).unwrap();
         std::fs::write(path(&format!("{name}.key")), signing_key.serialize_pem()).unwrap();
     }
-    let tls = |lines: &[(&str, &str)]| {
+    let section = |section: &str, lines: &[(&str, &str)]| {
         let set = |(key, name): &(&str, &str)| format!("{key} = {:?}\n", path(name));
-        file(&format!("[tls]\n{}", lines.iter().map(set).collect::<String>()))
+        file(&format!("[{section}]\n{}", lines.iter().map(set).collect::<String>()))
     };
+    let tls = |lines: &[(&str, &str)]| section("tls", lines);
     let pair = [("cert", "a.crt"), ("key", "a.key")];
     let config = load(&tls(&[pair[0], pair[1], ("client_ca", "b.crt")])).unwrap();
     let expected = tls::ServerSettings {
@@ -240,7 +241,11 @@ fn a_certificate_is_tried_before_a_port_is_bound() {
         key: path("a.key").into(),
         client_ca: Some(path("b.crt").into()),
     };
-    assert_eq!(config.tls, Some(expected));
+    assert_eq!((config.tls, config.admin_tls), (Some(expected), None));
+    let config = load(&section("admin_tls", &pair)).unwrap();
+    assert_eq!((config.tls, config.admin_tls.unwrap().key.as_path()), (None, Path::new(&path("a.key"))));
+    let admin = mistakes(&section("admin_tls", &pair[1..]));
+    assert_eq!(admin, ["f.toml:2: [admin_tls] admin_tls.cert and admin_tls.key go together: set both"]);
     let variables = environment(
         file(""),
         &[("SNAPGATE_TLS_CERT", path("b.crt").as_str()), ("SNAPGATE_TLS_KEY", path("b.key").as_str())],

@@ -2,30 +2,38 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::http::HeaderValue;
 use hyper::http::uri::Authority;
-use hyper::{HeaderMap, Request, StatusCode, Uri, header};
+use hyper::http::uri::Scheme;
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
+use tokio_rustls::rustls::Error as TlsError;
 
 use super::around::Around;
 use super::links::{Offered, encode};
 use super::problem::Problem;
 use crate::snapshot::Document;
+use crate::tls::{ClientSettings, Connector, Dialer, LoadError};
 
 /// How long a gateway may take to answer before it is given up.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read: a hundred documents with as many candidates as there can be are a tenth of it.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a listener that speaks TLS says to plain HTTP.
+const PLAIN_TEXT_ANSWER: &[u8] = b"this port speaks TLS: write https, not http\n";
 
 /// What a gateway answered.
 #[derive(Clone, Debug)]
@@ -99,10 +107,21 @@ pub enum FetchError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// No answer came within ten seconds.
+    /// The files for TLS cannot be used.
+    Files(LoadError),
+    /// The two ends could not agree on TLS.
+    Tls {
+        /// Who was asked.
+        admin: String,
+        /// Why.
+        source: TlsError,
+    },
+    /// No answer came in time.
     TimedOut {
         /// Who was asked.
         admin: String,
+        /// For so long.
+        after: Duration,
     },
     /// The answer is larger than any that a gateway gives.
     TooLarge {
@@ -139,8 +158,10 @@ impl fmt::Display for FetchError {
                     root(source.as_ref())
                 )
             }
-            Self::TimedOut { admin } => {
-                write!(f, "no answer from {admin} within {} s: try again", FETCH_TIMEOUT.as_secs())
+            Self::Files(error) => error.fmt(f),
+            Self::Tls { admin, source } => write!(f, "no connection to {admin}: {source}: {}", advice(source)),
+            Self::TimedOut { admin, after } => {
+                write!(f, "no answer from {admin} within {} s: try again", after.as_secs())
             }
             Self::TooLarge { admin } => {
                 write!(
@@ -163,6 +184,8 @@ impl Error for FetchError {
         match self {
             Self::Unreachable { source, .. } => Some(source.as_ref()),
             Self::NotSnapgate { source, .. } => Some(source),
+            Self::Files(source) => Some(source),
+            Self::Tls { source, .. } => Some(source),
             Self::Address { .. } | Self::Token | Self::TimedOut { .. } | Self::TooLarge { .. } => None,
         }
     }
@@ -170,15 +193,39 @@ impl Error for FetchError {
 
 /// The first cause: hyper's own words are "client error (Connect)", which helps nobody.
 fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error)
+    causes(error).last().unwrap_or(error)
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// What of TLS went wrong, if anything did.
+fn tls_error(error: &(dyn Error + 'static)) -> Option<TlsError> {
+    let inner = |error: &(dyn Error + 'static)| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().cloned();
+    causes(error).find_map(inner)
+}
+
+/// What to do about it.
+const fn advice(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::InvalidCertificate(_) => {
+            "is this the name in its certificate, and does --ca name who issued that? Without --ca it is the system's \
+             authorities who have to"
+        }
+        TlsError::InvalidMessage(_) => "does it speak TLS? If not, write http://",
+        TlsError::AlertReceived(_) => "it may want a certificate: --client-cert and --client-key",
+        _ => "is this a gateway's admin listener?",
+    }
 }
 
 /// The admin listener of a gateway, and how it is asked. Connections are kept from one question to the next.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<Dialer, Empty<Bytes>>,
     /// As given, for messages.
     admin: String,
+    scheme: Scheme,
     authority: Authority,
     authorization: Option<HeaderValue>,
 }
@@ -192,36 +239,63 @@ pub(super) struct Answered {
 }
 
 impl Admin {
-    /// The gateway whose admin listener is at `admin` (`http://HOST:PORT`); nobody is asked yet.
+    /// The gateway whose admin listener is at `admin` (`http://HOST:PORT` or `https://HOST:PORT`); nobody is asked yet.
+    /// `tls` says whom to believe with `https`.
     ///
     /// # Errors
-    /// The address or the token cannot be one.
-    pub fn new(admin: &str, token: Option<&str>) -> Result<Self, FetchError> {
-        let authority = authority(admin)?;
+    /// The address or the token cannot be one, or the files for TLS cannot be used.
+    pub fn new(admin: &str, token: Option<&str>, tls: &ClientSettings) -> Result<Self, FetchError> {
+        let (scheme, authority) = address(admin)?;
+        let secure = scheme == Scheme::HTTPS;
+        if !secure && *tls != ClientSettings::default() {
+            let reason = "certificates go with https, and this would be plain text";
+            return Err(FetchError::Address { admin: admin.to_owned(), reason });
+        }
+        let connector = secure.then(|| Connector::load("admin", tls.clone())).transpose().map_err(FetchError::Files)?;
         let authorization = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}")));
         let authorization = authorization.transpose().map_err(|_| FetchError::Token)?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { client, admin: admin.to_owned(), authority, authorization })
+        let dialer = Dialer::new(HttpConnector::new(), connector.map(Arc::new));
+        let client = Client::builder(TokioExecutor::new()).build(dialer);
+        Ok(Self { client, admin: admin.to_owned(), scheme, authority, authorization })
     }
 
     /// Asks for a path, query included, which has to be percent-encoded.
     pub(super) async fn get(&self, path: &str, accept: &'static str) -> Result<Answered, FetchError> {
+        self.send(Method::GET, path, accept, FETCH_TIMEOUT).await
+    }
+
+    /// Asks for anything, and waits so long for the answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        patience: Duration,
+    ) -> Result<Answered, FetchError> {
         let admin = || self.admin.clone();
         let address = |_| FetchError::Address { admin: admin(), reason: "it is not a host and a port" };
-        let uri = Uri::builder().scheme("http").authority(self.authority.clone()).path_and_query(path);
-        let mut request = Request::get(uri.build().map_err(address)?).header(header::ACCEPT, accept);
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path);
+        let uri = uri.build().map_err(address)?;
+        let mut request = Request::builder().method(method).uri(uri).header(header::ACCEPT, accept);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Empty::new()).expect("all its parts were checked");
-        let answer = timeout(FETCH_TIMEOUT, self.ask(request)).await;
-        answer.map_err(|_| FetchError::TimedOut { admin: admin() })?.map_err(|source| {
-            if source.is::<LengthLimitError>() {
-                FetchError::TooLarge { admin: admin() }
-            } else {
-                FetchError::Unreachable { admin: admin(), source }
-            }
-        })
+        let answer = timeout(patience, self.ask(request)).await;
+        let answer =
+            answer.map_err(|_| FetchError::TimedOut { admin: admin(), after: patience })?.map_err(|source| {
+                if source.is::<LengthLimitError>() {
+                    FetchError::TooLarge { admin: admin() }
+                } else if let Some(source) = tls_error(source.as_ref()) {
+                    FetchError::Tls { admin: admin(), source }
+                } else {
+                    FetchError::Unreachable { admin: admin(), source }
+                }
+            })?;
+        if answer.status == StatusCode::BAD_REQUEST && answer.body == *PLAIN_TEXT_ANSWER {
+            return Err(FetchError::Address { admin: admin(), reason: "it speaks TLS: write https" });
+        }
+        Ok(answer)
     }
 
     async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<Answered, Box<dyn Error + Send + Sync>> {
@@ -241,31 +315,31 @@ impl Admin {
     }
 }
 
-/// Asks the gateway whose admin listener is at `admin` (`http://HOST:PORT`) for a key.
+/// Asks a gateway for a key.
 ///
 /// # Errors
 /// Nobody answered, or with what is no answer of a gateway.
-pub async fn fetch(admin: &str, key: &str, token: Option<&str>) -> Result<Fetched, FetchError> {
-    let admin = Admin::new(admin, token)?;
+pub async fn fetch(admin: &Admin, key: &str) -> Result<Fetched, FetchError> {
     let mut path = "/v1/snapshots/".to_owned();
     encode(key.trim(), &mut path);
     let answer = admin.get(&path, "application/json, application/problem+json").await?;
     read(answer.status, &answer.body).map_err(|source| admin.not_snapgate(answer.status, source))
 }
 
-fn authority(admin: &str) -> Result<Authority, FetchError> {
+/// What is asked of an address; without a scheme it is `http`.
+fn address(admin: &str) -> Result<(Scheme, Authority), FetchError> {
     let refuse = |reason| FetchError::Address { admin: admin.to_owned(), reason };
-    let authority = match admin.split_once("://") {
-        Some(("http", authority)) => authority,
-        Some(("https", _)) => return Err(refuse("the admin listener speaks http, not https")),
-        Some(_) => return Err(refuse("the scheme is not http")),
-        None => admin,
+    let (scheme, authority) = match admin.split_once("://") {
+        Some(("http", authority)) => (Scheme::HTTP, authority),
+        Some(("https", authority)) => (Scheme::HTTPS, authority),
+        Some(_) => return Err(refuse("the scheme is neither http nor https")),
+        None => (Scheme::HTTP, admin),
     };
     let authority = authority.trim_end_matches('/');
     if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
         return Err(refuse("it is not a host and a port"));
     }
-    authority.parse().map_err(|_| refuse("it is not a host and a port"))
+    authority.parse().map(|authority| (scheme, authority)).map_err(|_| refuse("it is not a host and a port"))
 }
 
 /// The list that a trace ID or a client's request ID answers.
@@ -304,19 +378,21 @@ mod tests {
             assert_eq!(encoded, want);
         }
         for (admin, want) in [
-            ("http://127.0.0.1:8081/", "127.0.0.1:8081"),
-            ("gw:8081", "gw:8081"),
-            ("[::1]:8081", "[::1]:8081"),
-            ("http://gw", "gw"),
+            ("http://127.0.0.1:8081/", "http://127.0.0.1:8081"),
+            ("gw:8081", "http://gw:8081"),
+            ("[::1]:8081", "http://[::1]:8081"),
+            ("http://gw", "http://gw"),
+            ("https://gw:8081", "https://gw:8081"),
         ] {
-            assert_eq!(authority(admin).unwrap(), want);
+            let (scheme, authority) = address(admin).unwrap();
+            assert_eq!(format!("{scheme}://{authority}"), want);
         }
     }
 
     #[test]
     fn an_address_that_cannot_be_asked_is_refused_with_advice() {
-        for admin in ["https://gw:8081", "ftp://gw", "", "http://", "http://gw/v1", "http://user@gw", "a b"] {
-            let error = authority(admin).unwrap_err().to_string();
+        for admin in ["ftp://gw", "", "http://", "http://gw/v1", "http://user@gw", "a b"] {
+            let error = address(admin).unwrap_err().to_string();
             assert!(error.contains("http://127.0.0.1:8081"), "{admin}: {error}");
         }
     }
@@ -324,9 +400,14 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_there_and_what_cannot_be_sent_are_said_plainly() {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = fetch(&unused.to_string(), "k", None).await.unwrap_err();
+        let plain = ClientSettings::default();
+        let admin = Admin::new(&unused.to_string(), None, &plain).unwrap();
+        let error = fetch(&admin, "k").await.unwrap_err();
         assert!(matches!(error, FetchError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().contains("refused"), "the first cause is told: {error}");
-        assert!(matches!(fetch("gw:1", "k", Some("a\nb")).await, Err(FetchError::Token)));
+        assert!(matches!(Admin::new("gw:1", Some("a\nb"), &plain), Err(FetchError::Token)));
+        let ca = ClientSettings { ca: Some("ca.crt".into()), identity: None };
+        assert!(matches!(Admin::new("http://gw:1", None, &ca), Err(FetchError::Address { .. })), "no token in clear");
+        assert!(matches!(Admin::new("https://gw:1", None, &ca), Err(FetchError::Files(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! The admin listener's connections: how many there are, how long one may dawdle, and who is at the other end.
 //!
-//! A client that sends its head slowly, reads its answer slowly or does nothing is cut off; one that opens too many
+//! A client that is slow in the TLS handshake, sends its head slowly, reads its answer slowly or does nothing is cut off; one that opens too many
 //! connections gets a quarter of them at most, so that health checks and operators still come through.
 
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Sleep, sleep};
 
@@ -29,6 +30,7 @@ use super::Settings;
 use super::limit::address_of;
 use crate::telemetry::Metrics;
 use crate::tenant::Peer;
+use crate::tls::{Acceptor, Stream};
 
 /// For a request's head, counted from the last answer on a kept connection: longer than most pause between two scrapes.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,9 +47,10 @@ const SHARE_OF_ONE: usize = 4;
 /// How long accepting rests when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`, then lets what is under way end. Whoever calls sets the deadline for that.
+/// Serves until `stop`, then lets what is under way end. Whoever calls sets the deadline for that. With an acceptor it
+/// speaks TLS.
 pub async fn serve(
-    listener: TcpListener,
+    (listener, acceptor): (TcpListener, Option<Arc<Acceptor>>),
     router: Router,
     settings: Arc<ArcSwap<Settings>>,
     metrics: Arc<Metrics>,
@@ -55,6 +58,7 @@ pub async fn serve(
 ) {
     let (graceful, mut stop) = (GracefulShutdown::new(), pin!(stop));
     let (mut connections, mut open) = (JoinSet::new(), HashMap::<Id, IpAddr>::new());
+    let (serving, stopped) = watch::channel(());
     loop {
         let max = settings.load().connections_max;
         let accepted = tokio::select! {
@@ -78,26 +82,44 @@ pub async fn serve(
             metrics.lookup_refused("connections");
             continue;
         }
-        let serving = graceful.watch(connection(stream, peer, &router));
+        let (watcher, router, begun) = (graceful.watcher(), router.clone(), begun(stream, acceptor.clone(), &stopped));
         let task = connections.spawn(async move {
-            if let Err(error) = serving.await {
+            let Some(stream) = begun.await else { return };
+            if let Err(error) = watcher.watch(connection(stream, peer, router)).await {
                 tracing::debug!(%error, "a connection to the admin listener ended badly");
             }
         });
         open.insert(task.id(), address);
     }
-    drop(listener);
+    drop((listener, serving));
     graceful.shutdown().await;
 }
 
-fn connection(
+/// The connection as it will be read and written; `None` if the client failed in the handshake, or if we stop in it.
+fn begun(
     stream: TcpStream,
-    peer: Peer,
-    router: &Router,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    acceptor: Option<Arc<Acceptor>>,
+    stopped: &watch::Receiver<()>,
+) -> impl Future<Output = Option<Stream>> + Send + use<> {
+    let mut stopped = stopped.clone();
     // Refused only for a socket that is gone already.
     stream.set_nodelay(true).ok();
-    let router = TowerToHyperService::new(router.clone());
+    async move {
+        let Some(acceptor) = acceptor else { return Some(Stream::Plain(stream)) };
+        tokio::select! {
+            stream = acceptor.accept(stream) => stream,
+            // Nothing was asked yet.
+            _ = stopped.changed() => None,
+        }
+    }
+}
+
+fn connection(
+    stream: Stream,
+    peer: Peer,
+    router: Router,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.call(request)

@@ -89,7 +89,8 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, router, Arc::clone(&settings), Arc::clone(&metrics), std::future::pending()));
+        let settings_of = Arc::clone(&settings);
+        serving.spawn(serve((listener, None), router, settings_of, Arc::clone(&metrics), std::future::pending()));
         Self { address, ledger, clock, tag, writer, waits, bulks, settings, metrics, tenants, _serving: serving }
     }
 

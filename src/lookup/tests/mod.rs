@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::{Fetched, fetch};
+use super::client::{Admin, Fetched, fetch};
 use super::resolve::MATCHES_MAX;
 use super::*;
 use crate::ledger::DropReason;
 use crate::snapshot::{Document, InstanceTag, Moment, SnapshotId, TraceId};
 use crate::store::{DropCount, Settings as StoreSettings};
+use crate::tls::ClientSettings;
 
 mod access;
 mod bulk;
@@ -354,19 +355,21 @@ async fn the_command_lines_client_reads_every_answer() {
     let odd = gateway.marked(SOON, 2, true, None, Some("mine/1?"));
     gateway.ledger.insert(Arc::clone(&record));
     gateway.ledger.insert(Arc::clone(&odd));
-    let admin = format!("http://{}", gateway.address);
-    let token = Some("s3cret");
+    let by = |token: &str| {
+        let token = Some(token).filter(|token| !token.is_empty());
+        Admin::new(&format!("http://{}", gateway.address), token, &ClientSettings::default()).unwrap()
+    };
+    let admin = by("s3cret");
 
-    let Fetched::One(one) = fetch(&admin, &record.id().to_string(), token).await.unwrap() else { panic!("not one") };
+    let Fetched::One(one) = fetch(&admin, &record.id().to_string()).await.unwrap() else { panic!("not one") };
     assert_eq!(render::render(&one.document(), 100), render::render(&Document::of(&record), 100));
     assert!(one.json().contains(r#","stored":false,"links":{"trace":"http://tempo/"#), "{}", one.json());
     assert!(one.links.trace.as_deref().is_some_and(|link| link.starts_with("http://tempo/")), "{:?}", one.links);
-    let Fetched::Several { documents, complete } = fetch(&admin, "mine/1?", token).await.unwrap() else {
-        panic!("no list")
-    };
+    let Fetched::Several { documents, complete } = fetch(&admin, "mine/1?").await.unwrap() else { panic!("no list") };
     assert_eq!((documents.len(), &*documents[0].document().id, complete), (1, odd.id().to_string().as_str(), true));
-    for (key, token, want) in [("nobody", token, "unknown"), ("a b", token, "malformed"), ("x", None, "unauthorized")] {
-        let Fetched::Problem(problem) = fetch(&admin, key, token).await.unwrap() else { panic!("no problem") };
+    let cases = [("nobody", "s3cret", "unknown"), ("a b", "s3cret", "malformed"), ("x", "", "unauthorized")];
+    for (key, token, want) in cases {
+        let Fetched::Problem(problem) = fetch(&by(token), key).await.unwrap() else { panic!("no problem") };
         assert_eq!(problem.state, want);
     }
     let text =

@@ -1,44 +1,30 @@
 //! What each command of the command line does.
 
+mod ask;
+
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
-use crate::cli::{
-    self, AdminArgs, Command, DemoArgs, Exit, ExportArgs, LookupArgs, ReplayArgs, ServeArgs, SimArgs, TailArgs,
-};
+use crate::cli::{self, Command, DemoArgs, Exit, ReplayArgs, ServeArgs, SimArgs};
 use crate::clock::Clock;
 use crate::config::{self, Config, Targets, Watch};
 use crate::demo;
 use crate::demo::sim::Sim;
-use crate::lookup::client::{self, Admin, Fetched};
-use crate::lookup::export::{ExportError, Output, Pages, Selection};
 use crate::lookup::moment::moment;
-use crate::lookup::resolve::{self, Matches};
-use crate::lookup::shape::{self, Layout};
-use crate::lookup::tail::{self, TailError};
-use crate::lookup::{Key, Problem, render};
 use crate::pipeline::{Balance, ExitBalance};
 use crate::replay;
-use crate::snapshot::Moment;
-use crate::store::{DataDir, Reader};
+use crate::store::Reader;
 use crate::telemetry;
-
-/// Columns of an explanation when the terminal does not say how many it has.
-const COLUMNS: usize = 100;
 
 /// Files that are open besides clients' and targets' connections: the store's, lookups, idle connections.
 const OPEN_FILES_BESIDES: u64 = 1_024;
-
-/// How often a long export says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the configuration's file is looked at, if it is watched.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,10 +35,10 @@ pub fn run(command: Command) -> Exit {
         Command::Serve(args) => serve(&args),
         Command::Demo(args) => show(&args),
         Command::Sim(args) => sim(*args),
-        Command::Lookup(args) => lookup(&args),
+        Command::Lookup(args) => ask::lookup(&args),
         Command::Replay(args) => replay(&args),
-        Command::Tail(args) => tail(&args),
-        Command::Export(args) => export(&args),
+        Command::Tail(args) => ask::tail(&args),
+        Command::Export(args) => ask::export(&args),
         Command::Check(args) => {
             cli::check(&args, &mut io::stdout().lock(), &mut io::stderr().lock()).map_err(|error| failed(&error))
         }
@@ -64,6 +50,12 @@ pub fn run(command: Command) -> Exit {
 fn failed(error: &dyn Display) -> Exit {
     complain(error);
     Exit::Failure
+}
+
+/// Says what is wrong with the command line.
+fn misused(error: &dyn Display) -> Exit {
+    complain(error);
+    Exit::Usage
 }
 
 fn complain(text: &dyn Display) {
@@ -277,62 +269,6 @@ fn show(args: &DemoArgs) -> Result<Exit, Exit> {
     Ok(Exit::Success)
 }
 
-fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
-    match &args.data_dir {
-        Some(dir) => lookup_in_store(dir, args),
-        None => lookup_at_gateway(args),
-    }
-}
-
-fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-    let token = args.gateway.token();
-    let asked = client::fetch(&args.gateway.admin, &args.key, token.as_ref().map(|token| token.expose()));
-    match runtime.block_on(asked).map_err(|error| failed(&error))? {
-        Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
-        Fetched::One(found) => {
-            let extras = render::extras(&found.links, found.around.as_ref(), COLUMNS);
-            print(&(render::render(&found.document(), COLUMNS) + &extras))
-        }
-        Fetched::Several { documents, .. } if args.json => {
-            print(&documents.iter().map(|document| format!("{}\n", document.json())).collect::<String>())
-        }
-        Fetched::Several { documents, complete } => {
-            let documents: Vec<_> = documents.iter().map(client::FetchedDocument::document).collect();
-            print(&render::render_matches(&documents, complete, COLUMNS))
-        }
-        Fetched::Problem(problem) => nothing(&problem, args.json),
-    }
-}
-
-fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
-    let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
-    let reader = Reader::open(dir).map_err(|error| failed(&error))?;
-    let key = match Key::parse(&args.key) {
-        Ok(key) => key,
-        Err(error) => return nothing(&Problem::malformed_key(error), args.json),
-    };
-    let answer = resolve::search(None, Some(&reader), &key, Clock::start().now()).map_err(|error| failed(&error))?;
-    let (found, complete) = match answer {
-        Ok(Matches::One(found)) => (vec![found], true),
-        Ok(Matches::Several { found, complete }) => (found, complete),
-        Err(absence) => return nothing(&Problem::absent(&absence, &key, tag), args.json),
-    };
-    let documents: Vec<_> = found.iter().map(resolve::Found::document).collect();
-    match &documents[..] {
-        documents if args.json => {
-            let mut lines = Vec::new();
-            for document in documents {
-                document.write(&mut lines);
-                lines.push(b'\n');
-            }
-            print(&String::from_utf8_lossy(&lines))
-        }
-        [document] => print(&render::render(document, COLUMNS)),
-        documents => print(&render::render_matches(documents, complete, COLUMNS)),
-    }
-}
-
 fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
     let now = Clock::start().now();
     let when = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
@@ -363,104 +299,7 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
     Ok(if report.explains_all() { Exit::Success } else { Exit::Failure })
 }
 
-fn admin(args: &AdminArgs) -> Result<Admin, Exit> {
-    let token = args.token();
-    Admin::new(&args.admin, token.as_ref().map(|token| token.expose())).map_err(|error| failed(&error))
-}
-
-/// Filters that make no sense are a wrong command line.
-fn selection(filters: &[(String, String)], now: Moment) -> Result<Selection, Exit> {
-    Selection::new(filters, now).map_err(|error| misused(&error))
-}
-
-fn misused(error: &dyn Display) -> Exit {
-    complain(error);
-    Exit::Usage
-}
-
-fn tail(args: &TailArgs) -> Result<Exit, Exit> {
-    let selection = selection(&args.filters.parameters(), Clock::start().now())?;
-    let admin = admin(&args.gateway)?;
-    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
-    let show = |found: &client::FetchedDocument| {
-        let line = if args.json { found.json().to_owned() } else { render::line(&found.document()) };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush())
-    };
-    let following = tail::tail(&admin, &selection, show, |note| complain(note));
-    let ended = runtime.block_on(async {
-        tokio::select! {
-            error = following => Err(error),
-            () = stopped => Ok(Exit::Success),
-        }
-    });
-    ended.or_else(|error| match error {
-        // Who reads has gone, and so may we.
-        TailError::Write(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Success),
-        error => Err(failed(&error)),
-    })
-}
-
-fn export(args: &ExportArgs) -> Result<Exit, Exit> {
-    if args.columns {
-        return print(&shape::columns_page(args.shape.unwrap_or_default()));
-    }
-    let layout = Layout::new(args.shape, args.format).map_err(|error| misused(&error))?;
-    let now = Clock::start().now();
-    let selection = selection(&args.parameters(), now)?;
-    let mut pages = match &args.data_dir {
-        None => Pages::of_gateway(admin(&args.gateway)?, &selection, layout),
-        Some(dir) => {
-            let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
-            let reader = Reader::open(dir).map_err(|error| failed(&error))?;
-            Pages::of_store(reader, tag, &selection, layout, now).map_err(|error| misused(&error))?
-        }
-    };
-    let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
-    let mut output = Output::open(args.output.as_deref()).map_err(|error| failed(&error))?;
-    let exported = runtime.block_on(async {
-        tokio::select! {
-            rows = write_all(&mut pages, &mut output) => rows,
-            () = stopped => Err(ExportError::Stopped),
-        }
-    });
-    match exported.and_then(|rows| output.finish().map(|()| rows).map_err(ExportError::Write)) {
-        Ok(rows) => {
-            if let Some(file) = &args.output {
-                complain(&format_args!("{rows} rows are in {}", file.display()));
-            }
-            Ok(Exit::Success)
-        }
-        // Who reads has gone, as `head` does, with all it wants.
-        Err(ExportError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Success),
-        Err(error) => Err(failed(&error)),
-    }
-}
-
-/// Writes page after page, and says now and then how far it is.
-async fn write_all(pages: &mut Pages, out: &mut Output) -> Result<u64, ExportError> {
-    let (mut rows, mut said) = (0, Instant::now());
-    while let Some(more) = pages.write_next(out).await? {
-        rows += more;
-        if said.elapsed() >= PROGRESS_EVERY {
-            said = Instant::now();
-            complain(&format_args!("{rows} rows so far"));
-        }
-    }
-    Ok(rows)
-}
-
 fn print(text: &str) -> Result<Exit, Exit> {
     cli::print(text).map_err(|error| failed(&error))?;
     Ok(Exit::Success)
-}
-
-/// Nothing was found: the reason goes where the answer would have gone, and the exit code says so.
-fn nothing(problem: &Problem, json: bool) -> Result<Exit, Exit> {
-    if json {
-        print(&format!("{}\n", serde_json::json!(problem)))?;
-    } else {
-        print(&render::problem(problem, COLUMNS))?;
-    }
-    Ok(Exit::Failure)
 }

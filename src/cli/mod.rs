@@ -3,6 +3,8 @@
 //! Exit codes: 0 for success, 1 when something failed while running or a lookup found nothing, 64 when the command line or
 //! the configuration is wrong.
 
+mod ask;
+
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,13 +13,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Flag, Origin, Secret, Sources, Targets};
-use crate::demo::sim::SimSettings;
-use crate::lookup::shape::{Format, Shape};
-use crate::snapshot::Policy;
+pub use ask::{AdminArgs, ExportArgs, FilterArgs, LookupArgs, TailArgs};
 
-/// Where `snapgate lookup` asks if nobody says: the default of the key `admin`.
-const ADMIN_URL: &str = "http://127.0.0.1:8081";
+use crate::config::{self, Config, Flag, Origin, Sources, Targets};
+use crate::demo::sim::SimSettings;
+use crate::snapshot::Policy;
 
 /// Simulated pods of a demo at most: they share this machine's cores with the gateway.
 const DEMO_TARGETS_MAX: u16 = 64;
@@ -187,34 +187,6 @@ pub struct SimArgs {
     pub settings: SimSettings,
 }
 
-/// What `snapgate lookup` is told.
-#[derive(Args, Clone, Debug)]
-pub struct LookupArgs {
-    /// Snapshot ID, trace ID, client request ID or answer ID
-    #[arg(value_name = "KEY")]
-    pub key: String,
-    /// Whom to ask
-    #[command(flatten)]
-    pub gateway: AdminArgs,
-    /// Read the store in this directory instead of asking a gateway
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token"])]
-    pub data_dir: Option<PathBuf>,
-    /// Print the document instead of the explanation
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Whom to ask, and by what right.
-#[derive(Args, Clone, Debug)]
-pub struct AdminArgs {
-    /// The admin listener of the gateway to ask
-    #[arg(long, value_name = "URL", default_value = ADMIN_URL)]
-    pub admin: String,
-    /// The operator's token; better set as the variable SNAPGATE_TOKEN, because others can see command lines
-    #[arg(long, value_name = "TOKEN", value_parser = secret)]
-    token: Option<Secret>,
-}
-
 /// What `snapgate replay` is told.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArgs {
@@ -233,84 +205,6 @@ pub struct ReplayArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// What `snapgate tail` is told.
-#[derive(Args, Clone, Debug)]
-pub struct TailArgs {
-    /// Whom to ask
-    #[command(flatten)]
-    pub gateway: AdminArgs,
-    /// Which requests
-    #[command(flatten)]
-    pub filters: FilterArgs,
-    /// Print documents instead of lines for people
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `snapgate export` is told.
-#[derive(Args, Clone, Debug)]
-pub struct ExportArgs {
-    /// Whom to ask
-    #[command(flatten)]
-    pub gateway: AdminArgs,
-    /// Read the store in this directory instead of asking a gateway
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token"])]
-    pub data_dir: Option<PathBuf>,
-    /// Issued then or later: RFC 3339, Unix seconds or milliseconds, or how long ago, such as 15m
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Issued before
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-    /// Which requests
-    #[command(flatten)]
-    filters: FilterArgs,
-    /// What of each request [default: document; flat for CSV]
-    #[arg(long, value_name = "SHAPE")]
-    pub shape: Option<Shape>,
-    /// How it is written
-    #[arg(long, value_name = "FORMAT", default_value = "ndjson", value_parser = table_format)]
-    pub format: Format,
-    /// Where to write [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Print what the columns of the shape are, as CSV, and export nothing
-    #[arg(long, requires = "shape")]
-    pub columns: bool,
-}
-
-/// Which requests: all that are as these say.
-#[derive(Args, Clone, Debug, Default)]
-pub struct FilterArgs {
-    /// The model that was asked for
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// The pod that served or was tried last
-    #[arg(long, value_name = "NAME")]
-    target: Option<String>,
-    /// Statuses or their classes, such as 429,5xx
-    #[arg(long, value_name = "STATUS")]
-    status: Option<String>,
-    /// Endings, such as upstream_reset,upstream_timeout
-    #[arg(long, value_name = "ENDING")]
-    ending: Option<String>,
-    /// The caller, as snapshots show it: t_8f3a91c2
-    #[arg(long, value_name = "TENANT")]
-    tenant: Option<String>,
-    /// A recorded header and its value; may be repeated
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
-    labels: Vec<(String, String)>,
-    /// Took so long or longer, such as 2s
-    #[arg(long, value_name = "DURATION")]
-    min_duration: Option<String>,
-    /// The trace they belong to
-    #[arg(long, value_name = "ID")]
-    trace_id: Option<String>,
-    /// The client's own x-request-id
-    #[arg(long, value_name = "ID")]
-    client_request_id: Option<String>,
 }
 
 /// What `snapgate check` is told.
@@ -339,45 +233,6 @@ impl ServeArgs {
         let flags = flags.into_iter().filter(|(_, _, values)| !values.is_empty());
         let flags = flags.map(|(name, key, values)| Flag { name, key, values }).collect();
         Sources::of_process(self.config.as_deref(), flags)
-    }
-}
-
-impl FilterArgs {
-    /// As parameters of a list.
-    pub fn parameters(&self) -> Vec<(String, String)> {
-        let named = [
-            ("model", &self.model),
-            ("target", &self.target),
-            ("status", &self.status),
-            ("ending", &self.ending),
-            ("tenant", &self.tenant),
-            ("min_duration", &self.min_duration),
-            ("trace_id", &self.trace_id),
-            ("client_request_id", &self.client_request_id),
-        ];
-        let labels = self.labels.iter().map(|(name, value)| (format!("label.{name}"), value.clone()));
-        given(&named).chain(labels).collect()
-    }
-}
-
-impl ExportArgs {
-    /// As parameters of a list.
-    pub fn parameters(&self) -> Vec<(String, String)> {
-        let times = [("since", &self.since), ("until", &self.until)];
-        given(&times).chain(self.filters.parameters()).collect()
-    }
-}
-
-fn given(named: &[(&str, &Option<String>)]) -> impl Iterator<Item = (String, String)> {
-    named.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.as_ref()?.clone())))
-}
-
-impl AdminArgs {
-    /// What to present: the flag, else the variable, else nothing.
-    pub fn token(&self) -> Option<Secret> {
-        self.token
-            .clone()
-            .or_else(|| std::env::var(config::TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(Secret::new))
     }
 }
 
@@ -430,6 +285,9 @@ fn summary(file: &Path, config: &Config) -> String {
     if !config.admin.ip().is_loopback() && config.lookup.tokens.is_empty() {
         text += "note: admin is open beyond loopback: without lookup.tokens it serves no lookups\n";
     }
+    if !config.admin.ip().is_loopback() && config.admin_tls.is_none() {
+        text += "note: admin is open beyond loopback without TLS: tokens and records travel in clear\n";
+    }
     if config.store.is_none() {
         text += "note: without the store, only requests in flight can be looked up\n";
     }
@@ -462,23 +320,6 @@ fn policy(text: &str) -> Result<Policy, String> {
     Policy::from_name(text).ok_or_else(|| format!("`{text}` is not one of {}", Policy::NAMES.join(", ")))
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it has to be NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
-fn table_format(text: &str) -> Result<Format, String> {
-    match text {
-        "ndjson" => Ok(Format::Ndjson),
-        "csv" => Ok(Format::Csv),
-        _ => Err("there are ndjson and csv".to_owned()),
-    }
-}
-
-fn secret(text: &str) -> Result<Secret, String> {
-    Ok(Secret::new(text.to_owned()))
-}
-
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate >= 0.0);
     rate.ok_or_else(|| "it has to be a number, 0 or more".to_owned())
@@ -488,8 +329,10 @@ fn rate(text: &str) -> Result<f64, String> {
 mod tests {
     use clap::CommandFactory;
 
+    use super::ask::ADMIN_URL;
     use super::*;
     use crate::config::Machine;
+    use crate::lookup::shape::Format;
 
     fn typed(line: &str) -> Result<Command, clap::Error> {
         Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
@@ -597,6 +440,8 @@ mod tests {
             "snapgate demo --rate NaN",
             "snapgate lookup",
             "snapgate lookup a --data-dir d --admin http://h:1",
+            "snapgate lookup a --data-dir d --ca f",
+            "snapgate lookup a --client-cert f",
             "snapgate tail --since 1h",
             "snapgate tail --label run",
             "snapgate export --format json",
@@ -641,7 +486,12 @@ mod tests {
     fn check_notes_what_may_surprise() {
         let (exit, out, _) = checked("admin = \"0.0.0.0:1\"\nstore.enabled = false");
         assert_eq!(exit, Exit::Success);
-        for note in ["note: without targets", "note: admin is open beyond loopback", "note: without the store"] {
+        for note in [
+            "note: without targets",
+            "note: admin is open beyond loopback: without lookup.tokens",
+            "note: admin is open beyond loopback without TLS",
+            "note: without the store",
+        ] {
             assert!(out.contains(note), "{out}");
         }
     }
