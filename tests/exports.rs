@@ -1,12 +1,12 @@
-//! `snapgate export` and `snapgate tail` as programs: what they write, and how they end.
+//! `snapgate export`, `tail`, `delete` and `lookup --around` as programs: what they write, and how they end.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::Value;
 
-use crate::gateway::{Gateway, Request, Setup, Sims, until};
+use crate::gateway::{Client, Gateway, Request, Setup, Sims, until};
 use crate::process::binary;
 use crate::schema::checked;
 
@@ -186,4 +186,106 @@ fn a_tail_of_nobody_ends_at_once() {
     assert_eq!(done.status.code(), Some(1));
     assert!(text(&done.stderr).contains("is the gateway running"), "{done:?}");
     assert_eq!(run(&["tail", "--status", "bad"]).status.code(), Some(64));
+}
+
+#[test]
+fn a_lookup_tells_what_else_went_wrong_from_a_gateway_and_from_its_store() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).start();
+    let ids = make(&gateway, 2);
+    let broken = gateway.ask(&Request::stream(3).with("x-sim-fault", "reset")).id();
+    gateway.stored(&broken);
+    let admin = format!("http://{}", gateway.admin);
+    let (words, wrong) = ("Around it, t0 got 2 other requests from ", "of which 1 went wrong: 1 upstream_reset.");
+    let asked = run(&["lookup", &ids[0], "--admin", &admin, "--around", "30s"]);
+    let said = text(&asked.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains(words) && said.contains(wrong) && said.ends_with(&broken), "{asked:?}");
+    let json = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).expect("a document")["around"].clone();
+    let around = json(&run(&["lookup", &ids[0], "--admin", &admin, "--around", "30s", "--json"]));
+    assert_eq!(around["ids"][0], *broken);
+
+    let stopped = gateway.stop();
+    let data = stopped.dir.path().join("data");
+    let data = data.to_str().expect("a temporary directory has a plain name");
+    let read = run(&["lookup", &ids[0], "--data-dir", data, "--around", "30s"]);
+    assert_eq!(text(&read.stdout), text(&asked.stdout));
+    assert_eq!(json(&run(&["lookup", &ids[0], "--data-dir", data, "--around", "30s", "--json"])), around);
+    let misused = run(&["lookup", &ids[0], "--data-dir", data, "--around", "30"]);
+    assert_eq!(misused.status.code(), Some(64), "{misused:?}");
+    assert!(text(&misused.stderr).contains("--around is no duration"), "{misused:?}");
+}
+
+/// Who may read, and who may delete.
+const TOKENS: &str = r#"[{ name = "dpo", token = "the-token-that-may-delete", scope = ["read", "delete"] },
+    { name = "ops", token = "the-token-that-may-read" }]"#;
+
+#[test]
+fn a_deletion_says_what_is_gone_and_needs_a_yes_and_a_right() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("lookup.tokens", TOKENS).start();
+    let state = |id: &str| {
+        let ask = Request::get(format!("/v1/snapshots/{id}")).with("authorization", "Bearer the-token-that-may-read");
+        let answer = Client::to(gateway.admin).ask(&ask);
+        let page: Value = serde_json::from_str(answer.text()).expect("JSON");
+        page.get("state").or(page.get("phase")).and_then(Value::as_str).expect("it says").to_owned()
+    };
+    let chat = |key: &str| {
+        let id = gateway.ask(&Request::chat().with("authorization", format!("Bearer {key}"))).id();
+        until("it has ended", || (state(&id) == "complete").then_some(()));
+        id
+    };
+    let (first, second, kept) = (chat("sk-one"), chat("sk-one"), chat("sk-two"));
+    let admin = format!("http://{}", gateway.admin);
+    let delete = |token: &str, words: &[&str]| {
+        let mut command = snapgate(&[&["delete", "--admin", &admin], words].concat());
+        command.env("SNAPGATE_TOKEN", token).output().expect("the program starts")
+    };
+    let may = "the-token-that-may-delete";
+    for (token, words, code, why) in [
+        (may, vec![first.as_str()], 64, "say so with --yes"),
+        (may, vec!["--yes", &first, "not-an-id"], 64, "\"not-an-id\" is no snapshot ID: nothing was deleted"),
+        ("the-token-that-may-read", vec!["--yes", &first], 1, "scope"),
+        ("no-token-of-this-gateway", vec!["--yes", &first], 1, "token"),
+        (may, vec!["--yes", "--tenant", "t_00000000"], 1, "Nothing to delete"),
+    ] {
+        let refused = delete(token, &words);
+        assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(code), ""), "{words:?}: {refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{why}: {refused:?}");
+    }
+    assert_eq!(state(&first), "complete", "nothing has been deleted");
+
+    // One that is not there keeps the others from nothing.
+    let absent = format!("{}{}", &first[..16], "0123456789abcdef");
+    let done = delete(may, &["--yes", &absent, &first]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert!(text(&done.stdout).starts_with(&format!("Deleted {first}: ")), "{done:?}");
+    assert!(text(&done.stderr).contains("Nothing to delete"), "{done:?}");
+    assert_eq!((state(&first).as_str(), state(&second).as_str()), ("deleted", "complete"));
+
+    let document = Request::get(format!("/v1/snapshots/{second}")).with("authorization", format!("Bearer {may}"));
+    let document: Value = serde_json::from_str(Client::to(gateway.admin).ask(&document).text()).expect("a document");
+    let tenant = document["request"]["tenant"].as_str().expect("it has a tenant");
+    let done = delete(may, &["--yes", "--json", "--tenant", tenant]);
+    let page: Value = serde_json::from_slice(&done.stdout).expect("one line of JSON");
+    let gone = page["deleted"].as_u64().zip(page["kept_out"].as_u64()).map(|(stored, fresh)| stored + fresh);
+    assert_eq!((gone, page["by"].as_str()), (Some(1), Some("dpo")), "{page}");
+    assert_eq!((state(&second).as_str(), state(&kept).as_str()), ("deleted", "complete"));
+
+    // On a terminal it asks.
+    for (typed, code, then) in [("no\n", 1, "complete"), ("yes\n", 0, "deleted")] {
+        let done = on_a_terminal(&format!("{} delete --admin {admin} {kept}", binary().display()), may, typed);
+        assert_eq!(done.status.code(), Some(code), "{done:?}");
+        assert!(text(&done.stdout).contains(&format!("delete {kept} at {admin}?")), "{done:?}");
+        assert_eq!(state(&kept), then, "{done:?}");
+    }
+}
+
+/// Runs a command on a terminal of its own, by `script` of Debian's bsdutils, and types.
+fn on_a_terminal(command: &str, token: &str, typed: &str) -> Output {
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", command, "/dev/null"]).env("SNAPGATE_TOKEN", token);
+    let mut child =
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`script` is there");
+    child.stdin.as_mut().expect("it is piped").write_all(typed.as_bytes()).expect("it reads what is typed");
+    child.wait_with_output().expect("it ends")
 }

@@ -23,6 +23,9 @@ pub struct LookupArgs {
     /// Read the store in this directory instead of asking a gateway
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token", "ca", "client_cert"])]
     pub data_dir: Option<PathBuf>,
+    /// Tell as well what else went wrong at the request's target so long before and after it, such as 30s
+    #[arg(long, value_name = "DURATION")]
+    pub around: Option<String>,
     /// Print the document instead of the explanation
     #[arg(long)]
     pub json: bool,
@@ -46,6 +49,26 @@ pub struct AdminArgs {
     /// The operator's token; better set as the variable SNAPGATE_TOKEN, because others can see command lines
     #[arg(long, value_name = "TOKEN", value_parser = secret)]
     token: Option<Secret>,
+}
+
+/// What `snapgate delete` is told.
+#[derive(Args, Clone, Debug)]
+pub struct DeleteArgs {
+    /// Snapshot IDs
+    #[arg(value_name = "ID", required_unless_present = "tenant", conflicts_with = "tenant")]
+    pub ids: Vec<String>,
+    /// Everything of a tenant: t_ and 8 hex digits, as snapshots show it, or all 64
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Whom to ask
+    #[command(flatten)]
+    pub gateway: AdminArgs,
+    /// Do not ask whether it is meant; needed where nobody can be asked
+    #[arg(long)]
+    pub yes: bool,
+    /// Print what was deleted as JSON, one line for each ID
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `snapgate tail` is told.

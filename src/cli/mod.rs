@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use ask::{AdminArgs, ExportArgs, FilterArgs, LookupArgs, TailArgs};
+pub use ask::{AdminArgs, DeleteArgs, ExportArgs, FilterArgs, LookupArgs, TailArgs};
 
 use crate::config::{self, Config, Flag, Origin, Sources, Targets};
 use crate::demo::sim::SimSettings;
@@ -121,6 +121,14 @@ pub enum Command {
     ///
     /// Exit code 1 says that not all was written.
     Export(ExportArgs),
+    /// Delete what is recorded of requests, for a person who asks for it
+    ///
+    /// The gateway deletes what it has stored and keeps out what is on its way, and this says how much that was; a token with
+    /// scope `delete` is needed. What a JSON log or another exit already has, and copies of the store, stay as they are. On a
+    /// terminal it asks whether that is meant, elsewhere it needs --yes. Deleting again does no harm.
+    ///
+    /// Exit code 1 says that something was not deleted, or was not there.
+    Delete(DeleteArgs),
     /// Make recorded choices again, by their own policy or by another one
     ///
     /// Reads the store of a gateway, running or not, and chooses again from what each record says was known at that moment: how
@@ -361,6 +369,7 @@ mod tests {
             ("lookup", "a trace ID"),
             ("tail", "over restarts of the gateway"),
             ("export", "FILE.partial"),
+            ("delete", "a token with scope `delete`"),
             ("check", "secrets are never printed"),
         ];
         for (name, words) in explained {
@@ -442,6 +451,8 @@ mod tests {
             "snapgate lookup a --data-dir d --admin http://h:1",
             "snapgate lookup a --data-dir d --ca f",
             "snapgate lookup a --client-cert f",
+            "snapgate delete",
+            "snapgate delete a --tenant t",
             "snapgate tail --since 1h",
             "snapgate tail --label run",
             "snapgate export --format json",

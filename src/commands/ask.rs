@@ -1,18 +1,18 @@
 //! The commands that ask a gateway, or its store, for what was recorded.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{complain, failed, misused, print, until_stopped};
-use crate::cli::{AdminArgs, Exit, ExportArgs, LookupArgs, TailArgs};
+use crate::cli::{AdminArgs, DeleteArgs, Exit, ExportArgs, LookupArgs, TailArgs};
 use crate::clock::Clock;
-use crate::lookup::client::{self, Admin, Fetched};
+use crate::lookup::client::{self, Admin, Fetched, Subject};
 use crate::lookup::export::{ExportError, Output, Pages, Selection};
 use crate::lookup::resolve::{self, Matches};
 use crate::lookup::shape::{self, Layout};
 use crate::lookup::tail::{self, TailError};
-use crate::lookup::{Key, Problem, render};
+use crate::lookup::{Key, Links, Problem, Width, look_in, render};
 use crate::snapshot::Moment;
 use crate::store::{DataDir, Reader};
 
@@ -23,8 +23,10 @@ const COLUMNS: usize = 100;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
+    let width = args.around.as_deref().map(str::parse).transpose();
+    let width = width.map_err(|error| misused(&format_args!("--around is {error}")))?;
     match &args.data_dir {
-        Some(dir) => lookup_in_store(dir, args),
+        Some(dir) => lookup_in_store(dir, args, width),
         None => lookup_at_gateway(args),
     }
 }
@@ -32,7 +34,8 @@ pub(super) fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
 fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
     let admin = admin(&args.gateway)?;
-    match runtime.block_on(client::fetch(&admin, &args.key)).map_err(|error| failed(&error))? {
+    let fetched = client::fetch(&admin, &args.key, args.around.as_deref());
+    match runtime.block_on(fetched).map_err(|error| failed(&error))? {
         Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
         Fetched::One(found) => {
             let extras = render::extras(&found.links, found.around.as_ref(), COLUMNS);
@@ -49,7 +52,7 @@ fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
     }
 }
 
-fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
+fn lookup_in_store(dir: &Path, args: &LookupArgs, width: Option<Width>) -> Result<Exit, Exit> {
     let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
     let reader = Reader::open(dir).map_err(|error| failed(&error))?;
     let key = match Key::parse(&args.key) {
@@ -62,17 +65,32 @@ fn lookup_in_store(dir: &Path, args: &LookupArgs) -> Result<Exit, Exit> {
         Ok(Matches::Several { found, complete }) => (found, complete),
         Err(absence) => return nothing(&Problem::absent(&absence, &key, tag), args.json),
     };
+    let around = match (&found[..], width) {
+        (_, None) => None,
+        ([found], Some(width)) if complete => {
+            Some(look_in(&reader, &found.record, width).map_err(|error| failed(&error))?)
+        }
+        _ => return Err(misused(&"--around goes with one request, and several bear this key: give one of their IDs")),
+    };
     let documents: Vec<_> = found.iter().map(resolve::Found::document).collect();
     match &documents[..] {
         documents if args.json => {
             let mut lines = Vec::new();
             for document in documents {
                 document.write(&mut lines);
+                if let Some(around) = &around {
+                    // Beside the document's own keys, as a gateway answers.
+                    lines.pop();
+                    lines.extend(format!(",\"around\":{}}}", serde_json::json!(around)).bytes());
+                }
                 lines.push(b'\n');
             }
             print(&String::from_utf8_lossy(&lines))
         }
-        [document] => print(&render::render(document, COLUMNS)),
+        [document] => {
+            let extras = render::extras(&Links::default().of(document), around.as_ref(), COLUMNS);
+            print(&(render::render(document, COLUMNS) + &extras))
+        }
         documents => print(&render::render_matches(documents, complete, COLUMNS)),
     }
 }
@@ -167,4 +185,55 @@ fn nothing(problem: &Problem, json: bool) -> Result<Exit, Exit> {
         print(&render::problem(problem, COLUMNS))?;
     }
     Ok(Exit::Failure)
+}
+
+pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Exit> {
+    let subjects = subjects(args)?;
+    let admin = admin(&args.gateway)?;
+    if !args.yes {
+        confirm(&subjects, &args.gateway.admin)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+    let mut exit = Exit::Success;
+    for subject in &subjects {
+        match runtime.block_on(client::delete(&admin, subject)).map_err(|error| failed(&error))? {
+            Ok(deleted) if args.json => print(&format!("{}\n", serde_json::json!(deleted)))?,
+            Ok(deleted) => print(&deleted.render())?,
+            // Nothing is there of this one: the others are wanted gone all the same.
+            Err(problem) if problem.status == 404 => {
+                complain(&format_args!("{subject}: {}: {}", problem.title, problem.detail));
+                exit = Exit::Failure;
+                exit
+            }
+            Err(problem) => return Err(failed(&format_args!("{}: {}", problem.title, problem.detail))),
+        };
+    }
+    Ok(exit)
+}
+
+/// All that is to be deleted; a single one that makes no sense, and nothing is.
+fn subjects(args: &DeleteArgs) -> Result<Vec<Subject>, Exit> {
+    if let Some(tenant) = &args.tenant {
+        return Ok(vec![Subject::Tenant(tenant.clone())]);
+    }
+    let id = |text: &String| Key::parse(text).ok().and_then(|key| key.id()).map(Subject::Id);
+    let subject =
+        |text| id(text).ok_or_else(|| misused(&format_args!("{text:?} is no snapshot ID: nothing was deleted")));
+    args.ids.iter().map(subject).collect()
+}
+
+/// Asks on the terminal whether it is meant.
+fn confirm(subjects: &[Subject], admin: &str) -> Result<(), Exit> {
+    if !io::stdin().is_terminal() {
+        return Err(misused(&"nobody can be asked here whether that is meant: say so with --yes"));
+    }
+    let what = match subjects {
+        [subject] => subject.to_string(),
+        subjects => format!("{} snapshots", subjects.len()),
+    };
+    // A question that cannot be written is answered by whoever knows what was typed.
+    write!(io::stderr(), "delete {what} at {admin}? There is no way back. Type yes: ").ok();
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|error| failed(&error))?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(failed(&"nothing was deleted")) }
 }

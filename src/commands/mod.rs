@@ -39,6 +39,7 @@ pub fn run(command: Command) -> Exit {
         Command::Replay(args) => replay(&args),
         Command::Tail(args) => ask::tail(&args),
         Command::Export(args) => ask::export(&args),
+        Command::Delete(args) => ask::delete(&args),
         Command::Check(args) => {
             cli::check(&args, &mut io::stdout().lock(), &mut io::stderr().lock()).map_err(|error| failed(&error))
         }

@@ -9,13 +9,14 @@ use super::Lookup;
 use super::render::{bounded, words};
 use super::resolve::{LookupError, TURN_WAIT_MAX, in_turn};
 use crate::snapshot::{Ending, Moment, Record};
+use crate::store::{ReadError, Reader, Surroundings};
 
 /// The widest that may be asked for: half of what is looked at.
 pub(super) const WIDTH_MAX: Duration = Duration::from_secs(600);
 
-/// How far before and after the request.
+/// How far before and after the request, as `30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Width(Duration);
+pub struct Width(Duration);
 
 impl FromStr for Width {
     type Err = String;
@@ -61,29 +62,53 @@ pub struct Wrong {
 }
 
 /// Looks around a request. One without a target has no surroundings.
-pub(super) async fn look(lookup: &Lookup, record: &Record, Width(width): Width) -> Result<Around, LookupError> {
-    let (id, issued) = (record.id(), record.issued.issued_at);
+pub(super) async fn look(lookup: &Lookup, record: &Record, width: Width) -> Result<Around, LookupError> {
+    let (id, target) = (record.id(), target_of(record));
+    let found = match target.clone() {
+        None => None,
+        Some(name) => {
+            let look =
+                move |reader: Option<&Reader>| reader.map(|reader| reader.around(&name, id, width.0)).transpose();
+            in_turn(lookup, TURN_WAIT_MAX, look).await?
+        }
+    };
+    Ok(Around::new(target, record, width, found))
+}
+
+/// The same in a store. Blocks.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn look_in(reader: &Reader, record: &Record, width: Width) -> Result<Around, ReadError> {
+    let target = target_of(record);
+    let found = target.as_ref().map(|name| reader.around(name, record.id(), width.0)).transpose()?;
+    Ok(Around::new(target, record, width, found))
+}
+
+fn target_of(record: &Record) -> Option<String> {
     let outcome = record.outcome().and_then(|outcome| outcome.target());
     let target = outcome.or(record.issued.decision.as_ref().map(|decision| decision.target()));
-    let target = target.map(|target| target.name.to_string());
-    let mut around = Around { complete: true, ..Around::default() };
-    let (mut from, mut to) = (issued.minus(width), issued.plus(width));
-    if let Some(name) = target.clone() {
-        let found = in_turn(lookup, TURN_WAIT_MAX, move |reader| {
-            reader.map(|reader| reader.around(&name, id, width)).transpose()
-        });
-        if let Some(found) = found.await? {
-            (from, to) = (Moment(found.from_unix_ms * 1000), Moment(found.to_unix_ms * 1000));
-            around.requests = found.requests;
-            around.wrong = found.wrong.into_iter().map(|(ending, count)| Wrong { ending, count }).collect();
-            around.ids = found.ids.into_iter().map(|id| id.to_string()).collect();
-            around.complete = found.complete;
-        }
-    }
-    Ok(Around { target, from: from.to_string(), to: to.to_string(), ..around })
+    target.map(|target| target.name.to_string())
 }
 
 impl Around {
+    fn new(target: Option<String>, record: &Record, Width(width): Width, found: Option<Surroundings>) -> Self {
+        let issued = record.issued.issued_at;
+        let Some(found) = found else {
+            let (from, to) = (issued.minus(width).to_string(), issued.plus(width).to_string());
+            return Self { target, from, to, complete: true, ..Self::default() };
+        };
+        Self {
+            target,
+            from: Moment(found.from_unix_ms * 1000).to_string(),
+            to: Moment(found.to_unix_ms * 1000).to_string(),
+            requests: found.requests,
+            wrong: found.wrong.into_iter().map(|(ending, count)| Wrong { ending, count }).collect(),
+            ids: found.ids.into_iter().map(|id| id.to_string()).collect(),
+            complete: found.complete,
+        }
+    }
+
     /// For a person: one sentence, and the IDs.
     pub fn render(&self, width: usize) -> String {
         let width = bounded(width);

@@ -17,17 +17,25 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::Error as TlsError;
 
 use super::around::Around;
+use super::erase::Deleted;
 use super::links::{Offered, encode};
 use super::problem::Problem;
-use crate::snapshot::Document;
+use crate::snapshot::{Document, SnapshotId};
 use crate::tls::{ClientSettings, Connector, Dialer, LoadError};
 
 /// How long a gateway may take to answer before it is given up.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same when it has to delete: all of a tenant's records, in slices between commits.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A gateway that is busy is asked again so many times, and after such a pause: a long export outlives a busy minute.
+const BUSY_TRIES_MAX: u32 = 60;
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The largest answer that is read: a hundred documents with as many candidates as there can be are a tenth of it.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -298,6 +306,25 @@ impl Admin {
         Ok(answer)
     }
 
+    /// The same, and again as long as the gateway says that it is busy.
+    pub(super) async fn patiently(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        patience: Duration,
+    ) -> Result<Answered, FetchError> {
+        let mut answer = self.send(method.clone(), path, accept, patience).await?;
+        for _ in 0..BUSY_TRIES_MAX {
+            if !matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+                break;
+            }
+            sleep(BUSY_PAUSE).await;
+            answer = self.send(method.clone(), path, accept, patience).await?;
+        }
+        Ok(answer)
+    }
+
     async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<Answered, Box<dyn Error + Send + Sync>> {
         let (head, body) = self.client.request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
@@ -315,15 +342,58 @@ impl Admin {
     }
 }
 
-/// Asks a gateway for a key.
+/// Asks a gateway for a key, and for what else went wrong within `around` (`30s`) of the request.
 ///
 /// # Errors
 /// Nobody answered, or with what is no answer of a gateway.
-pub async fn fetch(admin: &Admin, key: &str) -> Result<Fetched, FetchError> {
+pub async fn fetch(admin: &Admin, key: &str, around: Option<&str>) -> Result<Fetched, FetchError> {
     let mut path = "/v1/snapshots/".to_owned();
     encode(key.trim(), &mut path);
+    if let Some(around) = around {
+        path.push_str("?around=");
+        encode(around, &mut path);
+    }
     let answer = admin.get(&path, "application/json, application/problem+json").await?;
     read(answer.status, &answer.body).map_err(|source| admin.not_snapgate(answer.status, source))
+}
+
+/// What is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// One request's record.
+    Id(SnapshotId),
+    /// All of a tenant's, by `t_` and eight digits or all 64.
+    Tenant(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Tenant(tenant) => write!(f, "everything of tenant {tenant}"),
+        }
+    }
+}
+
+/// Has a gateway delete. Comes back when that is settled, which takes as long as there is much to delete.
+///
+/// # Errors
+/// Nobody answered, or with what is no answer of a gateway. What was asked for may be done even so.
+pub async fn delete(admin: &Admin, subject: &Subject) -> Result<Result<Deleted, Problem>, FetchError> {
+    let mut path = "/v1/snapshots".to_owned();
+    match subject {
+        Subject::Id(id) => path.push_str(&format!("/{id}")),
+        Subject::Tenant(tenant) => {
+            path.push_str("?tenant=");
+            encode(tenant, &mut path);
+        }
+    }
+    let answer = admin.patiently(Method::DELETE, &path, "application/json, application/problem+json", DELETE_TIMEOUT);
+    let answer = answer.await?;
+    if answer.status != StatusCode::OK {
+        return admin.problem(&answer).map(Err);
+    }
+    serde_json::from_slice(&answer.body).map(Ok).map_err(|source| admin.not_snapgate(answer.status, source))
 }
 
 /// What is asked of an address; without a scheme it is `http`.
@@ -402,7 +472,7 @@ mod tests {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let plain = ClientSettings::default();
         let admin = Admin::new(&unused.to_string(), None, &plain).unwrap();
-        let error = fetch(&admin, "k").await.unwrap_err();
+        let error = fetch(&admin, "k", None).await.unwrap_err();
         assert!(matches!(error, FetchError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().contains("refused"), "the first cause is told: {error}");
         assert!(matches!(Admin::new("gw:1", Some("a\nb"), &plain), Err(FetchError::Token)));

@@ -2,6 +2,7 @@
 //!
 //! Nothing is deleted here: it is asked for, and the answer is waited for. A client that leaves changes nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -15,6 +16,7 @@ use super::Lookup;
 use super::accept::Form;
 use super::auth::{Caller, Operator};
 use super::problem::Problem;
+use super::render::words;
 use super::resolve::{TURN_WAIT_MAX, in_turn};
 use super::routes::{failed, json, key_of, text, to_json};
 use crate::snapshot::Tenant;
@@ -35,16 +37,31 @@ pub(super) struct TenantQuery {
 }
 
 /// What was deleted.
-#[derive(Serialize)]
-struct ErasedPage {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deleted {
     /// Records that were stored.
-    deleted: u64,
+    pub deleted: u64,
     /// Requests that had not ended or were not stored yet, and never will be.
-    kept_out: u64,
+    pub kept_out: u64,
     /// The ID, or all digits of the tenant.
-    subject: String,
-    by: String,
-    not_reached: &'static str,
+    pub subject: String,
+    /// Whose token it was.
+    pub by: String,
+    /// What a deletion cannot reach, in a sentence without its end.
+    pub not_reached: Cow<'static, str>,
+}
+
+impl Deleted {
+    /// For a person.
+    pub fn render(&self) -> String {
+        format!(
+            "Deleted {}: {} stored, {} on their way. Not reached: {}.\n",
+            words::clean(&self.subject),
+            self.deleted,
+            self.kept_out,
+            words::clean(&self.not_reached)
+        )
+    }
 }
 
 /// By an ID.
@@ -83,18 +100,18 @@ pub(super) async fn of_tenant(
     answer.await.map_or_else(|problem: Problem| problem.answer(form), |page| show(&page, form))
 }
 
-async fn erase(lookup: &Lookup, operator: &Operator, subject: Subject, shown: String) -> Result<ErasedPage, Problem> {
+async fn erase(lookup: &Lookup, operator: &Operator, subject: Subject, shown: String) -> Result<Deleted, Problem> {
     let by = operator.name();
     let source = lookup.state.erase.as_ref().ok_or_else(Problem::nothing_kept)?;
     let erasing = source(Erasure { subject, by: by.into() }).ok_or_else(Problem::erasures_wait)?;
     match erasing.await {
         Ok(Ok(Erased { records: 0, on_their_way: 0 })) => Err(Problem::nothing_to_erase(&shown)),
-        Ok(Ok(Erased { records, on_their_way })) => Ok(ErasedPage {
+        Ok(Ok(Erased { records, on_their_way })) => Ok(Deleted {
             deleted: records,
             kept_out: on_their_way,
             subject: shown,
             by: by.to_owned(),
-            not_reached: NOT_REACHED,
+            not_reached: NOT_REACHED.into(),
         }),
         Ok(Err(error)) => Err(Problem::not_erased(&error.to_string())),
         Err(_) => Err(Problem::not_erased("the gateway stopped before it was done")),
@@ -148,12 +165,9 @@ fn digits(bytes: &[u8; 32]) -> String {
     format!("t_{digits}")
 }
 
-fn show(page: &ErasedPage, form: Form) -> Response {
+fn show(page: &Deleted, form: Form) -> Response {
     match form {
         Form::Json => json(StatusCode::OK, to_json(page)),
-        Form::Text => text(format!(
-            "Deleted {}: {} stored, {} on their way. Not reached: {}.\n",
-            page.subject, page.deleted, page.kept_out, page.not_reached
-        )),
+        Form::Text => text(page.render()),
     }
 }

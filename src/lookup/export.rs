@@ -4,23 +4,17 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use axum::extract::Query;
-use axum::http::{StatusCode, Uri, header};
-use tokio::time::sleep;
+use axum::http::{Method, StatusCode, Uri, header};
 
-use super::client::{Admin, Answered, FetchError};
+use super::client::{Admin, FETCH_TIMEOUT, FetchError};
 use super::links::encode;
 use super::list::{LIMIT_MAX, ListQuery, Listing};
 use super::problem::Problem;
 use super::shape::{Format, Layout, Shape};
 use crate::snapshot::{InstanceTag, Moment};
 use crate::store::{ReadError, Reader};
-
-/// A gateway that is busy is asked again so many times, and after such a pause: a long export outlives a busy minute.
-const BUSY_TRIES_MAX: u32 = 60;
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why an export ended early. What was written until then is not all.
 #[derive(Debug)]
@@ -259,7 +253,8 @@ impl Pages {
             }
             Source::Gateway { admin, next } => {
                 let Some(path) = next.take() else { return Ok(None) };
-                let answer = patiently(admin, &path).await.map_err(ExportError::Fetch)?;
+                let answer = admin.patiently(Method::GET, &path, "*/*", FETCH_TIMEOUT).await;
+                let answer = answer.map_err(ExportError::Fetch)?;
                 if answer.status != StatusCode::OK {
                     return Err(match admin.problem(&answer) {
                         Ok(problem) => ExportError::Refused(Box::new(problem)),
@@ -273,17 +268,4 @@ impl Pages {
             }
         }
     }
-}
-
-/// Asks for a page, and again as long as the gateway says that it is busy.
-async fn patiently(admin: &Admin, path: &str) -> Result<Answered, FetchError> {
-    let mut answer = admin.get(path, "*/*").await?;
-    for _ in 0..BUSY_TRIES_MAX {
-        if !matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            break;
-        }
-        sleep(BUSY_PAUSE).await;
-        answer = admin.get(path, "*/*").await?;
-    }
-    Ok(answer)
 }

@@ -62,8 +62,8 @@ mod tests;
 pub mod token;
 mod wait;
 
-pub use around::{Around, Wrong};
-pub use erase::Erasing;
+pub use around::{Around, Width, Wrong, look_in};
+pub use erase::{Deleted, Erasing};
 pub use key::Key;
 pub use links::{LinkTemplate, Links, Offered};
 pub use problem::Problem;

@@ -361,15 +361,17 @@ async fn the_command_lines_client_reads_every_answer() {
     };
     let admin = by("s3cret");
 
-    let Fetched::One(one) = fetch(&admin, &record.id().to_string()).await.unwrap() else { panic!("not one") };
+    let Fetched::One(one) = fetch(&admin, &record.id().to_string(), None).await.unwrap() else { panic!("not one") };
     assert_eq!(render::render(&one.document(), 100), render::render(&Document::of(&record), 100));
     assert!(one.json().contains(r#","stored":false,"links":{"trace":"http://tempo/"#), "{}", one.json());
     assert!(one.links.trace.as_deref().is_some_and(|link| link.starts_with("http://tempo/")), "{:?}", one.links);
-    let Fetched::Several { documents, complete } = fetch(&admin, "mine/1?").await.unwrap() else { panic!("no list") };
+    let Fetched::Several { documents, complete } = fetch(&admin, "mine/1?", None).await.unwrap() else {
+        panic!("no list")
+    };
     assert_eq!((documents.len(), &*documents[0].document().id, complete), (1, odd.id().to_string().as_str(), true));
     let cases = [("nobody", "s3cret", "unknown"), ("a b", "s3cret", "malformed"), ("x", "", "unauthorized")];
     for (key, token, want) in cases {
-        let Fetched::Problem(problem) = fetch(&by(token), key).await.unwrap() else { panic!("no problem") };
+        let Fetched::Problem(problem) = fetch(&by(token), key, None).await.unwrap() else { panic!("no problem") };
         assert_eq!(problem.state, want);
     }
     let text =
