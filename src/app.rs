@@ -479,7 +479,7 @@ fn start_lookup(
     Ok((stop, serving))
 }
 
-/// Ready means: requests can be served and recorded.
+/// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them.
 fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
     let mut reasons = Vec::new();
     if stopping {
@@ -489,8 +489,6 @@ fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> 
     if view.pools.all().eligible.is_empty() {
         reasons.push(format!("none of {} targets is able to serve", view.members.len()));
     }
-    if let Some(problem) = &*problem.load() {
-        reasons.push(format!("store: {problem}"));
-    }
-    Readiness { reasons }
+    let warnings = problem.load().iter().map(|problem| format!("store: {problem}")).collect();
+    Readiness { reasons, warnings }
 }

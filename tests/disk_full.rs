@@ -190,11 +190,11 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
     scene.until_logged(&ids);
     dropped.extend(ids.into_iter().filter(|id| !scene.stored(id)));
     assert!(dropped.len() > REQUESTS / 2, "only {} records could not be stored", dropped.len());
-    let ready = eventually("/readyz says why", || {
-        let ready = scene.gateway.ready();
-        (ready.status == 503).then(|| ready.text())
-    });
-    assert!(ready.contains("the store's disk is full: make space"), "{ready}");
+    let warned = |ready: &Answer| ready.json()["warnings"][0].as_str().map(str::to_owned);
+    let warning = eventually("/readyz warns", || warned(&scene.gateway.ready()));
+    assert!(warning.contains("the store's disk is full: make space"), "{warning}");
+    assert_eq!(scene.gateway.ready().status, 200, "requests can be served, so a load balancer keeps sending them");
+    assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 1.0);
 
     // Space again: stored again, by the same process.
     fs::remove_file(scene.disk.join("filler")).expect("the filler is there");
@@ -206,7 +206,8 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
         dropped.push(id);
         None
     });
-    scene.gateway.until_ready();
+    eventually("/readyz warns no more", || warned(&scene.gateway.ready()).is_none().then_some(()));
+    assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 0.0);
     let (ids, _) = scene.requests();
     assert!(ids.iter().all(|id| scene.stored(id)), "once there is space, everything is stored");
     assert!(dropped.iter().all(|id| !scene.stored(id)), "what was dropped says so for good");

@@ -24,11 +24,7 @@ const IN_ORDER: [(&str, &str, &str); 6] = [
     ("fleet.poll_interval", "fleet.fresh_within", "every value would be stale before the next poll"),
     ("fleet.poll_interval", "fleet.window", "rates need two polls within the window"),
     ("fleet.publish_interval", "fleet.fresh_within", "a view would be older than what it calls fresh"),
-    (
-        "store.wal_checkpoint_bytes",
-        "store.wal_max_bytes",
-        "the gateway would call itself not ready before it checkpoints",
-    ),
+    ("store.wal_checkpoint_bytes", "store.wal_max_bytes", "the gateway would warn of it before it checkpoints"),
     ("store.ballast_bytes", "store.retention_bytes", "the ballast would be larger than the store"),
 ];
 

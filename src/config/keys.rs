@@ -380,7 +380,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { path: "store.wal_checkpoint_bytes", kind: bytes(MIB, 64 * GIB), default: "8MiB",
         doc: "Past this size of the write-ahead log it is moved into the store, beside the commits." },
     Key { path: "store.wal_max_bytes", kind: bytes(MIB, TIB), default: "512MiB",
-        doc: "Past this size of the write-ahead log /readyz says that the store cannot keep up." },
+        doc: "Past this size of the write-ahead log /readyz warns that the store cannot keep up; requests go on." },
     Key { path: "store.ballast_bytes", kind: bytes(0, GIB), default: "16MiB",
         doc: "A file of this size is freed when the disk is full, so that old records can still be deleted." },
     Key { path: "pipeline.queue_records", kind: count(1, 16_777_216), default: "65536",

@@ -119,11 +119,13 @@ impl Default for Settings {
     }
 }
 
-/// Why the gateway is not ready; ready if there is no reason.
+/// Why the gateway is not ready; ready if there is no reason. Texts are for operators, a sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// One sentence each, for operators.
+    /// What keeps it from serving requests.
     pub reasons: Vec<String>,
+    /// What is wrong and keeps it from nothing of the kind, such as a full disk.
+    pub warnings: Vec<String>,
 }
 
 /// Gives the current view of the fleet.

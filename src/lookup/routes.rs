@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::resolve::{Found, LookupError, Matches, resolve, write_with};
 use super::shape::{Format, Layout, Shape, Sheet};
 use super::wait::{Patience, until_complete};
-use super::{Lookup, own, render};
+use super::{Lookup, Readiness, own, render};
 use crate::snapshot::{Document, Tenant};
 use crate::tenant::Peer;
 
@@ -250,12 +250,15 @@ struct ReadyPage {
     ready: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
-/// `GET /readyz`: whether the gateway should get traffic, and if not, why.
+/// `GET /readyz`: whether the gateway should get traffic, and if not, why. Warnings change nothing about that: replicas fill
+/// their disks alike, and would all leave the load balancer with requests that each of them can serve.
 pub(super) async fn readyz(State(lookup): State<Arc<Lookup>>) -> Response {
-    let reasons = (lookup.state.readiness)().reasons;
-    let page = ReadyPage { ready: reasons.is_empty(), reasons };
+    let Readiness { reasons, warnings } = (lookup.state.readiness)();
+    let page = ReadyPage { ready: reasons.is_empty(), reasons, warnings };
     let status = if page.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, to_json(&page))
 }

@@ -369,6 +369,7 @@ impl State {
         self.metrics.store_bytes.set(report.store_bytes as i64);
         self.metrics.wal_bytes.set(report.wal_bytes as i64);
         self.metrics.expired.inc_by(report.expired);
+        self.metrics.store_in_trouble.set(report.problem.is_some().into());
         if self.problem.load().as_deref() != report.problem.as_ref() {
             self.problem.store(report.problem.map(Arc::new));
         }

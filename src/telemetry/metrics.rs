@@ -144,6 +144,8 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     /// The store's write-ahead log.
     pub wal_bytes: Gauge,
+    /// 1 while the store is in trouble: `/readyz` says which.
+    pub store_in_trouble: Gauge,
     /// Records that retention has deleted.
     pub expired: Counter,
     lookups_refused: Family<RefusalLabels, Counter>,
@@ -192,6 +194,7 @@ impl Metrics {
             commit_seconds: Histogram::new(INTERNAL_SECONDS),
             store_bytes: Gauge::default(),
             wal_bytes: Gauge::default(),
+            store_in_trouble: Gauge::default(),
             expired: Counter::default(),
             lookups_refused: Family::default(),
             token_files_failing: Gauge::default(),
@@ -279,6 +282,8 @@ impl Metrics {
             Unit::Bytes,
             metrics.wal_bytes.clone(),
         );
+        let trouble = metrics.store_in_trouble.clone();
+        registry.register("store_in_trouble", "Whether the store cannot do its work; /readyz says why", trouble);
         registry.register("snapshots_expired", "Snapshots deleted by retention", metrics.expired.clone());
         registry.register("snapshots_erased", "Snapshots deleted on request", metrics.erased.clone());
         registry.register(

@@ -36,7 +36,7 @@ pub(super) struct Gateway {
 
 pub(super) struct Plan {
     pub(super) settings: Settings,
-    pub(super) reasons: Vec<String>,
+    pub(super) readiness: Readiness,
     pub(super) reads: usize,
     pub(super) waits: usize,
     pub(super) store: StoreSettings,
@@ -48,7 +48,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             settings: Settings { loopback: true, ..Settings::default() },
-            reasons: Vec::new(),
+            readiness: Readiness::default(),
             reads: READS_MAX,
             waits: WAITS_MAX,
             store: StoreSettings::default(),
@@ -76,7 +76,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
             fleet: Arc::new(move || Arc::clone(&view)),
-            readiness: Arc::new(move || Readiness { reasons: plan.reasons.clone() }),
+            readiness: Arc::new(move || plan.readiness.clone()),
             tenants: Arc::clone(&tenants),
             erase: plan.erase,
             settings: Arc::clone(&settings),

@@ -301,12 +301,19 @@ async fn health_readiness_and_metrics() {
     assert_eq!(metrics.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert!(metrics.body.contains("snapgate_requests_in_flight 0\n") && metrics.body.ends_with("# EOF\n"));
 
-    let dir = tempfile::tempdir().unwrap();
-    let reasons = vec!["the write-ahead log is larger than store.wal_max_bytes".to_owned()];
-    let gateway = Gateway::start(dir.path(), Plan { reasons: reasons.clone(), ..Plan::default() }).await;
-    let reply = gateway.get("/readyz").await;
-    assert_eq!((reply.status, reply.json()), (503, json!({"ready": false, "reasons": reasons})));
-    assert_eq!(gateway.get("/healthz").await.status, 200);
+    let texts = |text: &str| Vec::from_iter(Some(text.to_owned()).filter(|text| !text.is_empty()));
+    for (reason, warning, status, page) in [
+        ("stopping", "", 503, json!({"ready": false, "reasons": ["stopping"]})),
+        ("", "the disk is full", 200, json!({"ready": true, "warnings": ["the disk is full"]})),
+        ("stopping", "full", 503, json!({"ready": false, "reasons": ["stopping"], "warnings": ["full"]})),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let readiness = Readiness { reasons: texts(reason), warnings: texts(warning) };
+        let gateway = Gateway::start(dir.path(), Plan { readiness, ..Plan::default() }).await;
+        let reply = gateway.get("/readyz").await;
+        assert_eq!((reply.status, reply.json()), (status, page));
+        assert_eq!(gateway.get("/healthz").await.status, 200);
+    }
 }
 
 #[tokio::test]
