@@ -112,15 +112,28 @@ fn every_policys_choices_are_made_again_from_their_records() {
 fn a_replay_asks_only_for_the_time_it_is_told() {
     let stopped = recorded(Policy::RoundRobin, 16);
     let reader = Reader::open(&stopped.dir.path().join("data")).expect("there is a store");
-    let (_, first) = reader.after(0, u64::MAX, 1).expect("it can be read").remove(0);
-    let at = first.issued.issued_at;
-    let decisions = |since, until| {
-        let report = replay::run(&reader, &Question { policy: None, since, until }, |_| {}).expect("it can be read");
-        serde_json::to_value(&report).expect("a report is JSON")["decisions"].as_u64().expect("a count")
+    let records = reader.after(0, u64::MAX, usize::MAX).expect("it can be read");
+    let mut issued: Vec<_> = records.iter().map(|(_, record)| record.issued.issued_at).collect();
+    issued.sort_unstable();
+    let at = issued[issued.len() / 2];
+    // Decisions made again, and records read for that.
+    let replayed = |since, until| {
+        let mut read = 0;
+        let progress = |now: replay::Progress| {
+            assert!(now.read <= now.all, "{now:?}");
+            read = now.read;
+        };
+        let report = replay::run(&reader, &Question { policy: None, since, until }, progress).expect("it can be read");
+        (serde_json::to_value(&report).expect("a report is JSON")["decisions"].as_u64().expect("a count"), read)
     };
-    let (before, after) = (decisions(None, Some(at)), decisions(Some(at), None));
-    assert_eq!((before + after, after > 0), (CLIENTS * REQUESTS, true));
-    assert_eq!(decisions(Some(at.plus(Duration::from_secs(3600))), None), 0);
+    let ((before, read_before), (after, read_after)) = (replayed(None, Some(at)), replayed(Some(at), None));
+    assert_eq!(before + after, CLIENTS * REQUESTS);
+    // What was issued in the same millisecond is read twice, and nothing else.
+    let twice = issued.iter().filter(|other| other.unix_ms() == at.unix_ms()).count() as u64;
+    assert_eq!(read_before + read_after, CLIENTS * REQUESTS + twice);
+    let hour = Duration::from_secs(3600);
+    assert_eq!((replayed(Some(at.plus(hour)), None), replayed(None, Some(at.minus(hour)))), ((0, 0), (0, 0)));
+    assert_eq!(replayed(Some(at.minus(hour)), Some(at.plus(hour))), (CLIENTS * REQUESTS, CLIENTS * REQUESTS));
 }
 
 /// Two pods with a model each.

@@ -9,20 +9,16 @@ mod report;
 mod tests;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 pub use report::Report;
 
 use crate::choose::{self, Look, Ranking};
-use crate::snapshot::{Decision, Inputs, Moment, Policy, Record};
+use crate::snapshot::{Decision, Inputs, InstanceTag, Moment, Policy, Record, SnapshotId};
 use crate::store::{ReadError, Reader};
 use report::Compared;
 
 /// Records read at once.
 const PAGE: usize = 1_000;
-
-/// How far the order of the records in the store may be from that of their ends: they wait for each other in the hand-off.
-const DISORDER_MAX: Duration = Duration::from_secs(60);
 
 /// What is to be made again.
 #[derive(Clone, Copy, Debug)]
@@ -68,47 +64,31 @@ impl Unanswerable {
     }
 }
 
-/// Makes the decisions in the store again, oldest first. `progress` is called once a page.
+/// Makes the decisions in the store again, in the order in which they were made. `progress` is called once a page. Reads what
+/// was asked for and nothing else, and of a gateway that runs what it had stored at the beginning, and perhaps some more.
 ///
 /// # Errors
 /// The store could not be read.
 pub fn run(reader: &Reader, question: &Question, mut progress: impl FnMut(Progress)) -> Result<Report, ReadError> {
-    let newest = reader.newest_seq()?;
-    let first = match question.since {
-        Some(since) => before(reader, since, newest)?,
-        None => 0,
+    // An ID says the millisecond of its issue, and what is beyond the exact time is left out by `Replay::record`.
+    let first_of = |moment: Moment| SnapshotId::new(moment.unix_ms(), InstanceTag(0), 0).as_u128();
+    let mut last = SnapshotId::from_u128(question.since.map_or(0, |since| first_of(since).saturating_sub(1)));
+    let end = question.until.map(|until| first_of(Moment(until.0.saturating_add(1_000))));
+    let Some(newest) = reader.newest_issued(SnapshotId::from_u128(end.unwrap_or(u128::MAX)))? else {
+        return Ok(Report::new(question.policy).finished());
     };
+    let all = reader.about_issued(last, newest)?;
     let mut replay = Replay { question: *question, report: Report::new(question.policy), turns: HashMap::new() };
-    let (mut last, mut read) = (first, 0);
+    let mut read = 0;
     loop {
-        let page = reader.after(last, newest, PAGE)?;
-        let Some((seq, _)) = page.last() else { break };
-        last = *seq;
-        for (_, record) in &page {
-            replay.record(record);
-        }
+        let page = reader.issued(last, newest, PAGE)?;
+        let Some(record) = page.last() else { break };
+        last = record.id();
+        page.iter().for_each(|record| replay.record(record));
         read += page.len() as u64;
-        progress(Progress { read, all: read + newest.saturating_sub(last) });
+        progress(Progress { read, all: all.max(read) });
     }
     Ok(replay.report.finished())
-}
-
-/// A sequence number below those of all requests that ended at `since` or later.
-fn before(reader: &Reader, since: Moment, newest: u64) -> Result<u64, ReadError> {
-    let (mut low, mut high) = (0, newest);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match reader.after(middle, newest, 1)?.first() {
-            Some((seq, record)) if ended(record).plus(DISORDER_MAX) < since => low = (*seq).max(middle + 1),
-            _ => high = middle,
-        }
-    }
-    Ok(low)
-}
-
-fn ended(record: &Record) -> Moment {
-    let end_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
-    Moment(record.issued.issued_at.0.saturating_add(end_us))
 }
 
 struct Replay {

@@ -93,7 +93,7 @@ fn what_cannot_be_said_is_not_said() {
 #[test]
 fn a_report_says_what_differs_and_by_how_much() {
     let mut report = Report::new(Some(Policy::LeastQueue));
-    let id = crate::snapshot::SnapshotId::from_u128(0xabc);
+    let id = SnapshotId::from_u128(0xabc);
     for _again in 0..3 {
         let decision = decision();
         report.decision(decision.policy, Moment(1_795_435_995_000_000));

@@ -120,6 +120,10 @@ fn decision(
         return Ok(None);
     };
     let reason = columns.code()?;
+    let fallback = match columns.code_or_null()? {
+        None => former_fallback(rest)?,
+        fallback => fallback,
+    };
     // The target is the first candidate's.
     columns.skip(1);
     let (decided_offset_ns, choose_ns) = (columns.int()?, columns.int()?);
@@ -130,7 +134,7 @@ fn decision(
         policy,
         reason,
         forced: rest.flags & rest::FORCED != 0,
-        fallback: fallback(rest)?,
+        fallback,
         decided_offset_ns,
         choose_ns,
         decided: Moment(issued_at.0.wrapping_add_signed(rest.decided_us)),
@@ -152,7 +156,8 @@ fn decision(
     }))
 }
 
-fn fallback(rest: &Rest) -> Result<Option<Fallback>, RowError> {
+/// What versions 2 and 3 have in place of the column.
+fn former_fallback(rest: &Rest) -> Result<Option<Fallback>, RowError> {
     let known = |code| Fallback::from_code(code).ok_or_else(|| RowError::corrupt(format!("unknown fallback {code}")));
     rest.fallback.map(known).transpose()
 }

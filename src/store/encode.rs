@@ -3,7 +3,7 @@
 use prost::Message as _;
 use rusqlite::{Connection, Statement};
 
-use super::codes::{Coded, usual_path};
+use super::codes::usual_path;
 use super::readings::write_json;
 use super::rest::{self, AttemptRow, Label, Rest};
 use super::row::Binder;
@@ -14,7 +14,7 @@ use crate::snapshot::{Attempt, Candidate, Decision, Issued, Outcome, Quantity, R
 
 /// The columns of a record, in the order in which [`Encoder::insert`] binds them and `decode.rs` reads them.
 pub(super) const COLUMNS: &str = "seq, id, run, issued_at_unix_us, trace_id, client_request_id, tenant, operation, path, model, stream, \
-     body_bytes, max_tokens, policy, reason, target, decided_offset_ns, choose_ns, waiting, waiting_age_ms, running, \
+     body_bytes, max_tokens, policy, reason, fallback, target, decided_offset_ns, choose_ns, waiting, waiting_age_ms, running, \
      running_age_ms, kv_cache_usage, kv_cache_usage_age_ms, prefix_cache_hit_ratio, prefix_cache_hit_ratio_age_ms, \
      gpu_utilization, gpu_utilization_age_ms, gpu_memory_utilization, gpu_memory_utilization_age_ms, \
      engine_requests_per_second, engine_requests_per_second_age_ms, engine_tokens_per_second, \
@@ -26,7 +26,7 @@ pub(super) const COLUMNS: &str = "seq, id, run, issued_at_unix_us, trace_id, cli
 pub(super) const STATE_COLUMNS: usize = 2 * Quantity::COUNT;
 
 /// From `policy` to `candidates`: empty for a request that ended before a choice.
-pub(super) const DECISION_COLUMNS: usize = 5 + STATE_COLUMNS + 1;
+pub(super) const DECISION_COLUMNS: usize = 6 + STATE_COLUMNS + 1;
 
 /// From `ending` to `end_offset_us`: empty for a request that has not ended.
 const OUTCOME_COLUMNS: usize = 15;
@@ -130,6 +130,7 @@ fn bind_decision(
 ) -> rusqlite::Result<()> {
     binder.code(decision.policy)?;
     binder.code(decision.reason)?;
+    binder.code_or_null(decision.fallback)?;
     binder.value(target)?;
     binder.int(decision.decided_offset_ns)?;
     binder.int(decision.choose_ns)?;
@@ -156,7 +157,6 @@ fn bind_decision(
     rest.session_hash = decision.inputs.session_hash;
     rest.ticket = decision.inputs.ticket;
     rest.draw = decision.inputs.draw;
-    rest.fallback = decision.fallback.map(Coded::code);
     Ok(())
 }
 

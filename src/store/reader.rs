@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, ToSql};
 
 use super::alias::Alias;
 use super::codes::Coded as _;
@@ -134,13 +134,61 @@ impl Reader {
             let (mut found, mut last) = (Vec::new(), seq);
             while found.len() < limit {
                 let rows = (limit - found.len()).min(ROWS_PER_TRANSACTION);
-                let more = read_after(session, last, up_to, rows, &mut found)?;
+                let more = read_range(session, (BY_SEQ, bound(last), bound(up_to)), rows, &mut found)?;
                 last = found.last().map_or(last, |(seq, _)| *seq);
                 if !more {
                     break;
                 }
             }
             Ok(found)
+        })
+    }
+
+    /// Records with IDs above `after` and up to `up_to`, ascending, which is the order of their issue, at most `limit`: fewer
+    /// only if there are no more.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn issued(&self, after: SnapshotId, up_to: SnapshotId, limit: usize) -> Result<Vec<Arc<Record>>, ReadError> {
+        self.pool.read(|session| {
+            let (mut found, mut last) = (Vec::new(), after);
+            while found.len() < limit {
+                let rows = (limit - found.len()).min(ROWS_PER_TRANSACTION);
+                let range = (BY_ID, last.to_bytes(), up_to.to_bytes());
+                let more = read_range(session, range, rows, &mut found)?;
+                last = found.last().map_or(last, |(_, record)| record.id());
+                if !more {
+                    break;
+                }
+            }
+            Ok(found.into_iter().map(|(_, record)| record).collect())
+        })
+    }
+
+    /// The highest ID that is stored, of those up to `up_to`.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn newest_issued(&self, up_to: SnapshotId) -> Result<Option<SnapshotId>, ReadError> {
+        const NEWEST: &str = "SELECT id FROM records WHERE id <= ?1 ORDER BY id DESC LIMIT 1";
+        self.pool.read(|session| {
+            let newest = session.connection.query_row(NEWEST, [up_to.to_bytes()], |row| row.get(0)).optional()?;
+            Ok(newest.map(SnapshotId::from_bytes))
+        })
+    }
+
+    /// About how many records [`Reader::issued`] has for these IDs: by where the first and the last were stored.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn about_issued(&self, after: SnapshotId, up_to: SnapshotId) -> Result<u64, ReadError> {
+        const ENDS: &str = "SELECT (SELECT seq FROM records WHERE id > ?1 ORDER BY id LIMIT 1),
+            (SELECT seq FROM records WHERE id <= ?2 ORDER BY id DESC LIMIT 1)";
+        self.pool.read(|session| {
+            let ends = (after.to_bytes(), up_to.to_bytes());
+            let ends: (Option<i64>, Option<i64>) =
+                session.connection.query_row(ENDS, ends, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(ends.0.zip(ends.1).map_or(0, |(first, last)| nat(last).saturating_sub(nat(first)) + 1))
         })
     }
 
@@ -283,20 +331,26 @@ pub(super) fn by_seq(connection: &Connection, known: &mut Known, seq: u64) -> Re
     }
 }
 
-/// One transaction's worth of [`Reader::after`]; answers whether there may be more.
-fn read_after(
+/// Above one key and up to another.
+const BY_SEQ: &str = "WHERE seq > ?1 AND seq <= ?2 ORDER BY seq";
+const BY_ID: &str = "WHERE id > ?1 AND id <= ?2 ORDER BY id";
+
+/// SQLite's largest number is half of ours, and no sequence number comes near either.
+fn bound(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// One transaction's worth of a range; answers whether there may be more.
+fn read_range(
     session: &mut Session,
-    seq: u64,
-    up_to: u64,
+    (range, above, up_to): (&str, impl ToSql, impl ToSql),
     limit: usize,
     found: &mut Vec<(u64, Arc<Record>)>,
 ) -> Result<bool, ReadError> {
     let Session { connection, known } = session;
-    let sql = format!("SELECT {COLUMNS} FROM records WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3");
+    let sql = format!("SELECT {COLUMNS} FROM records {range} LIMIT ?3");
     let mut statement = connection.prepare_cached(&sql)?;
-    // SQLite's largest number is half of ours, and no sequence number comes near either.
-    let bound = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
-    let mut rows = statement.query((bound(seq), bound(up_to), limit as i64))?;
+    let mut rows = statement.query((above, up_to, limit as i64))?;
     let (started, mut read) = (Instant::now(), 0);
     while let Some(row) = rows.next()? {
         found.push(decoded(row, connection, known)?);

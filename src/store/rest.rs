@@ -43,7 +43,8 @@ pub(super) struct Rest {
     pub(super) ticket: Option<u64>,
     #[prost(fixed64, tag = "6")]
     pub(super) draw: u64,
-    /// The code of the reason why `least_request` stood in for the policy.
+    /// The code of the reason why `least_request` stood in for the policy, in files of versions 2 and 3. Later ones have a
+    /// column for it.
     #[prost(int64, optional, tag = "24")]
     pub(super) fallback: Option<i64>,
     /// The bits of the candidates' numbers that JSON has no word for, in order of their `null`s.

@@ -18,7 +18,7 @@ pub(super) const APPLICATION_ID: i64 = 0x736e_6170;
 const PAGE_BYTES: u32 = 8192;
 
 /// What brings a file from version n to n + 1 stands at place n. Append only: a released entry is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 -- Single numbers: see `meta.rs` for the keys.
@@ -121,6 +121,12 @@ CREATE TABLE erasures (
     erasure INTEGER PRIMARY KEY, requested_unix_us INTEGER NOT NULL, ended_unix_us INTEGER, requested_by TEXT NOT NULL,
     subject TEXT NOT NULL, records INTEGER NOT NULL DEFAULT 0
 );
+";
+
+/// What people ask for in SQL moves out of `rest`.
+const VERSION_4: &str = "
+-- Why `least_request` stood in for the policy; NULL where it had not to, and in records of versions 2 and 3, where `rest` has it.
+ALTER TABLE records ADD COLUMN fallback INTEGER;
 ";
 
 /// What every connection of ours is set to. `cache_kib` is the most its page cache takes.

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::codes::{Coded, name_sql, usual_path};
-use crate::snapshot::{Ending, Fault, Freshness, Health, Operation, Policy, Quantity, Reason, Source};
+use crate::snapshot::{Ending, Fallback, Fault, Freshness, Health, Operation, Policy, Quantity, Reason, Source};
 
 /// Makes the views what this binary wants them to be.
 pub(super) fn refresh(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -60,6 +60,8 @@ fn snapshots() -> String {
         "r.model, r.stream, r.body_bytes, r.max_tokens".to_owned(),
         coded::<Policy>("r.policy", "policy"),
         coded::<Reason>("r.reason", "reason"),
+        coded::<Fallback>("r.fallback", "fallback"),
+        format!("r.reason = {} AS forced", Reason::Forced.code()),
         "chosen.name AS target, r.decided_offset_ns, r.choose_ns".to_owned(),
         state.join(", "),
         "json_extract(r.candidates, '$[0][1]') AS gateway_in_flight".to_owned(),

@@ -20,7 +20,7 @@ use super::data_dir::database_file;
 use super::*;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Document, Ending, Excluded, Freshness, Health, Inputs, InstanceTag, Issued,
+    Attempt, Candidate, Decision, Document, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag, Issued,
     Operation, Outcome, Policy, Quantity, Reading, Reason, Request, Sample, SnapshotId, Source, Target, Timings,
     TraceContext, TraceId,
 };
@@ -437,6 +437,7 @@ fn people_read_it_with_names() {
     let (mut writer, _) = place.open();
     let mut record = plain(NOW, 1, &[sample(4, 1, NOW), sample(5, 1, NOW)]);
     record.issued.request.tenant = Some(crate::snapshot::Tenant([0x8f; 32]));
+    record.issued.decision.as_mut().expect("it was decided").fallback = Some(Fallback::NoPrompt);
     let id = record.id().to_string();
     store(&mut writer, &[Arc::new(record)], NOW);
     let strangers = place.sql::<i64>("SELECT count(*) FROM snapshots WHERE tenant IS NULL");
@@ -445,6 +446,7 @@ fn people_read_it_with_names() {
         ("SELECT id FROM snapshots", id.as_str()),
         ("SELECT trace_id FROM snapshots", &id),
         ("SELECT issued_at FROM snapshots", "2026-11-23T12:13:15.000000Z"),
+        ("SELECT ifnull(fallback, 'none') || ' ' || forced || ' ' || attempts FROM snapshots", "no_prompt 0 1"),
         (
             "SELECT policy || ' ' || reason || ' ' || ending || ' ' || operation FROM snapshots",
             "least_request lowest_score completed chat",

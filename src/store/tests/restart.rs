@@ -1,6 +1,11 @@
 //! From one process to the next: runs, sequence numbers, versions, and who reads beside the gateway.
 
+use prost::Message as _;
+
 use super::*;
+use crate::store::codes::Coded as _;
+use crate::store::rest::Rest;
+use crate::store::schema::{MIGRATIONS, migrate};
 
 #[test]
 fn a_killed_run_has_lost_what_it_did_not_store() {
@@ -163,4 +168,58 @@ fn records_after_a_reload_name_its_configuration_and_are_of_the_same_run() {
     assert!(matches!(reader.resolve(in_flight, NOW.plus(SECOND * 61)).unwrap(), Resolution::Lost { .. }));
     let skipped = writer.next_seq() - 6;
     assert_eq!(reader.unused_seqs(5, u64::MAX >> 1).unwrap(), skipped, "counted once");
+}
+
+/// Makes the store's file one of an earlier version: the columns that it had, with what it kept in `rest`.
+fn put_back(place: &Place, version: usize, fallback: Option<Fallback>) {
+    let (file, newer) = (database_file(place.path()), place.path().join("newer.db"));
+    fs::rename(&file, &newer).unwrap();
+    let mut connection = Connection::open(&file).unwrap();
+    migrate(&mut connection, &file, &MIGRATIONS[..version]).unwrap();
+    let names = |sql: &str| -> Vec<String> {
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    connection.execute("ATTACH ?1 AS newer", [newer.to_str().unwrap()]).unwrap();
+    for table in names("SELECT name FROM sqlite_schema WHERE type = 'table'") {
+        let columns = names(&format!("SELECT name FROM pragma_table_info('{table}')")).join(", ");
+        let copy = format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}");
+        connection.execute(&copy, []).unwrap();
+    }
+    let rest: Vec<u8> = connection.query_row("SELECT rest FROM main.records", [], |row| row.get(0)).unwrap();
+    let rest = Rest { fallback: fallback.map(Fallback::code), ..Rest::decode(&rest[..]).unwrap() };
+    connection.execute("UPDATE main.records SET rest = ?1", [rest.encode_to_vec()]).unwrap();
+}
+
+#[test]
+fn a_store_of_each_earlier_version_is_brought_up_to_date_and_loses_nothing() {
+    for version in 1..MIGRATIONS.len() {
+        // The first version knew no policy that something could stand in for.
+        let fallback = Some(Fallback::NoPrompt).filter(|_| version > 1);
+        let mut place = Place::new();
+        let mut record = plain(NOW, 1, &[sample(4, 1, NOW)]);
+        record.issued.decision.as_mut().unwrap().fallback = fallback;
+        let record = Arc::new(record);
+        let (mut writer, _) = place.open();
+        store(&mut writer, &[Arc::clone(&record)], NOW);
+        writer.close(NOW);
+        put_back(&place, version, fallback);
+        let refused = Reader::open(place.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::Older { found, .. } if found == version as u64), "{refused}");
+
+        let (mut writer, reader) = place.open();
+        assert_eq!(place.sql::<i64>("PRAGMA user_version"), MIGRATIONS.len() as i64);
+        let mut again = plain(NOW.plus(SECOND), 2, &[sample(4, 2, NOW)]);
+        again.issued.decision.as_mut().unwrap().fallback = Some(Fallback::NoSession);
+        let again = Arc::new(again);
+        store(&mut writer, &[Arc::clone(&again)], NOW);
+        for stored in [record, again] {
+            let Resolution::Found(found) = reader.resolve(stored.id(), NOW.plus(SECOND)).unwrap() else {
+                panic!("version {version}: it is not there")
+            };
+            assert_eq!(document(&found), document(&stored), "version {version}");
+        }
+        assert_eq!(place.sql::<String>("SELECT fallback FROM snapshots WHERE seq > 1"), "no_session");
+        assert_eq!(place.sql::<String>("PRAGMA integrity_check"), "ok");
+    }
 }
