@@ -21,6 +21,9 @@ const RELOADS: usize = 50;
 /// Connections that send one request after the other meanwhile.
 const CLIENTS: usize = 4;
 
+/// How often a token is replaced under load.
+const ROTATIONS: usize = 12;
+
 /// More than there will be.
 const RECORDS_MAX: usize = 10_000_000;
 
@@ -210,4 +213,88 @@ fn a_watched_file_is_taken_up_by_itself() {
     assert_eq!(targets(&gateway), ["pod-1"]);
     let answer = Client::connect(gateway.data).and_then(|mut client| client.ask(&completion(false), |_| {}));
     assert_eq!(answer.expect("it serves").status, 200);
+}
+
+/// Ends what runs until then, also when a test fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// The status of a lookup by a bearer of a token.
+fn looked_up(client: &mut Client, path: &str, token: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {token}\r\n\r\n");
+    client.ask(request.as_bytes(), |_| {}).expect("the admin listener goes on").status
+}
+
+#[test]
+fn tokens_are_replaced_under_load_and_no_request_lookup_or_record_is_lost() {
+    let place = Place::new(1);
+    let path = |name: &str| place.dir.path().join(name);
+    let put = |name: &str, token: &str| {
+        fs::write(path("next"), token).expect("a file can be written");
+        fs::rename(path("next"), path(name)).expect("a file can be moved");
+    };
+    let replaced = |round: usize| format!("the-token-of-round-{round:06}");
+    put("fixed", "a-token-that-stays-as-it-is");
+    put("rotated", &replaced(0));
+    let token = |name: &str| format!("[[lookup.tokens]]\nname = \"{name}\"\ntoken_file = {:?}\n", path(name));
+    let settings = format!(
+        "lookup.requests_per_second = 1000000\nlookup.failures_per_minute = 1000000\n{}{}",
+        token("fixed"),
+        token("rotated")
+    );
+    place.write(&settings, 0..1);
+    let mut gateway = place.start();
+    let done = AtomicBool::new(false);
+    // Each sends a request, and looks it up by a token that nobody touches.
+    let send = || {
+        let mut client = Client::connect(gateway.data).expect("the gateway listens");
+        let mut admin = Client::connect(gateway.admin).expect("the gateway listens");
+        let mut ids = Vec::new();
+        while !done.load(Relaxed) {
+            let answer = client.ask(&completion(ids.len() % 2 == 0), |_| {}).expect("no request is lost");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let id = answer.id.expect("every answer has an ID");
+            assert_eq!(
+                looked_up(&mut admin, &format!("/v1/snapshots/{id}"), "a-token-that-stays-as-it-is"),
+                200,
+                "no lookup is lost"
+            );
+            ids.push(id);
+        }
+        ids
+    };
+    let ids: Vec<String> = thread::scope(|scope| {
+        let _ended = Done(&done);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(send)).collect();
+        let mut admin = Client::connect(gateway.admin).expect("the gateway listens");
+        for round in 1..=ROTATIONS {
+            assert_eq!(
+                looked_up(&mut admin, "/v1/fleet", &replaced(round - 1)),
+                200,
+                "the old one is good until it is replaced"
+            );
+            put("rotated", &replaced(round));
+            // The two change places at one moment: never are both good, and never neither.
+            eventually("the new token is taken", || {
+                (looked_up(&mut admin, "/v1/fleet", &replaced(round)) == 200).then_some(())
+            });
+            assert_eq!(
+                looked_up(&mut admin, "/v1/fleet", &replaced(round - 1)),
+                401,
+                "the old one is refused from then on"
+            );
+        }
+        done.store(true, Relaxed);
+        clients.into_iter().flat_map(|client| client.join().expect("nothing is lost")).collect()
+    });
+    assert_eq!(gateway.metrics().get("snapgate_token_files_failing"), 0.0);
+    assert!(gateway.stop().success());
+    let records = place.records();
+    let stored: BTreeSet<String> = records.iter().map(|record| record.id().to_string()).collect();
+    assert!(records.len() == ids.len() && ids.iter().all(|id| stored.contains(id)), "one record for each request");
 }
