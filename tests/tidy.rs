@@ -29,6 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "lookup",
         &[
             "ledger",
+            "store::Surroundings",
             "store::Reader",
             "store::Resolution",
             "store::ReadError",
