@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("choose", &[]),
     ("gateway", &["choose", "fleet", "ledger", "pipeline::Intake"]),
     ("ledger", &[]),
-    ("pipeline", &["ledger", "store", "sink::Sink", "sink::Refusal"]),
+    ("pipeline", &["ledger", "store", "sink::Sink", "sink::Refusal", "sink::Taken"]),
     ("store", &["ledger::DropReason", "ledger::DropCount"]),
     ("sink", &[]),
     // What may be asked of the store: reading, and the words for having something deleted by whoever writes.

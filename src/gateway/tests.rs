@@ -62,9 +62,9 @@ impl Sink for Recorded {
         "recorded"
     }
 
-    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), sink::Refusal> {
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<sink::Taken, sink::Refusal> {
         records.iter().for_each(|record| self.0.send(Arc::clone(record)).unwrap());
-        Ok(())
+        Ok(sink::Taken::all(records.len()))
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::PANICS_PER_BATCH_MAX;
-use crate::sink::{Refusal, Sink};
+use crate::sink::{Refusal, Sink, Taken};
 use crate::snapshot::Record;
 use crate::store::{ReadError, Reader};
 use crate::telemetry::{ExitBooks, Metrics};
@@ -26,13 +26,26 @@ pub(super) const QUEUE_RECORDS: usize = 16_384;
 const QUEUE_BATCHES: usize = 1_024;
 
 /// Records read from the store at a time when catching up.
-const PAGE_RECORDS: usize = 500;
+const PAGE_RECORDS: usize = 1_000;
+
+/// Records offered to the sink at a time, so that an exit whose receiver answers slowly makes up in size what it lacks in
+/// number. The batches they came in are small when requests end one by one.
+const LOT_RECORDS: usize = 4_096;
 
 /// How often an idle lane looks whether it missed something.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Pauses between tries to deliver: the first, doubled up to the last.
+/// Pauses between tries to deliver: the first, doubled up to the last. Each is shortened by up to half, at random, so that
+/// gateways whose receiver has failed all of them do not come back all at once.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The longest that a receiver can ask to be left alone for.
+pub(super) const ASKED_PAUSE_MAX: Duration = Duration::from_secs(120);
+
+/// A receiver that has refused so many single records in a row, for good, refuses everything, such as for want of a
+/// credential: from then on a refused lot is rejected whole, because the search would only find every one of them. The
+/// first record that is taken ends that.
+pub(super) const REFUSED_IN_A_ROW_MAX: u32 = 32;
 
 /// A sink that has not come back so long after the deadline is left behind: the process ends without it.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
@@ -118,7 +131,9 @@ pub(super) fn start(
         shared: Arc::clone(&shared),
         books: books.clone(),
         in_hand: None,
+        ahead: None,
         cursor,
+        refused_in_a_row: 0,
         gaps_counted: cursor,
     };
     let run = move || {
@@ -201,7 +216,11 @@ struct State {
     books: ExitBooks,
     /// What is being delivered. Kept here so that a panic does not lose it.
     in_hand: Option<Arc<Batch>>,
+    /// Taken from the queue when the lot before it was full.
+    ahead: Option<Arc<Batch>>,
     cursor: u64,
+    /// Single records refused for good since the last one that was taken.
+    refused_in_a_row: u32,
     /// Up to here, records that could not be read are in the books.
     gaps_counted: u64,
 }
@@ -219,7 +238,7 @@ impl State {
                 Err(_) => {
                     self.books.error("panic");
                     tracing::error!(exit = self.sink.name(), "the exit's thread panicked; it goes on where it was");
-                    if self.pause(&mut pause).is_err() {
+                    if self.pause(&mut pause, None).is_err() {
                         break Err(OutOfTime);
                     }
                 }
@@ -241,15 +260,39 @@ impl State {
             // Read before the wait: what it names was sent or refused by then, so if nothing comes, it was refused. A
             // later head may name a batch that is still on its way here, which must not count as missing.
             let refused_up_to = self.shared.head.load(Acquire);
-            match self.input.recv_timeout(IDLE) {
-                Ok(batch) => {
-                    self.shared.queued.fetch_sub(batch.records.len(), Relaxed);
-                    self.in_hand = Some(batch);
-                }
+            match self.next_lot() {
+                Ok(lot) => self.in_hand = Some(lot),
                 Err(RecvTimeoutError::Timeout) => self.catch_up(refused_up_to)?,
                 Err(RecvTimeoutError::Disconnected) => return self.catch_up(self.shared.head.load(Acquire)),
             }
         }
+    }
+
+    /// The next batch, and with it those that are in the queue already and continue it.
+    fn next_lot(&mut self) -> Result<Arc<Batch>, RecvTimeoutError> {
+        let first = match self.ahead.take() {
+            Some(batch) => batch,
+            None => self.received(self.input.recv_timeout(IDLE)?),
+        };
+        let mut lot = Batch { first_seq: first.first_seq, records: Vec::new() };
+        while let Ok(next) = self.input.try_recv() {
+            let next = self.received(next);
+            let before = if lot.records.is_empty() { &*first } else { &lot };
+            if next.first_seq != before.last_seq() + 1 || before.records.len() + next.records.len() > LOT_RECORDS {
+                self.ahead = Some(next);
+                break;
+            }
+            if lot.records.is_empty() {
+                lot.records.clone_from(&first.records);
+            }
+            lot.records.extend(next.records.iter().cloned());
+        }
+        Ok(if lot.records.is_empty() { first } else { Arc::new(lot) })
+    }
+
+    fn received(&self, batch: Arc<Batch>) -> Arc<Batch> {
+        self.shared.queued.fetch_sub(batch.records.len(), Relaxed);
+        batch
     }
 
     fn take(&mut self, batch: &Batch) -> Result<(), OutOfTime> {
@@ -311,7 +354,7 @@ impl State {
                 Err(error) => {
                     self.books.error("store_read");
                     tracing::warn!(exit = self.sink.name(), %error, "the store could not be read; trying again");
-                    self.pause(&mut pause)?;
+                    self.pause(&mut pause, None)?;
                 }
             }
         }
@@ -319,16 +362,17 @@ impl State {
 
     /// Delivers all of `records`, whose numbers are `seqs`, and moves the cursor over them; what the sink refuses for good
     /// is found by halving and counted.
-    fn deliver(&mut self, records: &[Arc<Record>], seqs: &[u64]) -> Result<(), OutOfTime> {
-        let Some(last) = seqs.last() else { return Ok(()) };
+    fn deliver(&mut self, mut records: &[Arc<Record>], mut seqs: &[u64]) -> Result<(), OutOfTime> {
         let (mut pause, mut panics) = (BACKOFF.0, 0);
-        loop {
+        while !seqs.is_empty() {
             match self.try_sink(records, &mut panics) {
-                Ok(()) => {
-                    self.books.delivered.inc_by(records.len() as u64);
-                    self.books.pending.dec_by(records.len() as i64);
-                    self.move_to(*last);
-                    return Ok(());
+                Ok(taken) => {
+                    self.book(taken, seqs);
+                    (records, seqs) = (&records[taken.records..], &seqs[taken.records..]);
+                    (pause, panics) = (BACKOFF.0, 0);
+                    if !seqs.is_empty() {
+                        self.in_time()?;
+                    }
                 }
                 Err(Refusal::Hopeless(reason)) => {
                     self.books.error(reason);
@@ -336,16 +380,45 @@ impl State {
                 }
                 Err(Refusal::Later(reason)) => {
                     self.books.error(reason);
-                    self.pause(&mut pause)?;
+                    self.pause(&mut pause, None)?;
+                }
+                Err(Refusal::After(reason, asked)) => {
+                    self.books.error(reason);
+                    self.pause(&mut pause, Some(asked))?;
                 }
             }
         }
+        Ok(())
     }
 
-    /// A panic is a refusal: it may be a whim at first, but not when it repeats.
-    fn try_sink(&mut self, records: &[Arc<Record>], panics: &mut u32) -> Result<(), Refusal> {
+    /// Enters into the books what a sink has taken, and moves the cursor over it.
+    fn book(&mut self, taken: Taken, seqs: &[u64]) {
+        self.books.delivered.inc_by(taken.delivered());
+        self.books.rejected.inc_by(taken.rejected);
+        self.books.skipped.inc_by(taken.skipped);
+        self.books.pending.dec_by(taken.records as i64);
+        if taken.delivered() > 0 {
+            self.refused_in_a_row = 0;
+        }
+        self.move_to(seqs[taken.records - 1]);
+    }
+
+    /// A panic is a refusal: it may be a whim at first, but not when it repeats. So is an answer that makes no sense.
+    fn try_sink(&mut self, records: &[Arc<Record>], panics: &mut u32) -> Result<Taken, Refusal> {
         let sink = &mut self.sink;
-        catch_unwind(AssertUnwindSafe(|| sink.deliver(records))).unwrap_or_else(|_| {
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            let answer = sink.deliver(records);
+            if let Ok(taken) = &answer {
+                let (count, apart) = (taken.records, taken.rejected + taken.skipped);
+                assert!(
+                    (1..=records.len()).contains(&count) && apart <= count as u64,
+                    "{taken:?} of {}",
+                    records.len()
+                );
+            }
+            answer
+        }));
+        answer.unwrap_or_else(|_| {
             *panics += 1;
             tracing::error!(exit = self.sink.name(), records = records.len(), "the exit panicked at a delivery");
             if *panics < PANICS_PER_BATCH_MAX { Err(Refusal::Later("panic")) } else { Err(Refusal::Hopeless("panic")) }
@@ -353,16 +426,19 @@ impl State {
     }
 
     fn halve(&mut self, records: &[Arc<Record>], seqs: &[u64], reason: &'static str) -> Result<(), OutOfTime> {
-        if let ([culprit], [seq]) = (records, seqs) {
-            tracing::error!(exit = self.sink.name(), snapshot_id = %culprit.id(), reason, "the exit refused a snapshot");
-            self.books.rejected.inc();
-            self.books.pending.dec();
-            self.move_to(*seq);
-            return Ok(());
+        let exit = self.sink.name();
+        if let [culprit] = records {
+            tracing::error!(exit, snapshot_id = %culprit.id(), reason, "the exit refused a snapshot");
+            self.refused_in_a_row += 1;
+        } else if self.refused_in_a_row >= REFUSED_IN_A_ROW_MAX {
+            tracing::error!(exit, snapshots = records.len(), reason, "the exit refuses whatever it is offered");
+        } else {
+            let middle = records.len() / 2;
+            self.deliver(&records[..middle], &seqs[..middle])?;
+            return self.deliver(&records[middle..], &seqs[middle..]);
         }
-        let middle = records.len() / 2;
-        self.deliver(&records[..middle], &seqs[..middle])?;
-        self.deliver(&records[middle..], &seqs[middle..])
+        self.book(Taken { records: records.len(), rejected: records.len() as u64, skipped: 0 }, seqs);
+        Ok(())
     }
 
     fn move_to(&mut self, seq: u64) {
@@ -381,19 +457,27 @@ impl State {
         }
     }
 
-    /// Waits before another try; shutdown shortens it, and its deadline ends it.
-    fn pause(&mut self, pause: &mut Duration) -> Result<(), OutOfTime> {
+    /// Waits before another try, as long as the receiver `asked` if that is longer; shutdown shortens it, and its deadline
+    /// ends it.
+    fn pause(&mut self, pause: &mut Duration, asked: Option<Duration>) -> Result<(), OutOfTime> {
+        let now = pause_after(*pause, asked, rand::random());
         if self.deadline.is_some() {
             std::thread::sleep(BACKOFF.0);
         } else {
-            match self.stop.recv_timeout(*pause) {
+            match self.stop.recv_timeout(now) {
                 Ok(deadline) => self.deadline = Some(deadline),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Nobody will ever say when to stop.
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(*pause),
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(now),
             }
         }
         *pause = (*pause * 2).min(BACKOFF.1);
         self.in_time()
     }
+}
+
+/// Half of our own pause, and of the other half a share that `draw` says; at least what the receiver asked for.
+pub(super) fn pause_after(own: Duration, asked: Option<Duration>, draw: u16) -> Duration {
+    let jittered = own / 2 + own / 2 * u32::from(draw) / u32::from(u16::MAX);
+    jittered.max(asked.unwrap_or_default().min(ASKED_PAUSE_MAX))
 }

@@ -1,16 +1,19 @@
 //! The hand-off with a real store and scripted exits: what each has to get, in which order, and that the books balance.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::sleep;
 
 use arc_swap::ArcSwapOption;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::lane::QUEUE_RECORDS;
+use super::lane::{ASKED_PAUSE_MAX, QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX, pause_after};
 use super::*;
 use crate::ledger::DropReason;
-use crate::sink::Refusal;
+use crate::sink::{Refusal, Taken as Done};
 use crate::snapshot::record::tests::finished;
 use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId, Tenant};
 use crate::store::{DataDir, Erased, Erasure, Store, Subject};
@@ -59,9 +62,18 @@ impl Taken {
         self.0.lock().unwrap().clone()
     }
 
-    fn sink<F>(&self, rule: F) -> Vec<Box<dyn Sink>>
+    /// All or none, as the rule says.
+    fn sink<F>(&self, mut rule: F) -> Vec<Box<dyn Sink>>
     where
         F: FnMut(&[u64]) -> Result<(), Refusal> + Send + 'static,
+    {
+        self.partly(move |numbers| rule(numbers).map(|()| Done::all(numbers.len())))
+    }
+
+    /// As many as the rule says.
+    fn partly<F>(&self, rule: F) -> Vec<Box<dyn Sink>>
+    where
+        F: FnMut(&[u64]) -> Result<Done, Refusal> + Send + 'static,
     {
         vec![Box::new(Scripted { taken: self.clone(), rule })]
     }
@@ -73,17 +85,17 @@ impl<F> std::fmt::Debug for Scripted<F> {
     }
 }
 
-impl<F: FnMut(&[u64]) -> Result<(), Refusal> + Send> Sink for Scripted<F> {
+impl<F: FnMut(&[u64]) -> Result<Done, Refusal> + Send> Sink for Scripted<F> {
     fn name(&self) -> &'static str {
         EXIT
     }
 
-    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Refusal> {
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Done, Refusal> {
         assert!(!records.is_empty(), "a sink never gets an empty batch");
         let numbers: Vec<_> = records.iter().map(|record| number(record)).collect();
-        (self.rule)(&numbers)?;
-        self.taken.0.lock().unwrap().extend(numbers);
-        Ok(())
+        let done = (self.rule)(&numbers)?;
+        self.taken.0.lock().unwrap().extend(&numbers[..done.records]);
+        Ok(done)
     }
 }
 
@@ -311,6 +323,121 @@ fn a_record_that_an_exit_will_never_take_is_found_and_passed() {
 }
 
 #[test]
+fn what_a_receiver_refuses_in_part_is_rejected_and_never_offered_again() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let answer = |numbers: &[u64]| {
+        let records = numbers.len().min(7);
+        let these = |remainder| numbers[..records].iter().filter(|number| *number % 10 == remainder).count() as u64;
+        Ok(Done { records, rejected: these(3), skipped: these(5) })
+    };
+    let running = start(Some(&place), 100, taken.partly(answer));
+    running.offer(0..100);
+    running.until_settled();
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!(taken.numbers(), numbers(0..100), "each once, in order");
+    assert_eq!((balance.exits[0].delivered, balance.exits[0].rejected, balance.exits[0].left), (80, 10, 0));
+    assert_eq!(count(&metrics, "skipped_total", EXIT), 10);
+}
+
+#[test]
+fn who_refuses_everything_is_not_asked_about_every_record() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let calls = Arc::new(AtomicU32::new(0));
+    let called = Arc::clone(&calls);
+    let running = start(
+        Some(&place),
+        1_000,
+        taken.sink(move |numbers| {
+            called.fetch_add(1, Relaxed);
+            if numbers[0] < 5_000 { Err(Refusal::Hopeless("forbidden")) } else { Ok(()) }
+        }),
+    );
+    running.offer(0..5_000);
+    eventually("all are rejected", || count(&running.metrics, "rejected_total", EXIT) == 5_000);
+    let asked = calls.load(Relaxed);
+    assert!(asked > REFUSED_IN_A_ROW_MAX && asked < 500, "{asked} times for 5,000");
+    running.offer(5_000..5_010);
+    let (balance, _) = running.stop(PATIENCE);
+    assert_eq!((balance.exits[0].delivered, balance.exits[0].rejected), (10, 5_000));
+}
+
+#[test]
+fn a_receiver_is_left_alone_as_long_as_it_asks_within_reason() {
+    let (ms, asked) = (Duration::from_millis, |seconds| Some(Duration::from_secs(seconds)));
+    assert_eq!((pause_after(ms(100), None, 0), pause_after(ms(100), None, u16::MAX)), (ms(50), ms(100)));
+    assert_eq!(pause_after(ms(100), asked(7), 9), Duration::from_secs(7));
+    assert_eq!(pause_after(ms(100), Some(ms(1)), 0), ms(50), "our own pause grows, whatever it asks");
+    assert_eq!(pause_after(ms(100), asked(u64::MAX), 0), ASKED_PAUSE_MAX);
+
+    let (place, taken) = (Place::new(), Taken::default());
+    let mut refused = None::<Instant>;
+    let rule = move |_: &[u64]| match refused {
+        None => {
+            refused = Some(Instant::now());
+            Err(Refusal::After("busy", Duration::from_millis(200)))
+        }
+        Some(then) if then.elapsed() < Duration::from_millis(200) => Err(Refusal::Hopeless("too early")),
+        Some(_) => Ok(()),
+    };
+    let running = start(Some(&place), 100, taken.sink(rule));
+    running.offer(0..20);
+    eventually("the exit has them", || taken.numbers() == numbers(0..20));
+    let (_, metrics) = running.stop(PATIENCE);
+    assert_eq!((errors(&metrics, EXIT, "busy"), count(&metrics, "rejected_total", EXIT)), (1, 0));
+}
+
+/// What a scripted exit answers, apart from how many it was asked about.
+#[derive(Clone, Debug)]
+enum Say {
+    Take { at_most: usize, rejected: u64, skipped: u64 },
+    Later,
+    Hopeless,
+    Panic,
+}
+
+fn say() -> impl Strategy<Value = Say> {
+    let take = (1usize..40, 0u64..3, 0u64..3);
+    prop_oneof![
+        6 => take.prop_map(|(at_most, rejected, skipped)| Say::Take { at_most, rejected, skipped }),
+        1 => Just(Say::Later),
+        2 => Just(Say::Hopeless),
+        1 => Just(Say::Panic),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn whatever_an_exit_answers_its_books_balance(script in vec(say(), 1..12), with_store: bool) {
+        let (place, taken) = (Place::new(), Taken::default());
+        let (mut script, total) = (script.into_iter(), 60);
+        let rule = move |numbers: &[u64]| {
+            let Some(say) = script.next() else { return Ok(Done::all(numbers.len())) };
+            match say {
+                Say::Take { at_most, rejected, skipped } => {
+                    let records = at_most.min(numbers.len());
+                    let rejected = rejected.min(records as u64);
+                    Ok(Done { records, rejected, skipped: skipped.min(records as u64 - rejected) })
+                }
+                Say::Later => Err(Refusal::Later("busy")),
+                Say::Hopeless => Err(Refusal::Hopeless("poison")),
+                Say::Panic => panic!("as this test wants it"),
+            }
+        };
+        let running = start(with_store.then_some(&place), 15, taken.partly(rule));
+        running.offer(0..total);
+        running.until_settled();
+        // Which looks at the books.
+        let (balance, metrics) = running.stop(PATIENCE);
+        let done = count(&metrics, "delivered_total", EXIT) + count(&metrics, "rejected_total", EXIT) + count(&metrics, "skipped_total", EXIT);
+        prop_assert_eq!((done, balance.exits[0].left), (total, 0));
+        let got = taken.numbers();
+        prop_assert!(got.is_sorted_by(|a, b| a < b), "each at most once, in order: {:?}", got);
+    }
+}
+
+#[test]
 fn a_slow_exit_holds_nobody_up_and_catches_up_from_the_store() {
     let (place, taken) = (Place::new(), Taken::default());
     let (open, gate) = mpsc::sync_channel::<()>(1);
@@ -368,11 +495,11 @@ fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
     let running = start(
         Some(&place),
         10,
-        taken.sink(move |_| {
+        taken.partly(move |numbers| {
             // Nobody listens once the test is over.
             begin.send(()).ok();
             steps.recv().ok();
-            Ok(())
+            Ok(Done::all(numbers.len().min(10)))
         }),
     );
     running.offer(0..50);

@@ -1,9 +1,10 @@
-//! The exits: one file each. A sink writes; whether and when to try again is the lane's business.
+//! The exits: one file or folder each. A sink writes; whether and when to try again is the lane's business.
 
 pub mod json_log;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::snapshot::Record;
 
@@ -12,10 +13,35 @@ pub trait Sink: Debug + Send {
     /// Its name in metrics and in the store's cursors.
     fn name(&self) -> &'static str;
 
-    /// Takes all of `records` or none of them; never an empty slice.
+    /// Takes `records` from the first on, as many as suit it, and answers how many it is done with. The slice is never
+    /// empty, and neither is what an `Ok` is done with: who can take none refuses.
     ///
-    /// May block: the lane is its own thread. After [`Refusal::Later`] it is called again with the same records.
-    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Refusal>;
+    /// May block: the lane is its own thread. What was not taken it gets again, after [`Refusal::Later`] and
+    /// [`Refusal::After`] once some time has passed.
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal>;
+}
+
+/// What became of the first records of a delivery. The sink is done with all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// How many these are, in all.
+    pub records: usize,
+    /// Of them, refused by the receiver for good, without saying which.
+    pub rejected: u64,
+    /// Of them, not meant for this exit.
+    pub skipped: u64,
+}
+
+impl Taken {
+    /// That many, and every one of them.
+    pub const fn all(records: usize) -> Self {
+        Self { records, rejected: 0, skipped: 0 }
+    }
+
+    /// Those that arrived.
+    pub const fn delivered(&self) -> u64 {
+        (self.records as u64).saturating_sub(self.rejected + self.skipped)
+    }
 }
 
 /// Why records were not taken: a short name for metrics, from a closed set per sink.
@@ -23,6 +49,8 @@ pub trait Sink: Debug + Send {
 pub enum Refusal {
     /// The same records may be taken later.
     Later(&'static str),
+    /// The same, and the receiver has said how long it wants to be left alone.
+    After(&'static str, Duration),
     /// The same records will never be taken.
     Hopeless(&'static str),
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use self::file::LogFile;
 pub use self::file::OpenError;
-use super::{Refusal, Sink};
+use super::{Refusal, Sink, Taken};
 use crate::snapshot::{Document, Moment, Record, SnapshotId};
 
 /// The exit's name in metrics and in the store's cursors.
@@ -168,7 +168,7 @@ impl Sink for JsonLog {
         NAME
     }
 
-    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Refusal> {
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
         let batch = records.first().zip(records.last()).map(|(first, last)| (first.id(), last.id()));
         if self.batch != batch {
             // Another batch than the one that failed, after a panic of the lane's: the line that was begun is finished.
@@ -188,7 +188,7 @@ impl Sink for JsonLog {
         }
         self.out.flush().map_err(|error| refused("write", &error))?;
         self.batch = None;
-        Ok(())
+        Ok(Taken::all(records.len()))
     }
 }
 
