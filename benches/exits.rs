@@ -215,6 +215,7 @@ fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
         events: tokens + 2,
         answer,
         timings,
+        trace_exported: None,
     }
 }
 

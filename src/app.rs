@@ -25,6 +25,7 @@ use crate::lookup::{self, EraseSource, LookupState, Readiness};
 use crate::pipeline::{self, Balance, Intake, Pipeline};
 use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
+use crate::sink::otlp::{Otlp, Protocol};
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
@@ -149,7 +150,6 @@ impl App {
 
         let acceptor = load_acceptor(("tls", tls::HTTP2_OR_1), config.tls.as_ref(), &config, &shared)?;
         let admin_acceptor = load_acceptor(("admin_tls", tls::HTTP1), config.admin_tls.as_ref(), &config, &shared)?;
-        let sinks = open_sinks(&config)?;
         let store = open_store(&config, data_dir.as_ref(), &shared)?;
         let reader = store.as_ref().map(|(_, reader)| reader.clone());
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -159,11 +159,13 @@ impl App {
             .build()
             .map_err(StartError::Thread)?;
 
+        let otlp = load_otlp(&config)?;
+        let sinks = open_sinks(&config, &otlp, &shared, &control)?;
         let (intake, pipeline) = start_pipeline(&config, &shared, store, sinks)?;
         let upstream = Upstream::load(&config)?;
         let fleet = Fleet::new(upstream.fleet(&config), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
-        start_rotation(&upstream, acceptor.iter().chain(&admin_acceptor), &shared, &control);
+        start_rotation(&upstream, otlp, acceptor.iter().chain(&admin_acceptor), &shared, &control);
         let lookup = start_lookup(&shared, &fleet, (reader, erase), (admin, admin_acceptor), &control)?;
         let target_credentials = Arc::clone(&upstream.target_credentials);
         let polling = start_fleet(Arc::clone(&fleet), &control);
@@ -351,12 +353,14 @@ fn credentials_of_targets(config: &Config) -> Result<Credentials, tls::LoadError
 /// Follows the files of certificates, keys and credentials. It ends with the runtime: nothing is lost when it is cut off.
 fn start_rotation<'a>(
     upstream: &Upstream,
+    otlp: Option<Arc<Connector>>,
     acceptors: impl IntoIterator<Item = &'a Arc<Acceptor>>,
     shared: &Shared,
     control: &Runtime,
 ) {
     let acceptors = acceptors.into_iter().map(|acceptor| Arc::clone(acceptor) as _);
-    let all = upstream.rotating().chain(acceptors).collect();
+    let otlp = otlp.map(|connector| connector as _);
+    let all = upstream.rotating().chain(otlp).chain(acceptors).collect();
     control.spawn(tls::rotate(all, Arc::clone(&shared.metrics)));
 }
 
@@ -371,10 +375,33 @@ fn open_store(
     opened.map(Some).map_err(StartError::Store)
 }
 
-fn open_sinks(config: &Config) -> Result<Vec<Box<dyn Sink>>, StartError> {
-    let Some(settings) = &config.json_log else { return Ok(Vec::new()) };
-    let log = JsonLog::open(settings).map_err(StartError::JsonLog)?;
-    Ok(vec![Box::new(log)])
+/// For receivers of OTLP with `https`; `None` if nothing is exported.
+fn load_otlp(config: &Config) -> Result<Option<Arc<Connector>>, StartError> {
+    if !config.otlp.is_on() {
+        return Ok(None);
+    }
+    let protocols = match config.otlp.protocol {
+        Protocol::Grpc => tls::HTTP2_ONLY,
+        Protocol::Http => tls::HTTP1,
+    };
+    let connector = Connector::speaking(protocols, "otlp", config.otlp.tls.clone()).map_err(StartError::Tls)?;
+    Ok(Some(Arc::new(connector)))
+}
+
+fn open_sinks(
+    config: &Config,
+    otlp: &Option<Arc<Connector>>,
+    shared: &Shared,
+    control: &Runtime,
+) -> Result<Vec<Box<dyn Sink>>, StartError> {
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    if let Some(settings) = &config.json_log {
+        sinks.push(Box::new(JsonLog::open(settings).map_err(StartError::JsonLog)?));
+    }
+    for exit in Otlp::exits(&config.otlp, otlp, &shared.clock, control.handle()) {
+        sinks.push(Box::new(exit));
+    }
+    Ok(sinks)
 }
 
 fn start_pipeline(

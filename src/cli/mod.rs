@@ -168,6 +168,9 @@ pub struct ServeArgs {
     /// Finished snapshots as JSON lines; with stdout, it carries nothing else [default: off]
     #[arg(long, value_name = "off|stdout|FILE")]
     pub json_log: Option<String>,
+    /// Where OpenTelemetry's spans go, such as http://localhost:4317 [default: nowhere]
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
 }
 
 /// What `snapgate demo` is told.
@@ -182,6 +185,9 @@ pub struct DemoArgs {
     /// Requests per second of the traffic; 0 for none
     #[arg(long, value_name = "R", default_value_t = 8.0, value_parser = rate)]
     pub rate: f64,
+    /// Where OpenTelemetry's spans go, such as http://localhost:4317 [default: nowhere]
+    #[arg(long, value_name = "URL", value_parser = config::parse_receiver)]
+    pub otlp: Option<String>,
 }
 
 /// What `snapgate sim` is told.
@@ -237,6 +243,7 @@ impl ServeArgs {
             ("--admin", "admin", one(&self.admin)),
             ("--data-dir", "data_dir", one(&self.data_dir)),
             ("--json-log", "json_log.to", one(&self.json_log)),
+            ("--otlp", "otlp.endpoint", one(&self.otlp)),
         ];
         let flags = flags.into_iter().filter(|(_, _, values)| !values.is_empty());
         let flags = flags.map(|(name, key, values)| Flag { name, key, values }).collect();
@@ -402,7 +409,7 @@ mod tests {
         let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
         let example = config::example();
         let flags: Vec<_> = example.split("Flag ").skip(1).filter_map(|rest| rest.split('.').next()).collect();
-        assert_eq!(flags.len(), 6);
+        assert_eq!(flags.len(), 7);
         for flag in flags {
             assert!(help.contains(&format!("{flag} <")), "{flag}");
         }

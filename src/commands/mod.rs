@@ -263,7 +263,8 @@ fn sim(args: SimArgs) -> Result<Exit, Exit> {
 
 fn show(args: &DemoArgs) -> Result<Exit, Exit> {
     let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
-    let settings = demo::Settings { once: args.once, targets: args.targets.into(), rate: args.rate };
+    let settings =
+        demo::Settings { once: args.once, targets: args.targets.into(), rate: args.rate, otlp: args.otlp.clone() };
     let mut out = io::stdout();
     let colour = out.is_terminal();
     demo::run(&settings, colour, &runtime, stopped, &mut out).map_err(|error| failed(&error))?;

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::layers::Effective;
 use super::logs::parse_candidates;
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
-use super::{Config, Machine, Secret, Shown, Targets};
+use super::{Config, Machine, Secret, Shown, Targets, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::sink::json_log::{self, Destination, Rotation};
 use crate::snapshot::Policy;
@@ -48,6 +48,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     for section in ["upstream", "fleet"] {
         check_credential(section, effective, mistakes);
     }
+    otlp::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -173,6 +174,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         tls_handshake_timeout: values.duration("timeouts.tls_handshake"),
         data_dir: PathBuf::from(values.text("data_dir")),
         json_log: json_log_settings(&values),
+        otlp: otlp::settings(&values),
         log: log_settings(&values),
         fleet: fleet_settings(&values),
         gateway: gateway_settings(&values, machine),
@@ -313,6 +315,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
             _ => UpstreamRequestId::Snapshot,
         },
         label_headers: values.list("record.headers").iter().map(header).collect(),
+        sampling: otlp::sampling(values),
     }
 }
 
@@ -404,10 +407,21 @@ fn shown(effective: &Effective) -> Vec<Shown> {
 
 /// Values by kind. The table gives each key its kind, so that another one here is a mistake in this program; the test
 /// that builds the defaults finds it.
-struct Values<'a>(&'a Effective);
+pub(super) struct Values<'a>(&'a Effective);
 
 impl<'a> Values<'a> {
-    fn duration(&self, path: &str) -> Duration {
+    pub(super) fn of(effective: &'a Effective) -> Self {
+        Self(effective)
+    }
+
+    pub(super) fn headers(&self, path: &str) -> &'a HeaderMap {
+        match self.0.get(path).0 {
+            Value::Headers(headers) => headers,
+            other => unreachable!("{path} is no list of headers but {other}"),
+        }
+    }
+
+    pub(super) fn duration(&self, path: &str) -> Duration {
         match self.0.get(path).0 {
             Value::Duration(duration) => *duration,
             other => unreachable!("{path} is no duration but {other}"),
@@ -422,7 +436,7 @@ impl<'a> Values<'a> {
     }
 
     /// Bytes in memory.
-    fn size(&self, path: &str) -> usize {
+    pub(super) fn size(&self, path: &str) -> usize {
         usize::try_from(self.bytes(path)).unwrap_or(usize::MAX)
     }
 
@@ -433,18 +447,18 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn count(&self, path: &str) -> usize {
+    pub(super) fn count(&self, path: &str) -> usize {
         self.small(path) as usize
     }
 
-    fn share(&self, path: &str) -> f64 {
+    pub(super) fn share(&self, path: &str) -> f64 {
         match self.0.get(path).0 {
             Value::Share(share) => *share,
             other => unreachable!("{path} is no share but {other}"),
         }
     }
 
-    fn switch(&self, path: &str) -> bool {
+    pub(super) fn switch(&self, path: &str) -> bool {
         match self.0.get(path).0 {
             Value::Switch(on) => *on,
             other => unreachable!("{path} is no switch but {other}"),
@@ -458,7 +472,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn text(&self, path: &str) -> &'a str {
+    pub(super) fn text(&self, path: &str) -> &'a str {
         match self.0.get(path).0 {
             Value::Text(text) => text,
             other => unreachable!("{path} is no text but {other}"),
@@ -473,7 +487,7 @@ impl<'a> Values<'a> {
     }
 
     /// `None` for one that is left out.
-    fn file(&self, path: &str) -> Option<PathBuf> {
+    pub(super) fn file(&self, path: &str) -> Option<PathBuf> {
         Some(self.text(path)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
@@ -484,7 +498,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn list(&self, path: &str) -> &'a [String] {
+    pub(super) fn list(&self, path: &str) -> &'a [String] {
         match self.0.get(path).0 {
             Value::List(list) => list,
             other => unreachable!("{path} is no list but {other}"),

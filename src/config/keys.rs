@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::logs::{candidates, log_level};
+use super::otlp;
 use super::tables::check_name;
 use super::value::Kind;
 use crate::lookup::LinkTemplate;
@@ -31,7 +32,7 @@ pub(super) const WIDTH_MAX: u64 = 64;
 const CREDENTIALS: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"];
 
 /// One key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
     /// Section and name: `limits.in_flight`; a name alone for what stands before the first section.
     pub(super) path: &'static str,
@@ -77,17 +78,18 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
 }
 
 /// Flags of `snapgate serve`, each with its key's path.
-pub(super) const FLAGS: [(&str, &str); 6] = [
+pub(super) const FLAGS: [(&str, &str); 7] = [
     ("--target", "targets"),
     ("--policy", "policy"),
     ("--listen", "listen"),
     ("--admin", "admin"),
     ("--data-dir", "data_dir"),
     ("--json-log", "json_log.to"),
+    ("--otlp", "otlp.endpoint"),
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 37] = [
+pub(super) const LIVE: [&str; 44] = [
     "policy",
     "targets",
     "models",
@@ -115,6 +117,13 @@ pub(super) const LIVE: [&str; 37] = [
     "choice.session_header",
     "choice.allow_forced",
     "record.headers",
+    "trace.trust_parent",
+    "trace.unsampled_parent",
+    "trace.sample_ratio",
+    "trace.keep_errors",
+    "trace.keep_slower_than",
+    "trace.keep_forced",
+    "trace.keep_tenants",
     "lookup.own_records",
     "lookup.requests_per_second",
     "lookup.own_requests_per_second",
@@ -128,7 +137,7 @@ pub(super) const LIVE: [&str; 37] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 17] = [
+pub(super) const SECTIONS: [(&str, &str); 19] = [
     (
         "log",
         "The gateway's own log, on standard error. Requests never wait for it: where nobody reads it, lines are dropped and counted.",
@@ -145,6 +154,19 @@ pub(super) const SECTIONS: [(&str, &str); 17] = [
     ("routes", "Which requests are forwarded."),
     ("choice", "How a target is chosen."),
     ("record", "What is recorded beyond the decision and the outcome."),
+    (
+        "trace",
+        "The distributed trace a request is part of. With a sampled trace the target is told to record its spans, too; all \
+         spans of the gateway itself are made when the request has ended, so that it can still keep what turned out to be \
+         worth it.",
+    ),
+    (
+        "otlp",
+        "OpenTelemetry: a span for each request and one for each attempt, and if wanted the snapshot as a log record. \
+         OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, OTEL_SERVICE_NAME, \
+         OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says; OTEL_SDK_DISABLED=true \
+         makes them count for nothing.",
+    ),
     ("fleet", "How the targets are watched: a poll of their metrics, and a probe that they are alive."),
     ("store", "The embedded store, which answers lookups."),
     ("pipeline", "The hand-off from the data path to the store."),
@@ -161,18 +183,31 @@ pub(super) const SECTIONS: [(&str, &str); 17] = [
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const MS: u64 = 1;
-const S: u64 = 1000 * MS;
+pub(super) const MS: u64 = 1;
+pub(super) const S: u64 = 1000 * MS;
 const H: u64 = 3600 * S;
-const D: u64 = 24 * H;
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const D: u64 = 24 * H;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-/// All keys, in the order of the example file: what has no section first, because TOML wants it so.
+/// All keys, by section in the order of the example file: what has no section first, because TOML wants it so.
+pub(super) const KEYS: &[Key] = &joined::<{ COMMON.len() + otlp::KEYS.len() }>(COMMON, &otlp::KEYS);
+
+const fn joined<const N: usize>(some: &[Key], others: &[Key]) -> [Key; N] {
+    let mut all = [some[0]; N];
+    let mut place = 0;
+    while place < N {
+        all[place] = if place < some.len() { some[place] } else { others[place - some.len()] };
+        place += 1;
+    }
+    all
+}
+
+/// All but those about traces and OTLP.
 #[rustfmt::skip] // a table: one key, one place
-pub(super) const KEYS: &[Key] = &[
+const COMMON: &[Key] = &[
     Key { path: "listen", kind: Kind::Address { host: ANY }, default: "0.0.0.0:8080",
         doc: "Where requests come in. Port 0 lets the system choose; a line on standard error says what it chose." },
     Key { path: "admin", kind: Kind::Address { host: LOOPBACK }, default: "127.0.0.1:8081",
@@ -438,15 +473,15 @@ pub(super) const KEYS: &[Key] = &[
               symbolic links, so that a Kubernetes ConfigMap is taken up when its volume is." },
 ];
 
-const fn time(min_ms: u64, max_ms: u64) -> Kind {
+pub(super) const fn time(min_ms: u64, max_ms: u64) -> Kind {
     Kind::Duration { min: Duration::from_millis(min_ms), max: Duration::from_millis(max_ms) }
 }
 
-const fn bytes(min: u64, max: u64) -> Kind {
+pub(super) const fn bytes(min: u64, max: u64) -> Kind {
     Kind::Bytes { min, max }
 }
 
-const fn count(min: u64, max: u64) -> Kind {
+pub(super) const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -458,7 +493,7 @@ fn path(text: &str) -> Result<String, String> {
 }
 
 /// A file that may be left out.
-fn file(text: &str) -> Result<String, String> {
+pub(super) fn file(text: &str) -> Result<String, String> {
     if text.is_empty() { Ok(String::new()) } else { path(text) }
 }
 

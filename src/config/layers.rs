@@ -11,7 +11,7 @@ use super::keys::{KEYS, Key, SECTIONS, find};
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::tables::Tables;
 use super::value::{Kind, Value};
-use super::{FILE_VARIABLE, Sources, TOKEN_VARIABLE};
+use super::{FILE_VARIABLE, Sources, TOKEN_VARIABLE, otlp};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "SNAPGATE_";
@@ -69,6 +69,7 @@ pub(super) fn read(sources: &Sources) -> (Effective, Mistakes) {
         referenced: BTreeSet::new(),
         broken: Vec::new(),
     };
+    layers.standard();
     match &sources.file {
         Some((name, Ok(text))) => layers.file(name, text),
         Some((name, Err(error))) => layers.mistakes.add(Origin::File(name.as_str().into(), 0), None, error.as_str()),
@@ -141,6 +142,28 @@ impl Layers<'_> {
                     let proposal = did_you_mean(&full, KEYS.iter().map(|key| key.path));
                     self.mistakes.add(origin, None, format!("unknown key `{full}`{proposal}"));
                 }
+            }
+        }
+    }
+
+    /// OpenTelemetry's own variables. An empty one counts as not set.
+    fn standard(&mut self) {
+        let said = |name: &str| self.sources.environment.get(name).and_then(|value| value.to_str()).map(str::trim);
+        if said(otlp::DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return;
+        }
+        let with_argument = otlp::sampler_takes_argument(said("OTEL_TRACES_SAMPLER"));
+        for (variable, key, translate) in otlp::STANDARD {
+            let Some(text) = said(variable).filter(|text| !text.is_empty()) else { continue };
+            if variable == "OTEL_TRACES_SAMPLER_ARG" && !with_argument {
+                continue;
+            }
+            let key = find(key).expect("a test holds that the table has these keys");
+            let origin = Origin::Environment(variable.to_owned());
+            match translate(text) {
+                Ok(Some(text)) => self.read_texts(key, std::iter::once(&*text), origin),
+                Ok(None) => {}
+                Err(text) => self.mistakes.add(origin, Some(key.path), text),
             }
         }
     }

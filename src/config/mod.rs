@@ -9,6 +9,8 @@
 //! flags ────────┘            └──────── mistakes ────────────────┴──▶ Mistakes: all at once, before a port is bound
 //! ```
 //!
+//! OpenTelemetry's own variables are one more layer, below the file (`otlp.rs`).
+//!
 //! A variable's name is the key's path in capitals with underscores, `SNAPGATE_LIMITS_IN_FLIGHT` for `limits.in_flight`. It
 //! is looked up in the table and never taken apart, and a test holds that no two keys share one.
 
@@ -18,6 +20,7 @@ mod keys;
 mod layers;
 mod logs;
 mod mistake;
+mod otlp;
 mod secret;
 mod tables;
 mod units;
@@ -76,6 +79,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where finished snapshots are written as JSON lines; `None` if they are not.
     pub json_log: Option<json_log::Settings>,
+    /// Where spans and log records go.
+    pub otlp: crate::sink::otlp::Settings,
     /// The gateway's own log.
     pub log: telemetry::LogSettings,
     /// The targets and how they are watched.
@@ -258,6 +263,11 @@ impl Config {
 /// An address to listen on, as the keys `listen` and `admin` take it; `host` stands for an empty one.
 pub fn parse_address(text: &str, host: IpAddr) -> Result<SocketAddr, String> {
     value::parse_address(text, host)
+}
+
+/// The URL of a receiver, as the key `otlp.endpoint` takes it.
+pub fn parse_receiver(text: &str) -> Result<String, String> {
+    otlp::endpoint(text)
 }
 
 /// The file that a process's configuration is read from, if there is one: `named`, else the variable's.

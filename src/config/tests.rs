@@ -127,7 +127,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Duration { max, .. }, _) => quoted(&units::show_duration(max - Duration::from_micros(1))),
         (Kind::Bytes { max, .. }, _) => quoted(&units::show_bytes(max - 1)),
         (Kind::Count { max, .. }, _) => (max - 1).to_string(),
-        (Kind::Share, _) => "0.5".to_owned(),
+        (Kind::Share | Kind::Ratio, _) => "0.5".to_owned(),
         (Kind::Switch, _) => (key.default != "true").to_string(),
         (Kind::Choice(words), _) => quoted(words.iter().find(|word| **word != key.default).unwrap()),
         (Kind::Address { .. }, _) => quoted("127.0.0.9:9"),
@@ -137,10 +137,22 @@ fn other_value(key: &Key) -> String {
         (Kind::Text(_), "choice.session_header") => quoted("x-other"),
         (Kind::Text(_), "tenant.header") => quoted("x-tenant"),
         (Kind::Text(_), "links.trace" | "links.logs" | "links.dashboard") => quoted("https://tempo/{trace_id}"),
+        (Kind::Text(_), "otlp.endpoint" | "otlp.traces_endpoint") => quoted("http://h:4317"),
+        (Kind::Text(_), "otlp.logs_endpoint") => quoted("http://h:4318/v1/logs"),
+        (Kind::Text(_), "otlp.candidates") => quoted("all"),
+        (Kind::Text(_), "otlp.provider") => quoted("sglang"),
         (Kind::Text(_), _) => quoted("/other"),
         (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
         (Kind::List { .. }, "routes.cors_origins") => "[\"https://chat.example\"]".to_owned(),
         (Kind::List { .. }, "tenant.trusted") => "[\"10.0.0.0/8\"]".to_owned(),
+        (Kind::List { .. }, "trace.keep_tenants") => "[\"t_8f3a91c2\"]".to_owned(),
+        (Kind::List { .. }, "otlp.resource") => "[\"a.b=c\"]".to_owned(),
+        (Kind::Headers { file: false }, _) => quoted("x-key=a%20b"),
+        (Kind::Headers { file: true }, _) => {
+            let file = std::env::temp_dir().join("snapgate-test-headers");
+            std::fs::write(&file, "x-key=a%20b\n").unwrap();
+            quoted(&file.display().to_string())
+        }
         (Kind::Secret { file: false }, _) => quoted("0123456789abcdef"),
         (Kind::Secret { file: true }, _) => {
             let file = std::env::temp_dir().join("snapgate-test-secret");
@@ -164,6 +176,10 @@ fn companions(key: &str) -> &'static str {
             "json_log.to = \"log\"\n"
         }
         "tenant.header" => "tenant.trusted = [\"10.0.0.1\"]\n",
+        "otlp.logs_endpoint" => "otlp.logs = true\n",
+        "otlp.protocol" => "otlp.endpoint = \"http://h:4318\"\n",
+        "otlp.traces" | "otlp.logs" => "otlp.endpoint = \"http://h:4317\"\n",
+        keep if keep.starts_with("trace.keep_") => "otlp.endpoint = \"http://h:4317\"\n",
         "store.wal_checkpoint_bytes" => "store.wal_max_bytes = \"1TiB\"\n",
         _ => "",
     }
@@ -189,6 +205,95 @@ fn every_key_reaches_a_setting_from_the_file_and_from_its_variable() {
         assert_ne!(default, from_file, "{} changes nothing", key.path);
         let variable = environment(file(around), &[(&key.variable(), value.trim_matches('"'))]);
         assert_eq!(meaning(&variable), from_file, "{}", key.path);
+    }
+}
+
+fn otlp(text: &str, variables: &[(&str, &str)]) -> crate::sink::otlp::Settings {
+    load(&environment(file(text), variables)).unwrap_or_else(|wrong| panic!("{text} {variables:?}: {wrong}")).otlp
+}
+
+#[test]
+fn an_endpoint_says_how_it_is_spoken_to_unless_the_protocol_does() {
+    const GRPC: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let cases = [
+        ("otlp.endpoint = \"http://h:4317\"", format!("http://h:4317{GRPC}")),
+        ("otlp.endpoint = \"https://h:4317/\"", format!("https://h:4317{GRPC}")),
+        ("otlp.endpoint = \"http://h:4318\"", "http://h:4318/v1/traces".to_owned()),
+        ("otlp.endpoint = \"http://h/otlp\"", "http://h/otlp/v1/traces".to_owned()),
+        ("otlp.endpoint = \"http://h/otlp/\"", "http://h/otlp/v1/traces".to_owned()),
+        ("otlp.endpoint = \"http://h:9\"\notlp.protocol = \"http/protobuf\"", "http://h:9/v1/traces".to_owned()),
+        ("otlp.endpoint = \"http://h:4318\"\notlp.protocol = \"grpc\"", format!("http://h:4318{GRPC}")),
+        ("otlp.traces_endpoint = \"http://h:4318/mine\"", "http://h:4318/mine".to_owned()),
+        ("otlp.endpoint = \"http://h:4318\"\notlp.traces_endpoint = \"http://t:1/x\"", "http://t:1/x".to_owned()),
+    ];
+    for (text, url) in cases {
+        let settings = otlp(text, &[]);
+        assert_eq!((settings.traces.map(|url| url.to_string()), settings.logs), (Some(url), None), "{text}");
+    }
+    assert!(!otlp("", &[]).is_on());
+    for text in ["localhost:4317", "ftp://h:1", "http://", "http://u:p@h:1", "http://h:1?x=1"] {
+        assert!(load(&file(&format!("otlp.endpoint = \"{text}\""))).is_err(), "{text}");
+    }
+    let grpc = load(&file("otlp.endpoint = \"http://h:4317/otlp\"\notlp.protocol = \"grpc\"")).unwrap_err().to_string();
+    assert!(grpc.contains("f.toml:1: otlp.endpoint: /otlp: gRPC has a path of its own"), "{grpc}");
+}
+
+#[test]
+fn opentelemetrys_own_variables_stand_below_the_file() {
+    let all = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc,x-b=2"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=from-resource,k8s.pod.name=a%2Cb"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+    ];
+    let settings = otlp("", &all);
+    assert_eq!(settings.traces.unwrap().to_string(), "http://h:4318/v1/traces");
+    assert_eq!(settings.headers["authorization"], "Bearer abc");
+    assert_eq!(
+        (settings.timeout, settings.gzip, &*settings.service_name),
+        (Duration::from_millis(2_500), true, "from-resource")
+    );
+    assert!(settings.resource.contains(&("k8s.pod.name".into(), "a,b".into())));
+    let config = load(&environment(file(""), &all)).unwrap();
+    assert_eq!(config.gateway.sampling.ratio, crate::snapshot::Ratio::of(0.25));
+    let shown = config.text();
+    assert!(shown.contains("otlp.headers = \"<set>\"") && !shown.contains("abc"), "{shown}");
+
+    let name = |text, variables: &[(&str, &str)]| otlp(text, variables).service_name;
+    let otel = ("OTEL_SERVICE_NAME", "otel");
+    assert_eq!(name("", &[otel]), "otel");
+    assert_eq!(name("otlp.service_name = \"file\"", &[otel]), "file");
+    assert_eq!(name("otlp.service_name = \"file\"", &[otel, ("SNAPGATE_OTLP_SERVICE_NAME", "ours")]), "ours");
+    assert!(!otlp("", &[all[0], ("OTEL_SDK_DISABLED", "true")]).is_on());
+    assert!(otlp("otlp.endpoint = \"http://h:1\"", &[("OTEL_SDK_DISABLED", "true")]).is_on(), "the file has said so");
+    assert_eq!(otlp("", &[all[0], ("OTEL_TRACES_EXPORTER", "none")]).traces, None);
+    assert_eq!(name("", &[("OTEL_SERVICE_NAME", "")]), "snapgate", "empty is not set");
+    for (variable, value) in [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), ("OTEL_TRACES_SAMPLER", "jaeger_remote")] {
+        let wrong = load(&environment(file(""), &[(variable, value)])).unwrap_err().to_string();
+        assert!(wrong.starts_with(&format!("{variable}: ")), "{wrong}");
+    }
+}
+
+#[test]
+fn headers_may_be_in_one_place_and_are_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("headers");
+    std::fs::write(&path, "authorization=Basic%20c2VjcmV0\nx-scope-orgid = team\n").unwrap();
+    let from_file = format!("otlp.headers_file = {:?}\n", path.display().to_string());
+    let headers = otlp(&from_file, &[]).headers;
+    assert_eq!(
+        (&headers["authorization"], &headers["x-scope-orgid"]),
+        (&"Basic c2VjcmV0".parse().unwrap(), &"team".parse().unwrap())
+    );
+    assert!(!format!("{headers:?}").contains("c2VjcmV0"));
+    let both = load(&file(&format!("{from_file}otlp.headers = \"a=b\"\n"))).unwrap_err().to_string();
+    assert!(both.contains("otlp.headers is set as well"), "{both}");
+    for wrong in ["secret", "=secret", "a b=secret", "a=sec%00ret"] {
+        let wrong = load(&file(&format!("otlp.headers = \"{wrong}\""))).unwrap_err().to_string();
+        assert!(!wrong.contains("sec"), "{wrong}");
     }
 }
 

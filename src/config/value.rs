@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
+use super::otlp;
 use super::secret::Secret;
 use super::tables::{Model, Target, Token, check_secret, read_secret};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     Count { min: u64, max: u64 },
     /// A ratio above 0 and up to 1.
     Share,
+    /// A ratio from 0 to 1.
+    Ratio,
     /// `true` or `false`.
     Switch,
     /// One of these words.
@@ -43,6 +46,8 @@ pub(super) enum Kind {
     Secret { file: bool },
     /// The value of the header `authorization`, a secret; none if empty.
     Authorization,
+    /// `NAME=VALUE,NAME=VALUE`, which are secrets, or the name of a file that holds them; none if empty.
+    Headers { file: bool },
     /// `[[targets]]`.
     Targets,
     /// `[[models]]`.
@@ -64,6 +69,7 @@ pub(super) enum Value {
     List(Vec<String>),
     Secret(Option<Secret>),
     Authorization(Option<HeaderValue>),
+    Headers(HeaderMap),
     Targets(Vec<Target>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
@@ -79,6 +85,7 @@ impl Kind {
             Self::Bytes { .. } => Value::Bytes(parse_bytes(text)?),
             Self::Count { .. } => Value::Count(text.parse().map_err(|_| format!("\"{text}\" is not a whole number"))?),
             Self::Share => Value::Share(parse_share(text)?),
+            Self::Ratio => Value::Share(parse_ratio(text)?),
             Self::Switch => Value::Switch(text.parse().map_err(|_| format!("\"{text}\" is neither true nor false"))?),
             Self::Choice(words) if words.contains(&text) => Value::Text(text.to_owned()),
             Self::Choice(words) => return Err(format!("\"{text}\" is not one of {}", words.join(", "))),
@@ -92,6 +99,9 @@ impl Kind {
             Self::Authorization => Value::Authorization(Some(authorization(text.as_bytes()).ok_or_else(|| {
                 "has characters other than visible ASCII and spaces: it could not be sent in a header".to_owned()
             })?)),
+            Self::Headers { .. } if text.is_empty() => Value::Headers(HeaderMap::new()),
+            Self::Headers { file: true } => Value::Headers(otlp::read_headers(text)?),
+            Self::Headers { file: false } => Value::Headers(otlp::headers(text)?),
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
@@ -122,7 +132,7 @@ impl Kind {
     pub(super) fn scalar(self, value: &DeValue<'_>) -> Result<String, String> {
         match (self, value) {
             (
-                Self::Count { .. } | Self::Bytes { .. } | Self::Share | Self::WordOrCount(_),
+                Self::Count { .. } | Self::Bytes { .. } | Self::Share | Self::Ratio | Self::WordOrCount(_),
                 DeValue::Integer(number),
             ) => Ok(match number.radix() {
                 10 => number.as_str().to_owned(),
@@ -130,9 +140,9 @@ impl Kind {
                     i128::from_str_radix(number.as_str(), radix).map_or_else(|_| number.to_string(), |n| n.to_string())
                 }
             }),
-            (Self::Share, DeValue::Float(number)) => Ok(number.as_str().to_owned()),
+            (Self::Share | Self::Ratio, DeValue::Float(number)) => Ok(number.as_str().to_owned()),
             (Self::Switch, DeValue::Boolean(on)) => Ok(on.to_string()),
-            (Self::Count { .. } | Self::Share | Self::Switch, _) => Err(self.expected(value)),
+            (Self::Count { .. } | Self::Share | Self::Ratio | Self::Switch, _) => Err(self.expected(value)),
             (_, DeValue::String(text)) => Ok(text.to_string()),
             (Self::Duration { .. }, DeValue::Integer(number)) => {
                 Err(format!("{number} has no unit: write \"{number}ms\" or \"{number}s\""))
@@ -154,8 +164,11 @@ impl Kind {
             Self::Count { .. } => "a whole number without quotes",
             Self::WordOrCount(_) => "a whole number, or a word in quotes",
             Self::Share => "a number above 0 and up to 1, without quotes",
+            Self::Ratio => "a number from 0 to 1, without quotes",
             Self::Switch => "true or false without quotes",
-            Self::Choice(_) | Self::Text(_) | Self::Secret { .. } | Self::Authorization => "a text in quotes",
+            Self::Choice(_) | Self::Text(_) | Self::Secret { .. } | Self::Authorization | Self::Headers { .. } => {
+                "a text in quotes"
+            }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
             Self::Targets | Self::Models | Self::Tokens => "a list of tables",
@@ -183,6 +196,7 @@ impl Kind {
             Self::Bytes { min, max } => format!("{} to {}", show_bytes(min), show_bytes(max)),
             Self::Count { min, max } => format!("{min} to {max}"),
             Self::Share => "a number above 0 and up to 1".to_owned(),
+            Self::Ratio => "a number from 0 to 1".to_owned(),
             Self::Choice([words @ .., last]) => format!("{} or {last}", words.join(", ")),
             _ => return None,
         })
@@ -214,6 +228,7 @@ impl fmt::Display for Value {
             Self::Secret(secret) => quoted(f, if secret.is_some() { "<set>" } else { "" }),
             Self::List(items) => quoted_list(f, items),
             Self::Authorization(value) => quoted(f, value.as_ref().map_or("", |_| "<set>")),
+            Self::Headers(headers) => quoted(f, if headers.is_empty() { "" } else { "<set>" }),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
@@ -251,6 +266,11 @@ fn article(noun: &str) -> &'static str {
 fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().map_err(|_| format!("\"{text}\" is not a number"))?;
     if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(format!("{text} is not above 0 and up to 1")) }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().map_err(|_| format!("\"{text}\" is not a number"))?;
+    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err(format!("{text} is not from 0 to 1")) }
 }
 
 /// `IP:PORT`, `localhost:PORT`, or `:PORT` for the given host. Port 0 lets the system choose.

@@ -30,7 +30,7 @@ const SEED: u64 = 795;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// End after the tour.
     pub once: bool,
@@ -38,6 +38,8 @@ pub struct Settings {
     pub targets: usize,
     /// Requests per second of the traffic.
     pub rate: f64,
+    /// Where spans go, as the configuration takes it; `None` if they do not.
+    pub otlp: Option<String>,
 }
 
 /// Why the demonstration ended early.
@@ -114,7 +116,7 @@ pub fn run(
     for sim in sims {
         tasks.spawn(sim.run(ended(stopping.clone())));
     }
-    let config = configuration(&pods, &scratch.0);
+    let config = configuration(&pods, settings.otlp.as_deref(), &scratch.0);
     let _log = telemetry::start_log(&config.log).map_err(DemoError::Log)?;
     let app = App::start(config).map_err(DemoError::Start)?;
     let traffic = TrafficSettings {
@@ -144,7 +146,7 @@ async fn guide(
     out: &mut (dyn Write + Send),
 ) -> Result<(), TourError> {
     let mut stopped = std::pin::pin!(stopped);
-    let Settings { targets, rate, once } = settings;
+    let Settings { targets, rate, once, otlp } = settings;
     writeln!(out, "{targets} simulated pods, a gateway in front of them, and {rate} requests a second.\n")?;
     let tour = TourSettings { data: app.data, admin: app.admin, model: SimSettings::default().model, colour };
     let toured = async {
@@ -155,6 +157,9 @@ async fn guide(
         toured = toured => toured?,
         () = &mut stopped => return Ok(()),
     };
+    if let Some(receiver) = otlp {
+        writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?;
+    }
     if !once {
         writeln!(out, "\nServing until you stop it with Ctrl-C.")?;
         stopped.await;
@@ -168,13 +173,16 @@ async fn ended(mut stopping: watch::Receiver<()>) {
 }
 
 /// The defaults, with these pods, on the usual ports or on free ones.
-fn configuration(pods: &[(String, SocketAddr)], data_dir: &Path) -> Config {
+fn configuration(pods: &[(String, SocketAddr)], otlp: Option<&str>, data_dir: &Path) -> Config {
     let mut text = format!(
         "listen = \"{}\"\nadmin = \"{}\"\ndata_dir = {:?}\n[log]\nformat = \"text\"\nlevel = \"warn\"\n",
         usual_or_free(USUAL_PORTS.0),
         usual_or_free(USUAL_PORTS.1),
         data_dir.display().to_string(),
     );
+    if let Some(receiver) = otlp {
+        text += &format!("[otlp]\nendpoint = {receiver:?}\n");
+    }
     for (name, address) in pods {
         text += &format!("[[targets]]\nname = \"{name}\"\nurl = \"http://{address}\"\ngpus = 1\n");
     }

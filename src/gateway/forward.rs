@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, request};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::identify::{TARGET_POD, TRACEPARENT, TRACESTATE, X_REQUEST_ID, X_SNAPSHOT_ID};
+use super::identify::{TARGET_POD, TRACEPARENT, X_REQUEST_ID, X_SNAPSHOT_ID, pass_on_tracestate};
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond::{Refusal, strip_hop_by_hop};
@@ -152,10 +152,7 @@ fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: Upstream
     if switches {
         upgrade::ask(headers);
     }
-    // Its text belongs to the client's trace, which is continued only if its `traceparent` was usable.
-    if recorder.trace().parent_span_id.is_none() {
-        headers.remove(TRACESTATE);
-    }
+    pass_on_tracestate(headers, &recorder.trace());
     for name in [EXPECT, CONTENT_LENGTH, X_SNAPSHOT_ID, TARGET_POD, LOAD_REPORT_FORMAT] {
         headers.remove(name);
     }

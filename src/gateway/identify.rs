@@ -1,5 +1,6 @@
 //! The first stage: give the request its name, and read from its head what the record wants.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,9 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, request};
 
 use crate::clock::Clock;
-use crate::snapshot::{InstanceTag, Moment, Operation, Request, SnapshotId, TraceContext};
+use crate::snapshot::{
+    InstanceTag, Moment, Operation, RemoteSpan, Request, Sampling, SnapshotId, TraceContext, tracestate,
+};
 use crate::tenant::{Peer, Tenants};
 
 /// A client's `x-request-id` is kept only up to here: it is searched for, logged and echoed.
@@ -90,12 +93,28 @@ pub(super) fn client_request_id(headers: &HeaderMap) -> Option<&str> {
     (fits && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
 }
 
-/// The client's trace, if it brought exactly one usable `traceparent`, else a new one named after the snapshot.
-pub(super) fn trace(id: SnapshotId, headers: &HeaderMap) -> TraceContext {
+/// Where the request stands in a trace: the client's, if it brought exactly one usable `traceparent` and is believed, else a
+/// new one named after the snapshot.
+pub(super) fn trace(id: SnapshotId, headers: &HeaderMap, sampling: &Sampling) -> TraceContext {
     let mut values = headers.get_all(TRACEPARENT).iter();
-    match (values.next(), values.next()) {
-        (Some(only), None) => TraceContext::parse(only.as_bytes()).unwrap_or_else(|| TraceContext::root(id)),
-        _ => TraceContext::root(id),
+    let parent = match (values.next(), values.next()) {
+        (Some(only), None) => RemoteSpan::parse(only.as_bytes()),
+        _ => None,
+    };
+    sampling.begin(id, parent)
+}
+
+/// Leaves of `tracestate` what is to be passed on. It belongs to the client's trace, so it goes with that or not at all.
+pub(super) fn pass_on_tracestate(headers: &mut HeaderMap, trace: &TraceContext) {
+    let values = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes);
+    let kept = match trace.parent_span_id {
+        Some(_) => tracestate::pass_on(values).map(Cow::into_owned),
+        None => None,
+    };
+    // A list is printable ASCII, or it is not passed on.
+    match kept.and_then(|list| HeaderValue::try_from(list).ok()) {
+        Some(list) => drop(headers.insert(TRACESTATE, list)),
+        None => drop(headers.remove(TRACESTATE)),
     }
 }
 
@@ -167,13 +186,48 @@ mod tests {
         assert_eq!(id("x".repeat(129).leak()), None);
     }
 
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     #[test]
-    fn two_traceparents_are_none() {
+    fn one_traceparent_is_gone_on_with_and_two_are_none() {
         let id = SnapshotId::new(1, InstanceTag(2), 3);
-        const ONE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert!(trace(id, &head(&[("traceparent", ONE)]).headers).parent_span_id.is_some());
-        let both = trace(id, &head(&[("traceparent", ONE), ("traceparent", ONE)]).headers);
-        assert_eq!(both, TraceContext::root(id));
-        assert_eq!(both.trace_id.as_u128(), id.as_u128());
+        let traced = |headers: &[(&'static str, &'static str)]| trace(id, &head(headers).headers, &Sampling::ALL);
+        assert!(traced(&[("traceparent", PARENT)]).parent_span_id.is_some());
+        assert!(traced(&[("TraceParent", PARENT)]).parent_span_id.is_some());
+        for headers in [
+            &[][..],
+            &[("tracestate", "a=1")],
+            &[("traceparent", "")],
+            &[("traceparent", PARENT), ("traceparent", PARENT)],
+            &[("traceparent", PARENT), ("traceparent", "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203331-01")],
+        ] {
+            let new = traced(headers);
+            assert_eq!(new, TraceContext::root(id), "{headers:?}");
+            assert_eq!(new.trace_id.as_u128(), id.as_u128());
+        }
+    }
+
+    #[test]
+    fn tracestate_goes_with_its_trace_or_not_at_all() {
+        let passed = |headers: &[(&'static str, &'static str)], trusted: bool| {
+            let mut headers = head(headers).headers;
+            let sampling = Sampling { trust_parent: trusted, ..Sampling::ALL };
+            let trace = trace(SnapshotId::new(1, InstanceTag(2), 3), &headers, &sampling);
+            pass_on_tracestate(&mut headers, &trace);
+            let values: Vec<_> = headers.get_all(TRACESTATE).iter().map(|it| it.to_str().unwrap().to_owned()).collect();
+            values
+        };
+        let (parent, state) = (("traceparent", PARENT), ("tracestate", "a=1,b=2"));
+        assert_eq!(passed(&[parent, state], true), ["a=1,b=2"]);
+        assert_eq!(passed(&[parent, state, ("tracestate", "c=3")], true), ["a=1,b=2,c=3"]);
+        for (headers, trusted) in [
+            (&[state][..], true),
+            (&[parent, state], false),
+            (&[parent, parent, state], true),
+            (&[parent, ("tracestate", "no list")], true),
+            (&[parent], true),
+        ] {
+            assert!(passed(headers, trusted).is_empty(), "{headers:?} {trusted}");
+        }
     }
 }

@@ -56,7 +56,7 @@ use crate::clock::Clock;
 use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
-use crate::snapshot::{Ending, Run, SnapshotId};
+use crate::snapshot::{Ending, Run, Sampling, SnapshotId};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
@@ -156,6 +156,8 @@ pub struct Settings {
     pub request_id: UpstreamRequestId,
     /// Request headers that become labels.
     pub label_headers: Vec<HeaderName>,
+    /// Which traces are gone on with, sampled and exported.
+    pub sampling: Sampling,
 }
 
 /// What the data path needs from the rest of the program.

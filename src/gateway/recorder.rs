@@ -83,8 +83,8 @@ impl Recorder {
         self.gateway.spring(Trap::Identify);
         let request = self.current.wanted.request(head);
         self.facts(request);
-        let draft = self.draft_mut();
-        draft.trace = identify::trace(draft.id, &head.headers);
+        let trace = identify::trace(self.draft().id, &head.headers, &self.current.settings.sampling);
+        self.draft_mut().trace = trace;
     }
 
     /// What is known of the request before its body.
@@ -331,7 +331,7 @@ impl Draft {
         let end_offset_us = micros(self.accepted);
         let attempts = std::mem::take(&mut self.attempts);
         let counted = self.answer.as_ref().map_or(0, |answer| answer.tokens);
-        let outcome = match self.answer.take() {
+        let mut outcome = match self.answer.take() {
             Some(answer) => answer.outcome(ending, attempts, error, end_offset_us, gateway),
             None => Outcome {
                 ending,
@@ -342,10 +342,12 @@ impl Draft {
                 events: 0,
                 answer: Answer::default(),
                 timings: Timings { end_offset_us, ..Timings::default() },
+                trace_exported: None,
             },
         };
         let (status, error) = (outcome.status, outcome.error.as_deref());
         tracing::debug!(snapshot_id = %self.id, ending = ending.name(), status, error, end_offset_us, "request ended");
+        let sampling = &current.settings.sampling;
         match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
             Stage::Decided { record, live } => {
                 match ending {
@@ -357,12 +359,15 @@ impl Draft {
                 }
                 live.end();
                 live.add_tokens(outcome.answer.completion_tokens.unwrap_or(0).saturating_sub(counted));
+                outcome.trace_exported = sampling.exports(&record.issued, &outcome);
                 // Marked in the ledger first, sent second: a lookup never sees a request that has left both.
                 record.finish(outcome);
                 gateway.intake.offer(record);
             }
             Stage::Undecided(request) => {
-                let record = Arc::new(Record::closed(self.issued(current, request, None), outcome));
+                let issued = self.issued(current, request, None);
+                outcome.trace_exported = sampling.exports(&issued, &outcome);
+                let record = Arc::new(Record::closed(issued, outcome));
                 gateway.ledger.insert(Arc::clone(&record));
                 gateway.intake.offer(record);
             }
@@ -405,6 +410,8 @@ impl AnswerSoFar {
                 inter_token_p99_us: scan.inter_token_p99_us,
                 inter_token_max_us: scan.inter_token_max_us,
             },
+            // Until all is known.
+            trace_exported: None,
         }
     }
 }

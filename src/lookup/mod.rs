@@ -55,7 +55,7 @@ mod routes;
 mod serve;
 pub mod shape;
 #[cfg(test)]
-mod specimen;
+pub(crate) mod specimen;
 pub mod tail;
 #[cfg(test)]
 mod tests;

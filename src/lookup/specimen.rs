@@ -1,4 +1,4 @@
-//! Typical requests, for the tests of the lookup: what a gateway in front of three pods records on an ordinary day.
+//! Typical requests, for tests of what reads and writes them: what a gateway in front of three pods records on an ordinary day.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::snapshot::{
 };
 
 /// 2026-11-23T12:13:15.123456Z.
-pub(super) const ACCEPTED: Moment = Moment(1_795_435_995_123_456);
+pub(crate) const ACCEPTED: Moment = Moment(1_795_435_995_123_456);
 
 /// The tag of the gateway in the pictures.
-pub(super) const TAG: InstanceTag = InstanceTag(0xa7f1);
+pub(crate) const TAG: InstanceTag = InstanceTag(0xa7f1);
 
-pub(super) fn run(tag: InstanceTag, started: Moment) -> Arc<Run> {
+pub(crate) fn run(tag: InstanceTag, started: Moment) -> Arc<Run> {
     Arc::new(Run {
         id: RunId(0x5eed),
         instance: "gw-1".into(),
@@ -27,11 +27,11 @@ pub(super) fn run(tag: InstanceTag, started: Moment) -> Arc<Run> {
     })
 }
 
-pub(super) fn id(at: Moment, tag: InstanceTag, random: u64) -> SnapshotId {
+pub(crate) fn id(at: Moment, tag: InstanceTag, random: u64) -> SnapshotId {
     SnapshotId::new(at.unix_ms(), tag, random)
 }
 
-pub(super) fn request() -> Request {
+pub(crate) fn request() -> Request {
     Request {
         method: "POST".into(),
         path: "/v1/chat/completions".into(),
@@ -49,7 +49,7 @@ pub(super) fn request() -> Request {
 }
 
 /// A request accepted at `at`, with nothing decided yet.
-pub(super) fn issued(at: Moment, tag: InstanceTag, random: u64) -> Issued {
+pub(crate) fn issued(at: Moment, tag: InstanceTag, random: u64) -> Issued {
     let id = id(at, tag, random);
     Issued {
         id,
@@ -145,7 +145,7 @@ fn attempt(slot: u32, started_offset_us: u64, first_byte_offset_us: u64) -> Atte
 }
 
 /// A good end after 2.4 s.
-pub(super) fn outcome() -> Outcome {
+pub(crate) fn outcome() -> Outcome {
     Outcome {
         ending: Ending::Completed,
         status: Some(200),
@@ -171,6 +171,7 @@ pub(super) fn outcome() -> Outcome {
             inter_token_p99_us: Some(30_100),
             inter_token_max_us: Some(41_000),
         },
+        trace_exported: None,
     }
 }
 
@@ -179,7 +180,7 @@ fn decided(random: u64, decision: Decision) -> Issued {
 }
 
 /// A stream that went well.
-pub(super) fn completed() -> Record {
+pub(crate) fn completed() -> Record {
     let mut issued = decided(1, three());
     issued.trace.trace_id = TraceId::new(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c).expect("not zero");
     issued.trace.parent_span_id = SpanId::new(0xb7ad_6b71_6920_3331);
@@ -246,12 +247,13 @@ fn rejected() -> Record {
         events: 0,
         answer: Answer::default(),
         timings: Timings { end_offset_us: 35, ..Timings::default() },
+        trace_exported: None,
     };
     Record::closed(issued, outcome)
 }
 
 /// The head has come, and some of the stream.
-pub(super) fn in_flight() -> Record {
+pub(crate) fn in_flight() -> Record {
     let record = Record::open(decided(5, three()));
     record.progress.head(200, 8_210);
     record.progress.body(4_096, 37);
@@ -279,12 +281,13 @@ fn unknown_target() -> Record {
         events: 0,
         answer: Answer::default(),
         timings: Timings { end_offset_us: 1_750, ..Timings::default() },
+        trace_exported: None,
     };
     Record::closed(decided(6, decision), outcome)
 }
 
 /// All of them, by the name of the picture that shows how they should look.
-pub(super) fn gallery() -> Vec<(&'static str, Record)> {
+pub(crate) fn gallery() -> Vec<(&'static str, Record)> {
     vec![
         ("completed_stream", completed()),
         ("failover", failover()),
@@ -296,7 +299,7 @@ pub(super) fn gallery() -> Vec<(&'static str, Record)> {
 }
 
 /// A view of three targets, one of them down.
-pub(super) fn view(published: Moment) -> FleetView {
+pub(crate) fn view(published: Moment) -> FleetView {
     let member = |slot, health| {
         let sample = CALM.sample(slot, published);
         let sample = Sample::new(target(slot), 17, published, health, sample.readings, 10_000);

@@ -1,6 +1,7 @@
 //! The exits: one file or folder each. A sink writes; whether and when to try again is the lane's business.
 
 pub mod json_log;
+pub mod otlp;
 
 use std::fmt::Debug;
 use std::sync::Arc;

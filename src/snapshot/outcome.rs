@@ -192,9 +192,16 @@ pub struct Outcome {
     pub answer: Answer,
     /// When what happened.
     pub timings: Timings,
+    /// Whether its spans are for export: it was sampled, or a rule keeps it. `None` if none are exported.
+    pub trace_exported: Option<bool>,
 }
 
 impl Outcome {
+    /// Whether it ended badly by a fault of the target or of the gateway.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.fault(), Some(Fault::Target | Fault::Gateway))
+    }
+
     /// Whose fault a bad end was.
     pub fn fault(&self) -> Option<Fault> {
         self.ending.fault(self.status)

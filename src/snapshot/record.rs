@@ -244,6 +244,7 @@ pub(crate) mod tests {
             events: 0,
             answer: Answer::default(),
             timings: Timings { end_offset_us: number, ..Timings::default() },
+            trace_exported: None,
         };
         Record::closed(issued(number), outcome)
     }

@@ -15,13 +15,28 @@ pub struct SpanId(u64);
 /// Where a request stands in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The client's, if it brought a usable `traceparent`, else the snapshot ID.
+    /// The client's, if it brought a usable `traceparent` that is believed, else the snapshot ID.
     pub trace_id: TraceId,
-    /// The client's span, if it brought one.
+    /// The client's span, if the trace is the client's.
     pub parent_span_id: Option<SpanId>,
-    /// Whether this trace is to be exported; handed on with every forwarded request.
+    /// Whether this trace is sampled: decided here, and handed on with every forwarded request.
     pub sampled: bool,
     /// The W3C random flag: the last seven bytes of the trace ID are random.
+    pub random: bool,
+    /// The client's span, if its trace is not gone on with because the client is not believed.
+    pub linked: Option<RemoteSpan>,
+}
+
+/// A span of somebody else's, as a `traceparent` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteSpan {
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// Itself.
+    pub span_id: SpanId,
+    /// Its owner may have recorded it.
+    pub sampled: bool,
+    /// The last seven bytes of the trace ID are random.
     pub random: bool,
 }
 
@@ -69,13 +84,7 @@ impl SpanId {
     }
 }
 
-impl TraceContext {
-    /// The context of a request that brought none: the snapshot ID is the trace ID.
-    pub fn root(id: SnapshotId) -> Self {
-        let trace_id = TraceId::new(id.as_u128()).unwrap_or(TraceId(1));
-        Self { trace_id, parent_span_id: None, sampled: true, random: true }
-    }
-
+impl RemoteSpan {
     /// Reads a `traceparent` header strictly by the W3C specification, level 2; `None` means: start a new trace.
     pub fn parse(header: &[u8]) -> Option<Self> {
         const LENGTH: usize = 55;
@@ -95,15 +104,46 @@ impl TraceContext {
             return None;
         }
         let trace_id = TraceId::new(hex(&header[3..35])?)?;
-        let parent = SpanId::new(hex(&header[36..52])? as u64)?;
+        let span_id = SpanId::new(hex(&header[36..52])? as u64)?;
         let flags = hex(&header[53..55])?;
-        Some(Self { trace_id, parent_span_id: Some(parent), sampled: flags & 1 != 0, random: flags & 2 != 0 })
+        Some(Self { trace_id, span_id, sampled: flags & SAMPLED != 0, random: flags & RANDOM != 0 })
+    }
+
+    /// The W3C flags, those that are known.
+    pub const fn flags(&self) -> u8 {
+        flags(self.sampled, self.random)
+    }
+}
+
+/// The bits of the W3C flags that have a meaning.
+const SAMPLED: u128 = 1;
+const RANDOM: u128 = 1 << 1;
+
+const fn flags(sampled: bool, random: bool) -> u8 {
+    sampled as u8 | (random as u8) << 1
+}
+
+impl TraceContext {
+    /// The context of a request that brought none: the snapshot ID is the trace ID.
+    pub fn root(id: SnapshotId) -> Self {
+        let trace_id = TraceId::new(id.as_u128()).unwrap_or(TraceId(1));
+        Self { trace_id, parent_span_id: None, sampled: true, random: true, linked: None }
+    }
+
+    /// The context of a request that goes on with the client's trace.
+    pub const fn child_of(parent: RemoteSpan) -> Self {
+        let RemoteSpan { trace_id, span_id, sampled, random } = parent;
+        Self { trace_id, parent_span_id: Some(span_id), sampled, random, linked: None }
+    }
+
+    /// The W3C flags, those that are known.
+    pub const fn flags(&self) -> u8 {
+        flags(self.sampled, self.random)
     }
 
     /// The `traceparent` to send with the span `parent` as the receiver's parent. Unknown flags are not passed on.
     pub fn traceparent(&self, parent: SpanId) -> String {
-        let flags = u8::from(self.sampled) | u8::from(self.random) << 1;
-        format!("00-{}-{}-{flags:02x}", self.trace_id, parent)
+        format!("00-{}-{}-{:02x}", self.trace_id, parent, self.flags())
     }
 }
 
@@ -160,58 +200,100 @@ mod tests {
     use proptest::prelude::*;
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const SPAN: &str = "b7ad6b7169203331";
 
     #[test]
     fn a_good_header_is_read_and_its_flags_are_bits() {
-        let context = TraceContext::parse(GOOD.as_bytes()).unwrap();
-        assert_eq!(context.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(context.parent_span_id.unwrap().to_string(), "b7ad6b7169203331");
-        assert!(context.sampled && !context.random);
-
-        let context = TraceContext::parse(GOOD.replace("-01", "-fe").as_bytes()).unwrap();
-        assert!(!context.sampled && context.random);
-        assert_eq!(
-            context.traceparent(SpanId::new(7).unwrap()),
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000007-02",
-            "unknown flags are written as zero"
-        );
-    }
-
-    #[test]
-    fn blanks_around_and_later_versions_are_accepted() {
-        for text in [
-            format!(" \t{GOOD}\t "),
-            GOOD.replacen("00", "cc", 1),
-            format!("{}-what-comes", GOOD.replacen("00", "cc", 1)),
-        ] {
-            assert!(TraceContext::parse(text.as_bytes()).is_some(), "{text}");
+        let good = RemoteSpan::parse(GOOD.as_bytes()).unwrap();
+        assert_eq!((good.trace_id.to_string(), good.span_id.to_string()), (TRACE.into(), SPAN.into()));
+        let cases = [("00", false, false), ("01", true, false), ("02", false, true), ("03", true, true)];
+        // Bits that have no meaning yet change nothing.
+        let unknown = [("fc", false, false), ("fd", true, false), ("fe", false, true), ("ff", true, true)];
+        for (text, sampled, random) in cases.into_iter().chain(unknown) {
+            let read = RemoteSpan::parse(format!("00-{TRACE}-{SPAN}-{text}").as_bytes()).unwrap();
+            assert_eq!((read.sampled, read.random), (sampled, random), "{text}");
+            let sent = TraceContext::child_of(read).traceparent(SpanId::new(7).unwrap());
+            let known = u8::from(sampled) | u8::from(random) << 1;
+            assert_eq!(sent, format!("00-{TRACE}-0000000000000007-{known:02x}"), "unknown flags are written as zero");
         }
     }
 
     #[test]
+    fn blanks_around_and_later_versions_are_accepted() {
+        let later = GOOD.replacen("00", "cc", 1);
+        let cases = [
+            format!(" {GOOD}"),
+            format!("\t{GOOD}"),
+            format!("{GOOD} "),
+            format!("{GOOD}\t"),
+            format!("\t {GOOD} \t"),
+            later.clone(),
+            format!("{later}-"),
+            format!("{later}-what-the-future-will-be-like"),
+            GOOD.replacen("00", "01", 1),
+            GOOD.replacen("00", "fe", 1),
+        ];
+        for text in cases {
+            let read = RemoteSpan::parse(text.as_bytes()).unwrap_or_else(|| panic!("{text:?}"));
+            let sent = TraceContext::child_of(read).traceparent(read.span_id);
+            assert_eq!(sent, GOOD, "{text:?} goes on as version 00");
+        }
+    }
+
+    /// The cases of the W3C's own test suite in which it wants a new trace.
+    #[test]
     fn everything_else_starts_a_new_trace() {
-        let zero_trace = GOOD.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32));
-        let zero_parent = GOOD.replace("b7ad6b7169203331", &"0".repeat(16));
+        let later = GOOD.replacen("00", "cc", 1);
         let cases = [
             String::new(),
-            zero_trace,
-            zero_parent,
-            GOOD.to_uppercase(),
-            format!("{GOOD}-"),
-            format!("{GOOD}-more"),
-            format!("{}.more", GOOD.replacen("00", "cc", 1)),
+            // The version.
             GOOD.replacen("00", "ff", 1),
             GOOD.replacen("00", "0", 1),
             GOOD.replacen("00", "000", 1),
             GOOD.replacen("00", ".0", 1),
+            GOOD.replacen("00", "0.", 1),
+            GOOD.replacen("00", "CC", 1),
+            GOOD.replacen("00", "+0", 1),
+            GOOD[1..].to_owned(),
+            GOOD[2..].to_owned(),
+            // The trace ID.
+            GOOD.replace(TRACE, &"0".repeat(32)),
+            GOOD.replace(TRACE, &TRACE.to_uppercase()),
+            GOOD.replace(TRACE, &TRACE[1..]),
+            GOOD.replace(TRACE, &format!("{TRACE}0")),
+            GOOD.replace(TRACE, &TRACE.replace("0a", ".a")),
+            GOOD.replace(TRACE, &TRACE.replace("0a", "+a")),
+            GOOD.replace(TRACE, &TRACE.replace("9c", "9.")),
+            // The parent.
+            GOOD.replace(SPAN, &"0".repeat(16)),
+            GOOD.replace(SPAN, &SPAN.to_uppercase()),
+            GOOD.replace(SPAN, &SPAN[1..]),
+            GOOD.replace(SPAN, &format!("{SPAN}0")),
+            GOOD.replace(SPAN, &SPAN.replace("b7", ".7")),
+            GOOD.replace(SPAN, &SPAN.replace("31", "3 ")),
+            // The flags.
             GOOD.replace("-01", "-1"),
-            GOOD.replace("-01", "-0x"),
+            GOOD.replace("-01", "-001"),
+            GOOD.replace("-01", "-.1"),
+            GOOD.replace("-01", "-1."),
+            GOOD.replace("-01", "-0X"),
+            GOOD.replace("-01", "-0A"),
+            // What separates them, and what follows.
             GOOD.replace('-', "_"),
-            GOOD.replace("b7ad6b71", "+7ad6b71"),
-            GOOD.replace("c80319c", "c80319"),
+            GOOD.replace('-', ""),
+            GOOD.replacen('-', "--", 1),
+            format!("{GOOD}-"),
+            format!("{GOOD}-more"),
+            format!("{GOOD}.more"),
+            format!("{later}.more"),
+            format!("{later}more"),
+            format!("{GOOD},{GOOD}"),
+            format!("\u{b}{GOOD}"),
+            format!("\"{GOOD}\""),
         ];
         for text in cases {
-            assert_eq!(TraceContext::parse(text.as_bytes()), None, "{text}");
+            assert_eq!(RemoteSpan::parse(text.as_bytes()), None, "{text:?}");
         }
     }
 
@@ -226,14 +308,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sent_is_read_back(trace in 1u128.., parent in 1u64.., sampled: bool, random: bool) {
-            let context = TraceContext { trace_id: TraceId::new(trace).unwrap(), parent_span_id: SpanId::new(parent), sampled, random };
-            let text = context.traceparent(SpanId::new(parent).unwrap());
-            prop_assert_eq!(TraceContext::parse(text.as_bytes()), Some(context));
+            let (trace_id, span_id) = (TraceId::new(trace).unwrap(), SpanId::new(parent).unwrap());
+            let remote = RemoteSpan { trace_id, span_id, sampled, random };
+            let text = TraceContext::child_of(remote).traceparent(span_id);
+            prop_assert_eq!(RemoteSpan::parse(text.as_bytes()), Some(remote));
         }
 
         #[test]
         fn no_input_panics(bytes: Vec<u8>) {
-            let _ignored = TraceContext::parse(&bytes);
+            let _ignored = RemoteSpan::parse(&bytes);
         }
     }
 }

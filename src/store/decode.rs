@@ -11,13 +11,13 @@ use serde::Deserialize;
 use super::codes::{Coded as _, usual_path};
 use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS, only_part};
 use super::readings::restore_exact;
-use super::rest::{self, AttemptRow, Rest};
+use super::rest::{self, AttemptRow, LinkedRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, Candidate, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation, Outcome,
-    Quantity, Reading, Record, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
-    TraceId,
+    Quantity, Reading, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings,
+    TraceContext, TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -79,6 +79,17 @@ fn trace(columns: &mut Columns<'_, '_>, id: SnapshotId, rest: &Rest) -> Result<T
         parent_span_id: rest.parent_span_id.and_then(SpanId::new),
         sampled: rest.flags & rest::TRACE_SAMPLED != 0,
         random: rest.flags & rest::TRACE_RANDOM != 0,
+        linked: rest.linked.as_ref().map(linked).transpose()?,
+    })
+}
+
+fn linked(row: &LinkedRow) -> Result<RemoteSpan, RowError> {
+    let zero = || RowError::corrupt("a linked span has no ID");
+    Ok(RemoteSpan {
+        trace_id: TraceId::new(u128::from(row.trace_id_high) << 64 | u128::from(row.trace_id_low)).ok_or_else(zero)?,
+        span_id: SpanId::new(row.span_id).ok_or_else(zero)?,
+        sampled: row.sampled,
+        random: row.random,
     })
 }
 
@@ -238,7 +249,9 @@ fn outcome(
         attempts.push(attempt(row, target, status, timings.first_byte_offset_us)?);
     }
     let error = boxed(&rest.error);
-    Ok(Some(Outcome { ending, status, error, attempts, response_bytes, events, answer, timings }))
+    let flag = |flag| rest.flags & flag != 0;
+    let trace_exported = flag(rest::TRACES_ARE_EXPORTED).then(|| flag(rest::TRACE_EXPORTED));
+    Ok(Some(Outcome { ending, status, error, attempts, response_bytes, events, answer, timings, trace_exported }))
 }
 
 fn attempt(

@@ -5,12 +5,12 @@ use rusqlite::{Connection, Statement};
 
 use super::codes::usual_path;
 use super::readings::write_json;
-use super::rest::{self, AttemptRow, Label, Rest};
+use super::rest::{self, AttemptRow, Label, LinkedRow, Rest};
 use super::row::Binder;
 use super::shared::Shared;
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::outcome::Answer;
-use crate::snapshot::{Attempt, Candidate, Decision, Issued, Outcome, Quantity, Record};
+use crate::snapshot::{Attempt, Candidate, Decision, Issued, Outcome, Quantity, Record, RemoteSpan};
 
 /// The columns of a record, in the order in which [`Encoder::insert`] binds them and `decode.rs` reads them.
 pub(super) const COLUMNS: &str = "seq, id, run, issued_at_unix_us, trace_id, client_request_id, tenant, operation, path, model, stream, \
@@ -113,11 +113,23 @@ fn bind_request(binder: &mut Binder<'_, '_>, issued: &Issued, rest: &mut Rest) -
     set(rest, rest::TRACE_RANDOM, trace.random);
     set(rest, rest::BODY_UNREAD, request.body_unread);
     rest.parent_span_id = trace.parent_span_id.map(|span| span.as_u64());
+    rest.linked = trace.linked.map(linked_row);
     rest.method = Some(&*request.method).filter(|method| *method != rest::COMMON_METHOD).map(str::to_owned);
     rest.user_agent = request.user_agent.as_deref().map(str::to_owned);
     let label = |(name, value): &(Box<str>, Box<str>)| Label { name: (**name).to_owned(), value: (**value).to_owned() };
     rest.labels = request.labels.iter().map(label).collect();
     Ok(())
+}
+
+fn linked_row(linked: RemoteSpan) -> LinkedRow {
+    let trace_id = linked.trace_id.as_u128();
+    LinkedRow {
+        trace_id_high: (trace_id >> 64) as u64,
+        trace_id_low: trace_id as u64,
+        span_id: linked.span_id.as_u64(),
+        sampled: linked.sampled,
+        random: linked.random,
+    }
 }
 
 fn bind_decision(
@@ -239,6 +251,8 @@ fn bind_outcome(
     binder.int(timings.end_offset_us)?;
 
     set(rest, rest::TOKENS_ESTIMATED, answer.tokens_estimated);
+    set(rest, rest::TRACES_ARE_EXPORTED, outcome.trace_exported.is_some());
+    set(rest, rest::TRACE_EXPORTED, outcome.trace_exported == Some(true));
     rest.error = outcome.error.as_deref().map(str::to_owned);
     keep_names(answer, issued, rest);
     rest.inter_token_p50_us = timings.inter_token_p50_us;

@@ -15,6 +15,9 @@ pub(super) struct Rest {
     pub(super) method: Option<String>,
     #[prost(fixed64, optional, tag = "14")]
     pub(super) parent_span_id: Option<u64>,
+    /// Of a client whose trace was not gone on with.
+    #[prost(message, optional, tag = "26")]
+    pub(super) linked: Option<LinkedRow>,
     #[prost(string, optional, tag = "2")]
     pub(super) user_agent: Option<String>,
     #[prost(message, repeated, tag = "17")]
@@ -69,6 +72,21 @@ pub(super) struct Rest {
     pub(super) inter_token_max_us: Option<u64>,
 }
 
+/// A span of somebody else's.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LinkedRow {
+    #[prost(fixed64, tag = "1")]
+    pub(super) trace_id_high: u64,
+    #[prost(fixed64, tag = "2")]
+    pub(super) trace_id_low: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) span_id: u64,
+    #[prost(bool, tag = "4")]
+    pub(super) sampled: bool,
+    #[prost(bool, tag = "5")]
+    pub(super) random: bool,
+}
+
 /// One label of a request.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Label {
@@ -113,3 +131,6 @@ pub(super) const TOKENS_ESTIMATED: u32 = 1 << 3;
 pub(super) const RESPONSE_ID_ENDS_IN_ID: u32 = 1 << 4;
 pub(super) const RESPONSE_MODEL_IS_MODEL: u32 = 1 << 5;
 pub(super) const BODY_UNREAD: u32 = 1 << 6;
+/// Spans are exported; of this request, if [`TRACE_EXPORTED`].
+pub(super) const TRACES_ARE_EXPORTED: u32 = 1 << 7;
+pub(super) const TRACE_EXPORTED: u32 = 1 << 8;

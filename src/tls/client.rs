@@ -27,7 +27,7 @@ impl ClientSettings {
         self.ca.iter().chain(identity).cloned().collect()
     }
 
-    fn config(&self) -> Result<ClientConfig, LoadError> {
+    fn config(&self, protocols: &[&[u8]]) -> Result<ClientConfig, LoadError> {
         let roots = self.ca.as_deref().map_or_else(|| Ok(system_roots()), files::authorities)?;
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("the provider has what it needs").with_root_certificates(roots);
@@ -39,7 +39,7 @@ impl ClientSettings {
                 builder.with_client_auth_cert(chain, private).map_err(pair)?
             }
         };
-        config.alpn_protocols = alpn(HTTP1);
+        config.alpn_protocols = alpn(protocols);
         Ok(config)
     }
 }
@@ -54,7 +54,7 @@ fn system_roots() -> RootCertStore {
 
 /// Whether a client could use these files. Blocks.
 pub fn check_client(settings: &ClientSettings) -> Result<(), LoadError> {
-    settings.config().map(drop)
+    settings.config(HTTP1).map(drop)
 }
 
 /// Makes TLS of connections to servers. Sessions are resumed, whichever thread or purpose they were for.
@@ -64,7 +64,16 @@ pub struct Connector(Kept<ClientConfig>);
 impl Connector {
     /// Reads the files. Blocks. `section` is the configuration's that names them, for log and metrics.
     pub fn load(section: &'static str, settings: ClientSettings) -> Result<Self, LoadError> {
-        Kept::new(section, settings.files(), move || settings.config()).map(Self)
+        Self::speaking(HTTP1, section, settings)
+    }
+
+    /// The same, for servers that are spoken to in these protocols.
+    pub fn speaking(
+        protocols: &'static [&'static [u8]],
+        section: &'static str,
+        settings: ClientSettings,
+    ) -> Result<Self, LoadError> {
+        Kept::new(section, settings.files(), move || settings.config(protocols)).map(Self)
     }
 
     /// The handshake with a server that has to prove that it is `host`, a name or an address. Whoever calls bounds its

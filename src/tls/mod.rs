@@ -36,6 +36,9 @@ pub const HTTP1: &[&[u8]] = &[b"http/1.1"];
 /// What is offered where HTTP/2 is spoken too, the better first.
 pub const HTTP2_OR_1: &[&[u8]] = &[HTTP2, b"http/1.1"];
 
+/// What is offered where nothing else will do.
+pub const HTTP2_ONLY: &[&[u8]] = &[HTTP2];
+
 const HTTP2: &[u8] = b"h2";
 
 /// As rustls wants them.

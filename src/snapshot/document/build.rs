@@ -27,7 +27,7 @@ impl<'a> GatewayPart<'a> {
 }
 
 impl<'a> TracePart<'a> {
-    pub(super) fn of(issued: &Issued) -> Self {
+    pub(super) fn of(issued: &Issued, outcome: Option<&Outcome>) -> Self {
         let trace = &issued.trace;
         let span = |span: SpanId| Text::hex(span.as_u64().into(), 16);
         Self {
@@ -35,6 +35,9 @@ impl<'a> TracePart<'a> {
             span_id: span(SpanId::of_server(issued.id)),
             parent_span_id: trace.parent_span_id.map(span),
             sampled: trace.sampled,
+            exported: outcome.and_then(|outcome| outcome.trace_exported),
+            linked_trace_id: trace.linked.map(|linked| Text::hex(linked.trace_id.as_u128(), 32)),
+            linked_span_id: trace.linked.map(|linked| span(linked.span_id)),
         }
     }
 }

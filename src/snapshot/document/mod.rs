@@ -89,7 +89,7 @@ impl<'a> Document<'a> {
             issued_at: Text::time(issued.issued_at),
             issued_at_unix_us: issued.issued_at.0,
             gateway: GatewayPart::of(&issued.run),
-            trace: TracePart::of(issued),
+            trace: TracePart::of(issued, outcome),
             request: RequestPart::of(issued),
             decision: issued
                 .decision

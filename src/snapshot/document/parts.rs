@@ -32,6 +32,9 @@ pub struct TracePart<'a> {
     pub span_id: Text<'a>,
     pub parent_span_id: Option<Text<'a>>,
     pub sampled: bool,
+    pub exported: Option<bool>,
+    pub linked_trace_id: Option<Text<'a>>,
+    pub linked_span_id: Option<Text<'a>>,
 }
 
 /// What was asked.

@@ -45,6 +45,9 @@ impl Json for TracePart<'_> {
         object.put(key!("span_id"), &self.span_id);
         object.put(key!("parent_span_id"), &self.parent_span_id);
         object.put(key!("sampled"), &self.sampled);
+        object.put(key!("exported"), &self.exported);
+        object.put(key!("linked_trace_id"), &self.linked_trace_id);
+        object.put(key!("linked_span_id"), &self.linked_span_id);
         object.close();
     }
 }

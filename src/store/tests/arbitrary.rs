@@ -12,8 +12,8 @@ use super::super::codes::Coded;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag, Issued, Moment,
-    Operation, Outcome, Policy, Quantity, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId, SpanId,
-    Target, Tenant, Timings, TraceContext, TraceId,
+    Operation, Outcome, Policy, Quantity, Reading, Reason, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId,
+    SpanId, Target, Tenant, Timings, TraceContext, TraceId,
 };
 
 /// When the tests play: 2026-11-23T12:13:15Z.
@@ -207,13 +207,21 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
     });
     let ending =
         (coded::<Ending>(), of(any::<u16>()), of(text()), vec(attempt, 0..4), number(), number(), any::<bool>());
-    (ending, answer, timings).prop_map(|(ending, answer, timings)| {
+    (ending, answer, timings, any::<Option<bool>>()).prop_map(|(ending, answer, timings, trace_exported)| {
         let (ending, status, error, mut attempts, response_bytes, events, delivered) = ending;
         // As it nearly always is: the last attempt's head is the one that was sent.
         if delivered && let Some(last) = attempts.last_mut() {
             (last.status, last.first_byte_offset_us) = (status, timings.first_byte_offset_us);
         }
-        Outcome { ending, status, error, attempts, response_bytes, events, answer, timings }
+        Outcome { ending, status, error, attempts, response_bytes, events, answer, timings, trace_exported }
+    })
+}
+
+/// A span of a client's.
+fn remote() -> impl Strategy<Value = RemoteSpan> {
+    (1u128.., 1u64.., any::<bool>(), any::<bool>()).prop_map(|(trace, span, sampled, random)| {
+        let (trace_id, span_id) = (TraceId::new(trace).expect("not zero"), SpanId::new(span).expect("not zero"));
+        RemoteSpan { trace_id, span_id, sampled, random }
     })
 }
 
@@ -221,11 +229,11 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
 pub(super) fn record(samples: Vec<Arc<Sample>>, run: Arc<Run>) -> impl Strategy<Value = Record> {
     let id =
         (0u64..60_000, any::<u64>()).prop_map(|(before, random)| SnapshotId::new(NOW.unix_ms() - before, TAG, random));
-    let trace = (of(1u128..), of(1u64..), any::<bool>(), any::<bool>());
+    let trace = (of(1u128..), of(1u64..), any::<bool>(), any::<bool>(), of(remote()));
     let decided = of(decision(samples.clone()));
     let ended = prop_oneof![9 => outcome(samples).prop_map(Some), 1 => Just(None)];
     (id, moment(), trace, request(), decided, ended).prop_map(
-        move |(id, issued_at, (trace_id, parent, sampled, random), request, decision, mut outcome)| {
+        move |(id, issued_at, (trace_id, parent, sampled, random, linked), request, decision, mut outcome)| {
             let trace_id = TraceId::new(trace_id.unwrap_or(id.as_u128())).expect("neither is zero");
             let parent_span_id = parent.and_then(SpanId::new);
             // vLLM names its answer after the request.
@@ -236,7 +244,7 @@ pub(super) fn record(samples: Vec<Arc<Sample>>, run: Arc<Run>) -> impl Strategy<
                 answer.response_id = Some(format!("{prefix}{id}").into());
                 answer.response_model.clone_from(&request.model);
             }
-            let trace = TraceContext { trace_id, parent_span_id, sampled, random };
+            let trace = TraceContext { trace_id, parent_span_id, sampled, random, linked };
             let issued = Issued { id, issued_at, run: Arc::clone(&run), trace, request, decision };
             match outcome {
                 Some(outcome) => Record::closed(issued, outcome),

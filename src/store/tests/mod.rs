@@ -146,6 +146,7 @@ fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
         events: 181,
         answer: Answer::default(),
         timings: Timings { first_byte_offset_us: Some(8_210), end_offset_us: 2_400_112, ..Timings::default() },
+        trace_exported: None,
     };
     let (issued_at, run, trace) = (moment, arbitrary::run(1), TraceContext::root(id));
     Record::closed(Issued { id, issued_at, run, trace, request, decision: Some(decision) }, outcome)

@@ -1,0 +1,224 @@
+//! OpenTelemetry: finished requests as spans, and if wanted as log records, to whatever speaks OTLP.
+//!
+//! ```text
+//! records ─▶ request.rs: as many as fit in one buffer ─▶ client.rs: gRPC or HTTP ─▶ answer.rs: taken, later or never
+//!              span.rs, log.rs: how each is written
+//!              names.rs: the names, proto.rs: the bytes
+//! ```
+//!
+//! A record is encoded straight into the bytes that go out; resource and scope are encoded once. Requests that do not
+//! depend on each other go out together. Whether to try again is the lane's business: a repeat is encoded anew, with the same
+//! trace and span IDs.
+
+mod answer;
+mod client;
+mod log;
+mod names;
+mod proto;
+mod request;
+mod span;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{HeaderMap, Uri};
+use tokio::runtime::Handle;
+
+use answer::Answer;
+use client::Client;
+pub use request::{Encoder, Request};
+
+use super::{Refusal, Sink, Taken};
+use crate::clock::Clock;
+use crate::snapshot::Record;
+use crate::tls::{self, Connector};
+
+/// The media type of a message.
+const PROTOBUF: &[u8] = b"application/x-protobuf";
+
+/// What goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Log records.
+    Logs,
+}
+
+impl Signal {
+    /// The exit's name in metrics and in the store's cursors.
+    pub const fn exit(self) -> &'static str {
+        match self {
+            Self::Traces => "otlp_traces",
+            Self::Logs => "otlp_logs",
+        }
+    }
+
+    /// Where it goes over HTTP, below the endpoint.
+    pub const fn http_path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Logs => "/v1/logs",
+        }
+    }
+
+    /// The gRPC method.
+    pub const fn grpc_path(self) -> &'static str {
+        match self {
+            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+        }
+    }
+}
+
+/// How a receiver is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC, over HTTP/2.
+    Grpc,
+    /// A POST of protobuf, over HTTP/1.1.
+    Http,
+}
+
+/// Where spans and log records go, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where spans go; `None` if they do not.
+    pub traces: Option<Uri>,
+    /// Where log records go; `None` if they do not.
+    pub logs: Option<Uri>,
+    /// How both are spoken to.
+    pub protocol: Protocol,
+    /// Sent with each request; marked as sensitive.
+    pub headers: HeaderMap,
+    /// Whether requests are compressed.
+    pub gzip: bool,
+    /// The longest one request may take.
+    pub timeout: Duration,
+    /// Whom we believe and who we are, with `https`.
+    pub tls: tls::ClientSettings,
+    /// One request's size before compression.
+    pub batch_bytes: usize,
+    /// Requests of one signal that are on their way at once.
+    pub in_flight: usize,
+    /// Candidates of a decision that spans tell of, best first.
+    pub candidates: usize,
+    /// `service.name`.
+    pub service_name: String,
+    /// Further attributes of the resource.
+    pub resource: Vec<(String, String)>,
+    /// `gen_ai.provider.name`.
+    pub provider: String,
+    /// Whether clients speak TLS to the gateway.
+    pub https: bool,
+}
+
+impl Settings {
+    /// Whether anything goes out.
+    pub const fn is_on(&self) -> bool {
+        self.traces.is_some() || self.logs.is_some()
+    }
+}
+
+/// The exit of one signal.
+#[derive(Debug)]
+pub struct Otlp {
+    signal: Signal,
+    client: Client,
+    encoder: Encoder,
+    in_flight: usize,
+    /// The last request was refused: one at a time, until one is taken.
+    cautious: bool,
+    /// Where connections live; the lane's thread waits for them.
+    runtime: Handle,
+}
+
+impl Otlp {
+    /// The exits that the settings ask for. `connector` is for receivers with `https`.
+    pub fn exits(
+        settings: &Settings,
+        connector: &Option<Arc<Connector>>,
+        clock: &Arc<Clock>,
+        runtime: &Handle,
+    ) -> Vec<Self> {
+        let signals = [(Signal::Traces, &settings.traces), (Signal::Logs, &settings.logs)];
+        let exits = signals.into_iter().filter_map(|(signal, url)| {
+            let client = Client::new(url.clone()?, settings, connector.clone(), Arc::clone(clock));
+            let encoder = Encoder::new(signal, settings);
+            Some(Self {
+                signal,
+                client,
+                encoder,
+                in_flight: settings.in_flight,
+                cautious: false,
+                runtime: runtime.clone(),
+            })
+        });
+        exits.collect()
+    }
+
+    /// Encodes what can go out at once, and sends it; answers with what became of each request, in order.
+    fn send(&mut self, mut records: &[Arc<Record>]) -> Vec<(Request, Answer)> {
+        let together = if self.cautious { 1 } else { self.in_flight };
+        let mut requests = Vec::new();
+        while !records.is_empty() && requests.len() < together {
+            let request = self.encoder.encode(records);
+            records = &records[request.records..];
+            requests.push(request);
+        }
+        let client = &self.client;
+        let sent = requests.iter().map(|request| {
+            let body = (request.items > 0).then(|| client.body(request));
+            async move {
+                match body {
+                    Some(body) => client.send(body).await,
+                    // None of its records is for this exit.
+                    None => Answer::Taken { rejected: 0, message: String::new() },
+                }
+            }
+        });
+        let answers = self.runtime.block_on(join_all(sent));
+        requests.into_iter().zip(answers).collect()
+    }
+}
+
+impl Sink for Otlp {
+    fn name(&self) -> &'static str {
+        self.signal.exit()
+    }
+
+    fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
+        let exit = self.signal.exit();
+        let mut taken = Taken::default();
+        let mut refused = None;
+        for (request, answer) in self.send(records) {
+            match answer {
+                // What came after a refused one, if taken, is repeated: its receiver can tell by the IDs.
+                _ if refused.is_some() => {}
+                Answer::Taken { rejected, message } => {
+                    if rejected > 0 {
+                        tracing::error!(exit, rejected, message, "the receiver refused a part of a request for good");
+                    }
+                    taken.records += request.records;
+                    taken.skipped += request.skipped;
+                    // Which ones is not said, so each refused span is taken for one of another request.
+                    taken.rejected += rejected.min(request.records as u64 - request.skipped);
+                }
+                Answer::Refused { refusal, message } => {
+                    tracing::warn!(exit, ?refusal, message, "the receiver did not take a request");
+                    refused = Some(refusal);
+                }
+            }
+            self.encoder.reuse(request);
+        }
+        self.cautious = refused.is_some();
+        match refused {
+            Some(refusal) if taken.records == 0 => Err(refusal),
+            // What was refused comes again at once, alone, and is refused then.
+            _ => Ok(taken),
+        }
+    }
+}
