@@ -1,15 +1,18 @@
 //! What an exit costs for one snapshot, by the number of candidates. `cargo bench --bench exits`.
 //!
 //! `json_log/render` makes the lines in memory; `json_log/nowhere` has the exit write them where the kernel throws them away;
-//! `json_log/file` to a file, whose pages the kernel has to find and fill. One element is one snapshot.
+//! `json_log/file` to a file, whose pages the kernel has to find and fill. `otlp_traces` and `otlp_logs` encode export
+//! requests. One element is one snapshot.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, Write};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use snapgate::config::{Config, Machine, Sources, Targets};
 use snapgate::sink::Sink as _;
 use snapgate::sink::json_log::JsonLog;
+use snapgate::sink::otlp::{Encoder, Signal};
 use snapgate::snapshot::outcome::Answer;
 use snapgate::snapshot::{
     Attempt, Candidate, Decision, Document, Ending, Excluded, Freshness, Health, Inputs, InstanceTag, Issued, Moment,
@@ -77,6 +80,28 @@ fn json_log(criterion: &mut Criterion) {
         }
     }
     group.finish();
+}
+
+fn otlp(criterion: &mut Criterion) {
+    let text = "[otlp]\ncandidates = \"all\"\nbatch_bytes = \"64MiB\"\n";
+    let sources = Sources::of_text("the bench", text, Machine { hostname: "bench".into(), cores: 1 });
+    let settings = Config::load(&sources, Targets::Optional).expect("the bench's configuration is valid").otlp;
+    for signal in [Signal::Traces, Signal::Logs] {
+        let mut group = criterion.benchmark_group(signal.exit());
+        group.throughput(Throughput::Elements(BATCH));
+        for candidates in CANDIDATES {
+            let (records, mut encoder) = (records(candidates), Encoder::new(signal, &settings));
+            let bytes = encoder.encode(&records).message().len() as u64 / BATCH;
+            eprintln!("{candidates} candidates: {bytes} bytes a snapshot");
+            group.bench_with_input(BenchmarkId::new("encode", candidates), &records, |bencher, records| {
+                bencher.iter(|| {
+                    let request = encoder.encode(records);
+                    encoder.reuse(request);
+                });
+            });
+        }
+        group.finish();
+    }
 }
 
 /// The finaliser of splitmix64: numbers that look random and can be made again.
@@ -215,9 +240,9 @@ fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
         events: tokens + 2,
         answer,
         timings,
-        trace_exported: None,
+        trace_exported: Some(true),
     }
 }
 
-criterion_group!(benches, json_log);
+criterion_group!(benches, json_log, otlp);
 criterion_main!(benches);
