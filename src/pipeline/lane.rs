@@ -425,6 +425,7 @@ impl State {
         })
     }
 
+    /// Looks in both halves for what the sink refuses for good; a single record, or all if it refuses everything, is it.
     fn halve(&mut self, records: &[Arc<Record>], seqs: &[u64], reason: &'static str) -> Result<(), OutOfTime> {
         let exit = self.sink.name();
         if let [culprit] = records {

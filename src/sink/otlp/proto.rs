@@ -127,8 +127,8 @@ impl<'o> Attributes<'o> {
     pub(super) fn double(&mut self, key: &str, value: impl Into<Option<f64>>) {
         if let Some(value) = value.into() {
             self.key(key, 1 + 8);
-            self.out.push(DOUBLE);
-            self.out.extend_from_slice(&value.to_le_bytes());
+            let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+            self.out.extend_from_slice(&[DOUBLE, a, b, c, d, e, f, g, h]);
         }
     }
 
@@ -166,13 +166,23 @@ impl<'o> Attributes<'o> {
 
     /// All of a `KeyValue` before the content of its `AnyValue`, which has `length` bytes.
     fn key(&mut self, key: &str, length: usize) {
+        const KEY: u8 = 1 << 3 | LENGTH_DELIMITED;
+        const VALUE: u8 = 2 << 3 | LENGTH_DELIMITED;
+        let whole = 1 + 1 + key.len() + 1 + 1 + length;
+        if whole < 128 {
+            // As nearly all are: each length is one byte, and few pieces are quicker than many bytes.
+            self.out.extend_from_slice(&[self.tag, whole as u8, KEY, key.len() as u8]);
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.extend_from_slice(&[VALUE, length as u8]);
+            return;
+        }
         let (key_length, any_length) = (varint_len(key.len() as u64), varint_len(length as u64));
         self.out.push(self.tag);
         varint(self.out, (1 + key_length + key.len() + 1 + any_length + length) as u64);
-        self.out.push(1 << 3 | LENGTH_DELIMITED);
+        self.out.push(KEY);
         varint(self.out, key.len() as u64);
         self.out.extend_from_slice(key.as_bytes());
-        self.out.push(2 << 3 | LENGTH_DELIMITED);
+        self.out.push(VALUE);
         varint(self.out, length as u64);
     }
 }

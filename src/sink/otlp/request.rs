@@ -131,7 +131,11 @@ impl Encoder {
 
     /// Takes the buffer of a request back, unless somebody still has it.
     pub fn reuse(&mut self, request: Request) {
-        self.spare.extend(request.buffer.try_into_mut().map(Vec::from));
+        self.spare.extend(request.buffer.try_into_mut().map(|mut buffer| {
+            // Or what is in it would be moved to its front.
+            buffer.clear();
+            Vec::from(buffer)
+        }));
     }
 
     fn write(&mut self, out: &mut Vec<u8>, record: &Record) -> u64 {
