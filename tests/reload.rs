@@ -82,7 +82,7 @@ fn until_reloaded(gateway: &Gateway, result: &str, times: usize) {
 /// The hash of the configuration in effect.
 fn config(gateway: &Gateway) -> String {
     let page = ask_once(gateway.admin, "/metrics").text();
-    let line = page.lines().find_map(|line| line.strip_prefix("snapgate_config{hash=\"")).expect("there is one");
+    let line = page.lines().find_map(|line| line.strip_prefix("snapgate_config_info{hash=\"")).expect("there is one");
     line.split('"').next().expect("a value has an end").to_owned()
 }
 

@@ -47,6 +47,7 @@ impl Ejection {
             return false;
         }
         slot.live.forget_failures();
+        slot.live.eject();
         let time = rule.time * (1 << self.times);
         self.times = (self.times + 1).min(TIMES_MAX.ilog2());
         self.out = Some(Out { until: now + time, forgotten: now + 2 * time });

@@ -176,6 +176,7 @@ impl Fleet {
     /// [`Fleet::run`].
     pub fn new(settings: Settings, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
         let (start, now) = (Instant::now(), clock.now());
+        metrics.set_targets(settings.targets.iter().map(|target| &*target.name), &poll::REASONS);
         let mut roster = Roster::new(&settings, start, now);
         let view = roster.view(start, now);
         let budget = Budget::new(&settings);
@@ -216,6 +217,7 @@ impl Fleet {
         let change = roster.replace(targets, self.watch.clock.now());
         self.watch.budget.set_targets(targets.len());
         self.publish_from(&mut roster);
+        self.watch.metrics.set_targets(targets.iter().map(|target| &*target.name), &poll::REASONS);
         self.changed.notify_one();
         change
     }
@@ -294,13 +296,10 @@ impl Fleet {
         let name = &*slot.target.name;
         let roster = self.roster();
         let there = roster.slots().iter().any(|other| Arc::ptr_eq(other, slot));
-        let named = roster.slots().iter().any(|other| *other.target.name == *name);
         drop(roster);
         if there {
             tracing::error!(pod = name, "the task that watches the pod panicked; starting it again");
             self.start(tasks, watchers, slot, PANIC_PAUSE);
-        } else if !named {
-            self.watch.metrics.forget_target(name, &poll::REASONS);
         }
     }
 

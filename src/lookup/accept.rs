@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 use super::shape::Format;
+use crate::telemetry::metrics;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,13 @@ pub(super) fn format_wanted(headers: &HeaderMap, usual: Format) -> Format {
     };
     let others = [Format::Json, Format::Ndjson, Format::Csv].into_iter().filter(|format| *format != usual);
     others.chain([usual]).max_by_key(|format| liking(*format)).unwrap_or(usual)
+}
+
+/// The format of the metrics page: Prometheus's own text, which every tool reads, unless OpenMetrics is liked better.
+pub(super) fn metrics_wanted(headers: &HeaderMap) -> metrics::Format {
+    let text = Liking::of(headers, "text", "plain");
+    let open = Liking::of(headers, "application", "openmetrics-text");
+    if open > text && open.exactness > 1 { metrics::Format::OpenMetrics } else { metrics::Format::Text }
 }
 
 /// How much a client likes a media type: by its quality, then by how exactly it was named, then by the order.
@@ -98,6 +106,30 @@ mod tests {
                 headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             }
             assert_eq!(format_wanted(&headers, usual), want, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn the_metrics_page_has_exemplars_for_those_who_ask_for_them() {
+        use metrics::Format::{OpenMetrics, Text};
+        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, want) in [
+            (None, Text),
+            (Some("*/*"), Text),
+            (Some(prometheus), OpenMetrics),
+            (Some("text/plain;version=0.0.4;q=1,*/*;q=0.1"), Text),
+            (Some("application/openmetrics-text"), OpenMetrics),
+            (Some("application/openmetrics-text;q=0.4, text/plain;q=0.5"), Text),
+            (Some("application/openmetrics-text;q=0.5, text/plain;q=0.4"), OpenMetrics),
+            (Some("application/openmetrics-text;q=0, */*"), Text),
+            (Some("text/html, */*;q=0.8"), Text),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            }
+            assert_eq!(metrics_wanted(&headers), want, "{accept:?}");
         }
     }
 

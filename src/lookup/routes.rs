@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::accept::Form;
+use super::accept::{Form, metrics_wanted};
 use super::around::{self, Around, Width};
 use super::auth::Caller;
 use super::fleet::FleetPage;
@@ -21,6 +21,7 @@ use super::shape::{Format, Layout, Shape, Sheet};
 use super::wait::{Patience, until_complete};
 use super::{Lookup, Readiness, own, render};
 use crate::snapshot::{Document, Tenant};
+use crate::telemetry::metrics::Scrape;
 use crate::tenant::Peer;
 
 /// What may follow the `?` of a lookup. An unknown parameter is refused: a typo must not become a silent default.
@@ -264,9 +265,13 @@ pub(super) async fn readyz(State(lookup): State<Arc<Lookup>>) -> Response {
 }
 
 /// `GET /metrics`: the gateway's own, for Prometheus.
-pub(super) async fn metrics(State(lookup): State<Arc<Lookup>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], lookup.state.metrics.page()).into_response()
+pub(super) async fn metrics(State(lookup): State<Arc<Lookup>>, headers: HeaderMap) -> Response {
+    let format = metrics_wanted(&headers);
+    let state = &lookup.state;
+    let (view, ready) = ((state.fleet)(), (state.readiness)().reasons.is_empty());
+    let (now, ledger_records) = (state.clock.now(), state.ledger.len());
+    let page = state.metrics.render(format, Some(Scrape { now, view: &view, ready, ledger_records }));
+    ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
 }
 
 /// Everything else.

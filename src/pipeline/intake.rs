@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use super::Settings;
 use crate::ledger::{DropReason, Ledger};
 use crate::snapshot::Record;
-use crate::telemetry::{ExitBooks, Metrics};
+use crate::telemetry::metrics::{ExitBooks, Metrics, QueueFill};
 
 /// The data path's end. Cloned freely; the worker ends when the last one is dropped.
 #[derive(Clone, Debug)]
@@ -27,7 +27,8 @@ pub struct Intake {
 /// The worker's end.
 #[derive(Debug)]
 pub(super) struct Queue {
-    receiver: Receiver<Arc<Record>>,
+    /// Nobody else holds it for longer than a look: without it the queue is closed.
+    receiver: Arc<Receiver<Arc<Record>>>,
     bytes: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
 }
@@ -40,9 +41,21 @@ pub(super) fn channel(
 ) -> (Intake, Queue) {
     let (sender, receiver) = bounded(settings.queue_records);
     let (bytes, refused) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let receiver = Arc::new(receiver);
+    watch(settings, &receiver, &bytes, &metrics);
     let queue = Queue { receiver, bytes: Arc::clone(&bytes), refused: Arc::clone(&refused) };
     let bytes_max = settings.queue_bytes;
     (Intake { sender, bytes, bytes_max, ledger, metrics, refused, books: books.into() }, queue)
+}
+
+/// Lets the metrics look at the queue for as long as there is one.
+fn watch(settings: &Settings, receiver: &Arc<Receiver<Arc<Record>>>, bytes: &Arc<AtomicUsize>, metrics: &Metrics) {
+    let (receiver, bytes) = (Arc::downgrade(receiver), Arc::clone(bytes));
+    let (records_max, bytes_max) = (settings.queue_records, settings.queue_bytes);
+    metrics.watch_intake(move || {
+        let records = receiver.upgrade()?.len();
+        Some(QueueFill { records, records_max, bytes: bytes.load(Relaxed), bytes_max })
+    });
 }
 
 impl Intake {
@@ -65,12 +78,9 @@ impl Intake {
         self.refused.fetch_add(1, Relaxed);
         self.ledger.drop_record(record.id(), reason);
         // Not recorded, but it did happen: the request counts as every other.
-        if let Some(outcome) = record.outcome() {
-            self.metrics.finished(outcome);
-        }
+        self.metrics.finished(record);
         for books in &*self.books {
-            books.offered.inc();
-            books.dropped(reason.name(), 1);
+            books.offered_and_dropped(reason.name(), 1);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::PANICS_PER_BATCH_MAX;
+use super::lag::Lag;
 use crate::sink::{Refusal, Sink, Taken};
 use crate::snapshot::Record;
 use crate::store::{ReadError, Reader};
@@ -114,8 +115,7 @@ pub(super) fn start(
     let name = sink.name();
     let (cursor, owed) = owed(name, reader.as_ref(), end).map_err(io::Error::other)?;
     let books = metrics.exit(name);
-    books.recovered.inc_by(owed);
-    books.pending.inc_by(owed as i64);
+    books.recover(owed);
     let shared = Shared { head: AtomicU64::new(end), cursor: AtomicU64::new(cursor), queued: AtomicUsize::new(0) };
     let shared = Arc::new(shared);
     let (sender, input) = bounded(QUEUE_BATCHES);
@@ -157,8 +157,7 @@ impl Feed {
     /// Gives the lane a batch, or leaves it to read it from the store later. Never waits.
     pub(super) fn offer(&self, batch: &Arc<Batch>) {
         let count = batch.records.len() as u64;
-        self.books.offered.inc_by(count);
-        self.books.pending.inc_by(count as i64);
+        self.books.offer(count);
         // Only the worker adds, so what fits now will fit. Full: the lane finds the gap by its cursor, and what of it cannot
         // be read again is counted there.
         if self.shared.queued.load(Relaxed) + batch.records.len() <= QUEUE_RECORDS {
@@ -172,13 +171,18 @@ impl Feed {
 
     /// Records that the lane is not to have.
     pub(super) fn skip(&self, count: u64) {
-        self.books.offered.inc_by(count);
-        self.books.skipped.inc_by(count);
+        self.books.offered_and_skipped(count);
     }
 
     /// The lane's name and the number of the last record it is done with.
     pub(super) fn cursor(&self) -> (&'static str, u64) {
         (self.name, self.shared.cursor.load(Relaxed))
+    }
+
+    /// Says how late the lane is, and how much is in its queue.
+    pub(super) fn report(&self, lag: &mut Lag) {
+        self.books.set_oldest(lag.oldest(self.shared.cursor.load(Relaxed)));
+        self.books.set_queued(self.shared.queued.load(Relaxed));
     }
 }
 
@@ -201,8 +205,8 @@ impl Lane {
             return done;
         }
         tracing::error!(exit = self.name, "the exit is stuck in a delivery: what is left stays for the next start");
-        let left = self.books.pending.get().max(0).cast_unsigned();
-        Done { delivered: self.books.delivered.get(), left, cursor: self.shared.cursor.load(Relaxed) }
+        let left = self.books.pending();
+        Done { delivered: self.books.delivered(), left, cursor: self.shared.cursor.load(Relaxed) }
     }
 }
 
@@ -244,11 +248,11 @@ impl State {
                 }
             }
         };
-        let left = self.books.pending.get().max(0).cast_unsigned();
+        let left = self.books.pending();
         if ended.is_err() {
             tracing::warn!(exit = self.sink.name(), left, "the exit ran out of time at shutdown");
         }
-        Done { delivered: self.books.delivered.get(), left, cursor: self.cursor }
+        Done { delivered: self.books.delivered(), left, cursor: self.cursor }
     }
 
     fn work(&mut self) -> Result<(), OutOfTime> {
@@ -335,8 +339,7 @@ impl State {
             let expired = missing.min(horizon.unwrap_or(0).saturating_sub(from));
             for (reason, count) in [("erased", erased), ("expired", expired), ("not_stored", missing - expired)] {
                 if count > 0 {
-                    self.books.dropped(reason, count);
-                    self.books.pending.dec_by(count as i64);
+                    self.books.lose(reason, count);
                 }
             }
         }
@@ -393,10 +396,7 @@ impl State {
 
     /// Enters into the books what a sink has taken, and moves the cursor over it.
     fn book(&mut self, taken: Taken, seqs: &[u64]) {
-        self.books.delivered.inc_by(taken.delivered());
-        self.books.rejected.inc_by(taken.rejected);
-        self.books.skipped.inc_by(taken.skipped);
-        self.books.pending.dec_by(taken.records as i64);
+        self.books.settle(taken.delivered(), taken.rejected, taken.skipped);
         if taken.delivered() > 0 {
             self.refused_in_a_row = 0;
         }

@@ -9,6 +9,7 @@
 
 mod erase;
 mod intake;
+mod lag;
 mod lane;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use erase::Eraser;
 pub use intake::Intake;
+use lag::Lag;
 use lane::Lane;
 use worker::Worker;
 
@@ -116,14 +118,28 @@ pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)
     let (mut lanes, mut feeds) = (Vec::new(), Vec::new());
     for sink in parts.sinks {
         let (lane, feed) = lane::start(sink, reader.clone(), end, &parts.metrics)?;
+        parts.metrics.exit_queue(lane.name(), lane::QUEUE_RECORDS);
+        let lag = lag_at_start(&feed, reader.as_ref(), end, &parts.clock);
         lanes.push(lane);
-        feeds.push(feed);
+        feeds.push((feed, lag));
     }
     let (eraser, erasures) = erase::channel();
     let eraser = Some(eraser).filter(|_| writer.is_some());
     let worker = Worker::new(settings.clone(), queue, erasures, writer, feeds);
     let worker = worker.start(parts.ledger, parts.clock, parts.metrics, parts.problem)?;
     Ok((intake, Pipeline { eraser, worker, books: store_books, lanes }))
+}
+
+/// How late an exit is whose first records are of an earlier run.
+fn lag_at_start(feed: &lane::Feed, reader: Option<&Reader>, end: u64, clock: &Clock) -> Lag {
+    let mut lag = Lag::default();
+    let (_, cursor) = feed.cursor();
+    if let Some(reader) = reader.filter(|_| cursor < end) {
+        // If it cannot be read, the lane will say so.
+        let first = reader.after(cursor, end, 1).unwrap_or_default().pop();
+        lag.mark(end, first.map_or_else(|| clock.now(), |(_, record)| worker::ended(&record)));
+    }
+    lag
 }
 
 impl Pipeline {
@@ -147,12 +163,12 @@ impl Pipeline {
             exits.push(ExitBalance {
                 name,
                 delivered: done.delivered,
-                rejected: books.rejected.get(),
-                dropped: books.dropped_sum(),
+                rejected: books.rejected(),
+                dropped: books.dropped(),
                 left: done.left,
             });
         }
         closing.close(&cursors);
-        Balance { offered: closing.offered, stored: closing.stored, dropped: self.books.dropped_sum(), exits }
+        Balance { offered: closing.offered, stored: closing.stored, dropped: self.books.dropped(), exits }
     }
 }

@@ -12,13 +12,14 @@ use arc_swap::ArcSwapOption;
 
 use super::erase::Erasures;
 use super::intake::Queue;
+use super::lag::Lag;
 use super::lane::{Batch, Feed};
 use super::{PANICS_PER_BATCH_MAX, STORE_EXIT, Settings};
 use crate::clock::{Clock, STEP_MIN};
 use crate::ledger::{DropReason, Ledger};
 use crate::snapshot::{Moment, Record};
 use crate::store::{CommitError, DropCount, Writer};
-use crate::telemetry::{ExitBooks, Metrics};
+use crate::telemetry::metrics::{ExitBooks, Metrics, Observer};
 
 /// How often the clock is steered and the run's heartbeat and the lanes' cursors are written.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ pub(super) struct Worker {
     queue: Queue,
     erasures: Erasures,
     writer: Option<Writer>,
-    feeds: Vec<Feed>,
+    feeds: Vec<(Feed, Lag)>,
 }
 
 /// What the worker leaves behind when its input has ended.
@@ -68,7 +69,7 @@ impl Worker {
         queue: Queue,
         erasures: Erasures,
         writer: Option<Writer>,
-        feeds: Vec<Feed>,
+        feeds: Vec<(Feed, Lag)>,
     ) -> Self {
         Self { settings, queue, erasures, writer, feeds }
     }
@@ -83,6 +84,7 @@ impl Worker {
         let next_seq = self.writer.as_ref().map_or(1, Writer::next_seq);
         let state = State {
             books: metrics.exit(STORE_EXIT),
+            observer: metrics.observer(),
             commit_records: self.settings.commit_records,
             queue: self.queue,
             erasures: self.erasures,
@@ -123,11 +125,12 @@ struct State {
     queue: Queue,
     erasures: Erasures,
     writer: Option<Writer>,
-    feeds: Vec<Feed>,
+    feeds: Vec<(Feed, Lag)>,
     ledger: Arc<Ledger>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     books: ExitBooks,
+    observer: Observer,
     problem: Arc<ArcSwapOption<String>>,
     commit_records: usize,
     /// What is being committed. Kept here so that a panic does not lose it.
@@ -144,6 +147,12 @@ struct State {
     wall_stepped: bool,
     offered: u64,
     stored: u64,
+}
+
+/// When a request ended.
+pub(super) fn ended(record: &Record) -> Moment {
+    let end_offset_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
+    record.issued.issued_at.plus(Duration::from_micros(end_offset_us))
 }
 
 /// For the log: a store that refuses does so forty times a second.
@@ -193,6 +202,7 @@ impl State {
                 let open = self.queue.drain(&mut self.batch, self.commit_records);
                 let full = self.batch.len() == self.commit_records;
                 self.flush();
+                self.report();
                 self.tidy();
                 if !full {
                     break open;
@@ -202,6 +212,14 @@ impl State {
                 return true;
             }
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// How late the exits are, and the store before them, whose oldest record is stored by now.
+    fn report(&mut self) {
+        self.books.set_oldest(None);
+        for (feed, lag) in &mut self.feeds {
+            feed.report(lag);
         }
     }
 
@@ -232,12 +250,11 @@ impl State {
         }
         let count = ids.len() as u64;
         self.offered += count;
-        self.books.offered.inc_by(count);
-        self.books.skipped.inc_by(count);
-        self.feeds.iter().for_each(|feed| feed.skip(count));
+        self.books.offered_and_skipped(count);
+        self.feeds.iter().for_each(|(feed, _)| feed.skip(count));
         for record in kept_out {
             self.ledger.settle(record.id());
-            record.outcome().into_iter().for_each(|outcome| self.metrics.finished(outcome));
+            self.observer.finished(&record);
         }
         self.metrics.erased.inc_by(count);
     }
@@ -252,22 +269,25 @@ impl State {
             self.stored += count;
         }
         self.settle(&batch.records, fate);
-        for feed in &self.feeds {
+        let first = batch.records.first().map(|record| ended(record));
+        for (feed, lag) in &mut self.feeds {
             feed.offer(&batch);
+            first.into_iter().for_each(|first| lag.mark(self.next_seq - 1, first));
         }
     }
 
     fn commit(&mut self, count: usize, now: Moment) -> Fate {
         let Some(writer) = &mut self.writer else { return Fate::NotWanted };
-        let cursors: Vec<_> = self.feeds.iter().map(Feed::cursor).collect();
+        let cursors: Vec<_> = self.feeds.iter().map(|(feed, _)| feed.cursor()).collect();
         self.drops = self.ledger.take_drop_counts();
         let began = Instant::now();
+        self.books.set_oldest(self.batch.first().map(|record| ended(record)));
         #[cfg(test)]
         super::tests::spring_trap(&self.batch[..count]);
         match writer.commit(self.next_seq, &self.batch[..count], &cursors, &self.drops, now) {
             Ok(()) => {
                 self.drops.clear();
-                self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+                self.metrics.transaction(began.elapsed().as_secs_f64());
                 self.refusals.end();
                 Fate::Stored
             }
@@ -280,18 +300,13 @@ impl State {
         }
     }
 
-    fn settle(&self, records: &[Arc<Record>], fate: Fate) {
+    fn settle(&mut self, records: &[Arc<Record>], fate: Fate) {
         let count = records.len() as u64;
-        self.books.offered.inc_by(count);
         match fate {
-            Fate::Stored => {
-                self.books.delivered.inc_by(count);
-            }
-            Fate::NotWanted => {
-                self.books.skipped.inc_by(count);
-            }
-            Fate::Failed => self.books.dropped(DropReason::StoreFailed.name(), count),
-            Fate::Panicked => self.books.dropped("panic", count),
+            Fate::Stored => self.books.offered_and_delivered(count),
+            Fate::NotWanted => self.books.offered_and_skipped(count),
+            Fate::Failed => self.books.offered_and_dropped(DropReason::StoreFailed.name(), count),
+            Fate::Panicked => self.books.offered_and_dropped("panic", count),
         }
         let committed = self.clock.now();
         for record in records {
@@ -299,11 +314,9 @@ impl State {
                 Fate::Stored | Fate::NotWanted => self.ledger.settle(record.id()),
                 Fate::Failed | Fate::Panicked => self.ledger.drop_record(record.id(), DropReason::StoreFailed),
             }
-            let Some(outcome) = record.outcome() else { continue };
-            self.metrics.finished(outcome);
+            self.observer.finished(record);
             if fate == Fate::Stored {
-                let end = record.issued.issued_at.plus(Duration::from_micros(outcome.timings.end_offset_us));
-                self.metrics.commit_delay_seconds.observe(committed.since(end).as_secs_f64());
+                self.metrics.committed(record, committed.since(ended(record)));
             }
         }
     }
@@ -349,7 +362,7 @@ impl State {
     fn heartbeat(&mut self) {
         let Some(writer) = &mut self.writer else { return };
         let now = self.clock.now();
-        let cursors: Vec<_> = self.feeds.iter().map(Feed::cursor).collect();
+        let cursors: Vec<_> = self.feeds.iter().map(|(feed, _)| feed.cursor()).collect();
         self.drops = self.ledger.take_drop_counts();
         match writer.heartbeat(now).and_then(|()| writer.commit(writer.next_seq(), &[], &cursors, &self.drops, now)) {
             // That it takes this says little: the log says "again" with the next record.
@@ -368,6 +381,7 @@ impl State {
         self.untidy = report.expired > 0;
         self.metrics.store_bytes.set(report.store_bytes as i64);
         self.metrics.wal_bytes.set(report.wal_bytes as i64);
+        self.metrics.ballast_bytes.set(report.ballast_bytes as i64);
         self.metrics.expired.inc_by(report.expired);
         self.metrics.store_in_trouble.set(report.problem.is_some().into());
         if self.problem.load().as_deref() != report.problem.as_ref() {

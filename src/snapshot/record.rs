@@ -30,7 +30,7 @@ pub struct Run {
 }
 
 /// What kind of work a path asks for, in the words of OpenTelemetry's GenAI conventions where they have one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// `/v1/chat/completions`, `/v1/messages`, `/v1/responses`.
     Chat,

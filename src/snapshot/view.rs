@@ -60,6 +60,7 @@ pub struct Live {
     requests_per_second: AtomicU64,
     tokens_per_second: AtomicU64,
     failures: AtomicU32,
+    ejections: AtomicU32,
 }
 
 impl Live {
@@ -110,6 +111,16 @@ impl Live {
     /// The next failure is the first.
     pub fn forget_failures(&self) {
         self.failures.store(0, Relaxed);
+    }
+
+    /// The target is passed over for a while.
+    pub fn eject(&self) {
+        self.ejections.fetch_add(1, Relaxed);
+    }
+
+    /// How often it was.
+    pub fn ejections(&self) -> u32 {
+        self.ejections.load(Relaxed)
     }
 
     /// Written by the fleet's tick only.

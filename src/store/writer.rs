@@ -71,6 +71,8 @@ pub struct Maintenance {
     pub store_bytes: u64,
     /// Bytes of the log that readers may still need; its file may be larger.
     pub wal_bytes: u64,
+    /// Bytes of the reserve; 0 while it is given back.
+    pub ballast_bytes: u64,
     /// Records that were deleted by this call.
     pub expired: u64,
     /// How long commits and heartbeats since the last call were held back, so that the log could begin anew.
@@ -229,6 +231,7 @@ impl Writer {
         Maintenance {
             store_bytes: self.store_bytes,
             wal_bytes: self.wal_bytes,
+            ballast_bytes: if self.ballast.is_spent() { 0 } else { self.ballast.bytes() },
             expired,
             held_back: self.checkpointer.take_held(),
             problem: self.problem(),

@@ -3,6 +3,8 @@
 pub mod log;
 pub mod metrics;
 pub mod names;
+#[cfg(test)]
+mod registry;
 
 pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};
 pub use metrics::{ExitBooks, Metrics, ReloadResult};

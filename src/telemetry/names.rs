@@ -153,7 +153,7 @@ metrics! {
     COMPLETION_TOKENS "snapgate_completion_tokens_total" Counter, "{token}", ["model", "target"], Stable,
         "Tokens generated, as targets reported them, else counted in the stream";
     LABELS_OVERFLOWED "snapgate_labels_overflowed_total" Counter, "{request}", ["label"], Stable,
-        "Requests counted under the value _other, because the label has as many values as it may";
+        "Requests counted under the value _other of a label, which has as many values as it may or does not know this one";
 
     // Decisions.
     DECISIONS "snapgate_decisions_total" Counter, "{decision}", ["policy", "reason"], Stable,
@@ -184,7 +184,7 @@ metrics! {
     VIEW_AGE "snapgate_view_age_seconds" Gauge, "s", [], Stable,
         "Time since the view of the fleet was published that choices are made from";
     TARGET_ELIGIBLE "snapgate_target_eligible" Gauge, "1", ["target"], Stable,
-        "1 if the target may be chosen, for a model that it serves";
+        "1 if the target may be chosen: it is neither down nor passed over for its failures";
     TARGET_HEALTHY "snapgate_target_healthy" Gauge, "1", ["target"], Stable,
         "1 if the target answers its probes, 0 if it does not; no series before the first probe";
     TARGET_EJECTIONS "snapgate_target_ejections_total" Counter, "{ejection}", ["target"], Stable,
@@ -256,6 +256,8 @@ metrics! {
         "Size of the store's write-ahead log that readers may still need";
     STORE_BALLAST_BYTES "snapgate_store_ballast_bytes" Gauge, "By", [], Stable,
         "Size of the reserve on the store's disk; 0 once it was given back because the disk was full";
+    STORE_IN_TROUBLE "snapgate_store_in_trouble" Gauge, "1", [], Stable,
+        "1 while the store cannot do its work: /readyz says why";
     EXPIRED "snapgate_snapshots_expired_total" Counter, "{snapshot}", [], Stable, "Snapshots deleted by retention";
     ERASED "snapgate_snapshots_erased_total" Counter, "{snapshot}", [], Stable, "Snapshots deleted on request";
 

@@ -297,9 +297,15 @@ async fn health_readiness_and_metrics() {
     let gateway = Gateway::start(dir.path(), Plan::default()).await;
     assert_eq!(gateway.get("/healthz").await.body, "ok\n");
     assert_eq!(gateway.get("/readyz").await.json(), json!({"ready": true}));
-    let metrics = gateway.get("/metrics").await;
-    assert_eq!(metrics.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
-    assert!(metrics.body.contains("snapgate_requests_in_flight 0\n") && metrics.body.ends_with("# EOF\n"));
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    for (accept, kind) in [("*/*", "text/plain; version=0.0.4; charset=utf-8"), (open, open)] {
+        let metrics = gateway.ask("GET", "/metrics", &[("accept", accept)]).await;
+        assert_eq!(metrics.header("content-type"), Some(kind));
+        assert!(
+            metrics.body.contains("snapgate_requests_in_flight 0\n") && metrics.body.contains("snapgate_ready 1\n")
+        );
+        assert_eq!(metrics.body.ends_with("# EOF\n"), kind == open);
+    }
 
     let texts = |text: &str| Vec::from_iter(Some(text.to_owned()).filter(|text| !text.is_empty()));
     for (reason, warning, status, page) in [

@@ -28,13 +28,13 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::metrics::Counter;
 pub use panics::log_panics;
 use queue::Queue;
 use repeats::{Limited, Repeats};

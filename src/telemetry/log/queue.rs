@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::telemetry::metrics::Counter;
 
 /// Lines that may wait: what a pod that starts a hundred targets says at once, many times over.
 const QUEUE_LINES: usize = 4_096;

@@ -1,0 +1,191 @@
+//! What is counted of each target, and what the page says of its state. A target that is gone leaves the page with all of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use super::histogram::Histogram;
+use super::number::{Counter, locked};
+use super::page::Page;
+use super::{OTHER, Scrape};
+use crate::snapshot::{Freshness, Health, Member, Quantity};
+use crate::telemetry::names::{self, Definition};
+
+/// Targets with series of their own; others are counted as [`OTHER`]. Each has about forty.
+const TARGETS_MAX: usize = 1_000;
+
+/// What is counted of one target.
+#[derive(Debug, Default)]
+pub(super) struct OfTarget {
+    decisions: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    scrapes: Counter,
+    scrape_failures: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// By name.
+#[derive(Debug)]
+pub(super) struct Targets {
+    all: Mutex<BTreeMap<Box<str>, Arc<OfTarget>>>,
+    other: Arc<OfTarget>,
+    scrape_seconds: Histogram,
+}
+
+impl OfTarget {
+    pub(super) fn decided(&self) {
+        self.decisions.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn attempted(&self, answered: bool) {
+        if answered { &self.answered } else { &self.failed }.fetch_add(1, Relaxed);
+    }
+}
+
+impl Targets {
+    pub(super) fn new() -> Self {
+        let scrape_seconds = Histogram::new(&names::SCRAPE_DURATION);
+        Self { all: Mutex::default(), other: Arc::default(), scrape_seconds }
+    }
+
+    /// These are all there are from now on; whose scrapes may fail for these reasons.
+    pub(super) fn set<'a>(&self, names: impl Iterator<Item = &'a str>, reasons: &[&'static str]) {
+        let mut all = locked(&self.all);
+        let mut before = std::mem::take(&mut *all);
+        for name in names.take(TARGETS_MAX) {
+            let kept = before.remove(name);
+            let new = || {
+                let failures = reasons.iter().map(|reason| (*reason, 0)).collect();
+                Arc::new(OfTarget { scrape_failures: Mutex::new(failures), ..OfTarget::default() })
+            };
+            all.insert(name.into(), kept.unwrap_or_else(new));
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        locked(&self.all).contains_key(name)
+    }
+
+    /// Where a target is counted, and its label.
+    pub(super) fn of(&self, name: &str) -> (Arc<OfTarget>, Arc<str>) {
+        match locked(&self.all).get(name) {
+            Some(target) => (Arc::clone(target), name.into()),
+            None => (Arc::clone(&self.other), OTHER.into()),
+        }
+    }
+
+    pub(super) fn scraped(&self, name: &str, seconds: f64) {
+        self.of(name).0.scrapes.inc();
+        self.scrape_seconds.observe(seconds, None);
+    }
+
+    /// Of one that is gone, or one too many, nothing is said.
+    pub(super) fn scrape_failed(&self, name: &str, reason: &'static str) {
+        *locked(&self.of(name).0.scrape_failures).entry(reason).or_default() += 1;
+    }
+
+    fn list(&self) -> Vec<(Box<str>, Arc<OfTarget>)> {
+        let mut list: Vec<_> =
+            locked(&self.all).iter().map(|(name, target)| (name.clone(), Arc::clone(target))).collect();
+        list.push((OTHER.into(), Arc::clone(&self.other)));
+        list
+    }
+
+    pub(super) fn write_decisions(&self, page: &mut Page) {
+        let list = self.list();
+        let counts = list.iter().map(|(name, target)| ([&**name], target.decisions.load(Relaxed))).collect::<Vec<_>>();
+        page.family(&names::TARGET_DECISIONS, counts.iter().map(|(labels, count)| (&labels[..], *count)));
+    }
+
+    pub(super) fn write_attempts(&self, page: &mut Page) {
+        let list = self.list();
+        let of = |(name, target): &'_ (Box<str>, Arc<OfTarget>)| {
+            let name = name.clone();
+            [("answered", &target.answered), ("failed", &target.failed)]
+                .map(|(result, count)| (name.clone(), result, count.load(Relaxed)))
+        };
+        let counts: Vec<_> = list.iter().flat_map(of).collect();
+        let labels: Vec<_> = counts.iter().map(|(name, result, _)| [&**name, *result]).collect();
+        let series = labels.iter().zip(&counts).map(|(labels, (.., count))| (&labels[..], *count));
+        page.family(&names::ATTEMPTS, series);
+    }
+
+    pub(super) fn write_scrapes(&self, page: &mut Page) {
+        let mut list = self.list();
+        list.pop();
+        let scrapes: Vec<_> = list.iter().map(|(name, target)| ([&**name], target.scrapes.get())).collect();
+        page.family(&names::SCRAPES, scrapes.iter().map(|(labels, count)| (&labels[..], *count)));
+        let mut failures = Vec::new();
+        for (name, target) in &list {
+            let by_reason = locked(&target.scrape_failures);
+            failures.extend(by_reason.iter().map(|(reason, count)| ([&**name, *reason], *count)));
+        }
+        page.family(&names::SCRAPE_FAILURES, failures.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.histograms(&names::SCRAPE_DURATION, [(&[][..], &self.scrape_seconds)]);
+    }
+
+    /// The state of each target, as choices see it now.
+    pub(super) fn write_state(&self, page: &mut Page, scrape: &Scrape<'_>) {
+        let view = scrape.view;
+        let members: Vec<_> = view.members.iter().take(TARGETS_MAX).collect();
+        page.single(&names::TARGETS, view.members.len());
+        page.single(&names::VIEW_AGE, scrape.now.since(view.published).as_secs_f64());
+        let eligible = (0..).zip(&members).map(|(place, member)| {
+            let (place, name): (u32, _) = (place, &*member.sample.target.name);
+            ([name], u8::from(view.pools.all().eligible.binary_search(&place).is_ok()))
+        });
+        let eligible: Vec<_> = eligible.collect();
+        page.family(&names::TARGET_ELIGIBLE, eligible.iter().map(|(labels, value)| (&labels[..], *value)));
+        gauges(page, &names::TARGET_HEALTHY, &members, |member| match member.sample.health {
+            Health::Unknown => None,
+            Health::Healthy => Some(1.0),
+            Health::Unhealthy => Some(0.0),
+        });
+        gauges(page, &names::TARGET_EJECTIONS, &members, |member| Some(f64::from(member.live.ejections())));
+        gauges(page, &names::TARGET_IN_FLIGHT, &members, |member| Some(f64::from(member.live.in_flight())));
+        gauges(page, &names::TARGET_GATEWAY_REQUESTS, &members, |member| Some(member.live.rates().0));
+        gauges(page, &names::TARGET_GATEWAY_TOKENS, &members, |member| Some(member.live.rates().1));
+        for quantity in Quantity::ALL {
+            gauges(page, definition(quantity), &members, |member| member.sample.reading(quantity).value);
+        }
+        write_ages(page, &members, scrape);
+    }
+}
+
+/// One gauge, or a counter that the fleet keeps, of every target that has it.
+fn gauges(page: &mut Page, definition: &Definition, members: &[&Member], value: impl Fn(&Member) -> Option<f64>) {
+    let of = |member: &&Member| Some((member.sample.target.name.clone(), value(member)?));
+    let values: Vec<_> = members.iter().filter_map(of).collect();
+    let labels: Vec<_> = values.iter().map(|(name, _)| [&**name]).collect();
+    page.family(definition, labels.iter().zip(&values).map(|(labels, (_, value))| (&labels[..], *value)));
+}
+
+fn write_ages(page: &mut Page, members: &[&Member], scrape: &Scrape<'_>) {
+    let (mut ages, mut fresh) = (Vec::new(), Vec::new());
+    for Member { sample, .. } in members {
+        for quantity in Quantity::ALL {
+            let (labels, reading) = ([&*sample.target.name, quantity.name()], sample.reading(quantity));
+            if reading.value.is_some() {
+                ages.push((labels, scrape.now.since(reading.observed).as_secs_f64()));
+            }
+            if reading.freshness != Freshness::Unsupported {
+                fresh.push((labels, u8::from(reading.fresh().is_some())));
+            }
+        }
+    }
+    page.family(&names::TARGET_AGE, ages.iter().map(|(labels, age)| (&labels[..], *age)));
+    page.family(&names::TARGET_FRESH, fresh.iter().map(|(labels, fresh)| (&labels[..], *fresh)));
+}
+
+const fn definition(quantity: Quantity) -> &'static Definition {
+    match quantity {
+        Quantity::Waiting => &names::TARGET_WAITING,
+        Quantity::Running => &names::TARGET_RUNNING,
+        Quantity::KvCacheUsage => &names::TARGET_KV_CACHE,
+        Quantity::PrefixCacheHitRatio => &names::TARGET_HIT_RATIO,
+        Quantity::GpuUtilization => &names::TARGET_GPU,
+        Quantity::GpuMemoryUtilization => &names::TARGET_GPU_MEMORY,
+        Quantity::EngineRequestsPerSecond => &names::TARGET_ENGINE_REQUESTS,
+        Quantity::EngineTokensPerSecond => &names::TARGET_ENGINE_TOKENS,
+    }
+}

@@ -1,0 +1,271 @@
+"""What the metrics page says, held to the registry, and read by a real Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import PATIENCE, ROOT, Gateway, serving, simulated_pod
+
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
+MODEL = "llama-3.1-8b"
+SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+
+NOT_HERE = {
+    # The simulated pod has no GPU.
+    "snapgate_target_gpu_utilization_ratio",
+    "snapgate_target_gpu_memory_utilization_ratio",
+}
+"""Metrics without a series after this traffic."""
+
+Series = list[tuple[str, dict[str, str], float]]
+
+
+@pytest.fixture(scope="module")
+def used(snapgate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway that has answered, streamed, refused and failed."""
+    log = tmp_path_factory.mktemp("log") / "snapshots.json"
+    with (
+        simulated_pod() as pod,
+        serving(pod, tmp_path_factory.mktemp("data"), {"SNAPGATE_JSON_LOG": str(log)}) as gateway,
+    ):
+        for _ in range(20):
+            ask(gateway)
+            ask(gateway, stream=True)
+        ask(gateway, path="/v1/files")
+        yield gateway
+
+
+def ask(gateway: Gateway, path: str = "/v1/chat/completions", **more: Any) -> int:
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 5} | more
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(gateway.url + path, json.dumps(question).encode(), headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def scrape(gateway: Gateway, accept: str = "text/plain") -> str:
+    request = urllib.request.Request(f"{gateway.admin}/metrics", headers={"accept": accept})
+    with urllib.request.urlopen(request) as answer:
+        return answer.read().decode()
+
+
+def series(page: str) -> Series:
+    lines = (line.partition(" # ")[0] for line in page.splitlines() if not line.startswith("#"))
+    found = [SERIES.fullmatch(line) for line in lines]
+    assert all(found), page
+    return [(m["name"], dict(LABEL.findall(m["labels"] or "")), float(m["value"])) for m in found if m]
+
+
+def registry() -> dict[str, dict[str, str]]:
+    with (ROOT / "otel/metrics.csv").open() as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def until(what: str, done: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := done()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found
+
+
+def metric(name: str, types: dict[str, str]) -> str:
+    """The metric that a series belongs to."""
+    base = re.sub("_(bucket|sum|count)$", "", name)
+    return base if types.get(base) == "histogram" else name
+
+
+def test_what_is_exposed_is_registered_and_what_is_registered_is_exposed(used: Gateway):
+    page = until("the engine's rates are known", lambda: with_rates(used))
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.M))
+    registered = registry()
+    assert types == {name: row["type"] for name, row in registered.items()}
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", page, re.M))
+    assert helps == {name: row["description"].removesuffix(".") for name, row in registered.items()}
+    shown = set()
+    for name, labels, _ in series(page):
+        base = metric(name, types)
+        shown.add(base)
+        assert sorted(set(labels) - {"le"}) == sorted(registered[base]["labels"].split()), (name, labels)
+    assert set(registered) - shown == NOT_HERE
+    bounds = {
+        base: [label["le"] for name, label, _ in series(page) if name == f"{base}_bucket"]
+        for base, kind in types.items()
+        if kind == "histogram"
+    }
+    for base, found in bounds.items():
+        expected = [*registered[base]["buckets"].split(), "+Inf"]
+        assert found[: len(expected)] == expected, base
+
+
+def with_rates(gateway: Gateway) -> str | None:
+    """A page after two scrapes of the pod with requests between them: rates and ratios are differences."""
+    ask(gateway)
+    page = scrape(gateway)
+    return page if "snapgate_target_prefix_cache_hit_ratio{" in page else None
+
+
+def balance(page: Series) -> dict[str, tuple[float, float]]:
+    """By exit: what came, and what became of it."""
+    sums: dict[str, list[float]] = {}
+    for name, labels, value in page:
+        noun = name.removeprefix("snapgate_snapshots_").removesuffix("_total")
+        if name.startswith("snapgate_snapshots_") and "exit" in labels:
+            sums.setdefault(labels["exit"], [0, 0])[noun not in ("offered", "recovered")] += value
+    return {exit: (came, became) for exit, (came, became) in sums.items()}
+
+
+def test_the_books_balance_under_way_and_at_rest(used: Gateway):
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            ask(used)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        seen = set()
+        for _ in range(100):
+            books = balance(series(scrape(used)))
+            assert set(books) == {"store", "json_log"}
+            assert all(came == became for came, became in books.values()), books
+            seen.add(books["json_log"][0])
+        assert len(seen) > 3, "there was something under way"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    page = until("nothing is pending", lambda: at_rest(series(scrape(used))))
+    requests = sum(value for name, _, value in page if name == "snapgate_requests_total")
+    assert balance(page) == {exit: (requests, requests) for exit in ("store", "json_log")}
+
+
+def at_rest(page: Series) -> Series | None:
+    values = {name: value for name, labels, value in page if not labels or labels == {"exit": "json_log"}}
+    still = ("snapgate_snapshots_pending", "snapgate_requests_in_flight", "snapgate_ledger_records")
+    return None if any(values[name] for name in still) else page
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    return installed("promtool")
+
+
+@pytest.fixture(scope="module")
+def prometheus(used: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one that scrapes the gateway each second."""
+    program, folder = installed("prometheus"), tmp_path_factory.mktemp("prometheus")
+    target = used.admin.removeprefix("http://")
+    job = {"job_name": "snapgate", "static_configs": [{"targets": [target]}]}
+    config = folder / "prometheus.yml"
+    # JSON is YAML.
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    address = free_address()
+    with (folder / "log").open("w") as log, running(
+        [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+            "--enable-feature=exemplar-storage",
+        ],
+        log,
+    ):
+        until("Prometheus is ready", lambda: answers(f"http://{address}/-/ready"))
+        yield f"http://{address}"
+
+
+def installed(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is missing: install Debian's package prometheus")
+    return path
+
+
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Any) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def api(prometheus: str, path: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(query)}") as answer:
+        return json.load(answer)["data"]
+
+
+def test_promtool_is_content(used: Gateway, promtool: str):
+    for accept in ("text/plain", "*/*"):
+        done = subprocess.run([promtool, "check", "metrics"], input=scrape(used, accept), text=True, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_prometheus_reads_every_series(used: Gateway, prometheus: str):
+    up = until("it was scraped", lambda: api(prometheus, "query", query='up{job="snapgate"} == 1')["result"])
+    assert len(up) == 1
+    (target,) = api(prometheus, "targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    names = set(api(prometheus, "label/__name__/values"))
+    assert {name for name, _, _ in series(scrape(used))} <= names
+    balanced = " + ".join(f"snapgate_snapshots_{noun}_total" for noun in ("delivered", "rejected", "skipped"))
+    lost = "sum by (exit) (snapgate_snapshots_dropped_total)"
+    came = "sum by (exit) (snapgate_snapshots_offered_total + snapgate_snapshots_recovered_total)"
+    became = f"sum by (exit) ({balanced} + snapgate_snapshots_pending) + {lost}"
+    result = api(prometheus, "query", query=f"{came} - ({became})")["result"]
+    assert {row["metric"]["exit"]: row["value"][1] for row in result} == {"store": "0", "json_log": "0"}
+
+
+def test_an_exemplar_leads_to_its_snapshot(used: Gateway, prometheus: str):
+    ask(used, stream=True)
+
+    def exemplars() -> list[dict[str, Any]]:
+        now = time.time()
+        query = "gen_ai_server_time_to_first_token_seconds_bucket"
+        found = api(prometheus, "query_exemplars", query=query, start=str(now - 300), end=str(now + 60))
+        return [exemplar for row in found for exemplar in row["exemplars"]]
+
+    for exemplar in until("there are exemplars", exemplars):
+        labels = exemplar["labels"]
+        with urllib.request.urlopen(f"{used.admin}/v1/snapshots/{labels['snapshot_id']}?wait=5s") as answer:
+            snapshot = json.load(answer)
+        assert snapshot["trace"]["trace_id"] == labels["trace_id"]
+        first = snapshot["timings"]["first_content_offset_us"] / 1e6
+        assert abs(first - float(exemplar["value"])) < 1e-6
