@@ -507,7 +507,7 @@ fn every_lint_and_every_ban_has_its_reason() {
 
 /// The metrics of the published registry, which another test holds to the code.
 fn registered() -> BTreeSet<String> {
-    let registry = fs::read_to_string(root().join("otel/metrics.csv")).unwrap();
+    let registry = fs::read_to_string(root().join("otel/metrics.csv")).expect("it is published");
     registry.lines().skip(1).filter_map(|line| line.split(',').next()).map(str::to_owned).collect()
 }
 
