@@ -129,8 +129,8 @@ def size(text: str) -> int:
 
 
 def shutdown_seconds(settings: Mapping[str, Any]) -> float:
-    """The longest a gateway takes from SIGTERM to its end: both waits, then what src/app.rs allows each stage."""
-    stages = re.findall(r"const \w+_GRACE: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/app.rs").read_text())
+    """The longest a gateway takes from SIGTERM to its end: both waits, then what src/app/mod.rs allows each stage."""
+    stages = re.findall(r"const \w+_GRACE: Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/app/mod.rs").read_text())
     assert stages
     waits = (settings["timeouts"][key] for key in ("shutdown_delay", "shutdown_grace"))
     return sum(map(seconds, waits)) + sum(map(int, stages))

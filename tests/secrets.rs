@@ -85,7 +85,9 @@ fn nothing_secret_is_in_a_log_that_says_all_or_in_a_file() {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
     command.args(["--target", &format!("http://{}", engine.address), "--json-log"]).arg(dir.path().join("log.jsonl"));
-    command.env("SNAPGATE_LOG_LEVEL", "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace").env("SNAPGATE_LOOKUP_TOKENS", format!("ops={TOKEN}"));
+    command
+        .env("SNAPGATE_LOG_LEVEL", "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace")
+        .env("SNAPGATE_LOOKUP_TOKENS", format!("ops={TOKEN}"));
     command.env("SNAPGATE_UPSTREAM_AUTHORIZATION", ENGINE_KEY);
     let mut gateway = Gateway::start(command);
     gateway.until_ready();

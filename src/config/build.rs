@@ -7,15 +7,13 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::layers::Effective;
-use super::logs::parse_candidates;
+use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
 use super::{Config, Machine, Secret, Shown, Targets, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
-use crate::sink::json_log::{self, Destination, Rotation};
 use crate::snapshot::Policy;
 use crate::store::Durability;
-use crate::telemetry::{LogFilter, LogFormat, LogSettings};
 use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
@@ -198,32 +196,6 @@ fn instance(configured: &str, machine: &Machine) -> String {
     let name: String =
         machine.hostname.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
     if name.is_empty() { "snapgate".to_owned() } else { name }
-}
-
-fn log_settings(values: &Values<'_>) -> LogSettings {
-    LogSettings {
-        format: match values.text("log.format") {
-            "text" => LogFormat::Text,
-            "auto" => LogFormat::Auto,
-            _ => LogFormat::Json,
-        },
-        filter: LogFilter::parse(values.text("log.level")).expect("its check has parsed it"),
-    }
-}
-
-fn json_log_settings(values: &Values<'_>) -> Option<json_log::Settings> {
-    let destination = match values.text("json_log.to") {
-        "off" => return None,
-        "stdout" => Destination::Stdout,
-        file => Destination::File(PathBuf::from(file)),
-    };
-    let rotation = Rotation {
-        max_bytes: values.bytes("json_log.max_bytes"),
-        max_age: values.duration("json_log.max_age"),
-        keep: values.count("json_log.keep"),
-    };
-    let candidates = parse_candidates(values.text("json_log.candidates")).expect("its check has parsed it");
-    Some(json_log::Settings { destination, rotation, candidates })
 }
 
 /// `None` without certificate and key.
@@ -428,7 +400,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn bytes(&self, path: &str) -> u64 {
+    pub(super) fn bytes(&self, path: &str) -> u64 {
         match self.0.get(path).0 {
             Value::Bytes(bytes) => *bytes,
             other => unreachable!("{path} is no size but {other}"),

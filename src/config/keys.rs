@@ -3,15 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use http::HeaderName;
-
 use super::logs::{candidates, log_level};
 use super::otlp;
-use super::tables::check_name;
+use super::texts::{
+    file, header, header_name, instance, link, network, optional_header, origin, path, request_path, route,
+};
 use super::value::Kind;
-use crate::lookup::LinkTemplate;
 use crate::snapshot::Policy;
-use crate::tenant::Network;
 
 /// Paths in `routes.allow` at most: they are compared one by one with every request.
 const PATHS_MAX: usize = 256;
@@ -29,7 +27,8 @@ const RECORDED_HEADERS_MAX: usize = 16;
 pub(super) const WIDTH_MAX: u64 = 64;
 
 /// Headers that are never recorded, because what they hold opens doors.
-const CREDENTIALS: [&str; 6] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"];
+pub(super) const CREDENTIALS: [&str; 6] =
+    ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"];
 
 /// One key.
 #[derive(Clone, Copy, Debug)]
@@ -483,72 +482,4 @@ pub(super) const fn bytes(min: u64, max: u64) -> Kind {
 
 pub(super) const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
-}
-
-fn path(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('\0') {
-        return Err("a path cannot be empty or hold a zero byte".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// A file that may be left out.
-pub(super) fn file(text: &str) -> Result<String, String> {
-    if text.is_empty() { Ok(String::new()) } else { path(text) }
-}
-
-fn instance(text: &str) -> Result<String, String> {
-    if text.is_empty() { Ok(String::new()) } else { check_name(text) }
-}
-
-fn request_path(text: &str) -> Result<String, String> {
-    let valid = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#']);
-    if valid {
-        return Ok(text.to_owned());
-    }
-    Err(format!("\"{text}\" is not a request's path: it starts with / and has no spaces, query or fragment"))
-}
-
-fn route(text: &str) -> Result<String, String> {
-    if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
-}
-
-/// As browsers write it in the header `origin`: a scheme, a host in lower case and perhaps a port.
-fn origin(text: &str) -> Result<String, String> {
-    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
-        matches!(scheme, "http" | "https") && !host.is_empty() && host.bytes().all(plain)
-    });
-    if text == "*" || is_origin {
-        return Ok(text.to_owned());
-    }
-    Err(format!("\"{text}\" is not an origin: write https://HOST or https://HOST:PORT in lower case, and no path"))
-}
-
-fn optional_header(text: &str) -> Result<String, String> {
-    if text.is_empty() { Ok(String::new()) } else { header(text) }
-}
-
-fn network(text: &str) -> Result<String, String> {
-    text.parse::<Network>().map(|_| text.to_owned()).map_err(|error| format!("\"{text}\" is {error}"))
-}
-
-fn link(text: &str) -> Result<String, String> {
-    if !text.is_empty() {
-        text.parse::<LinkTemplate>().map_err(|error| format!("\"{text}\" {error}"))?;
-    }
-    Ok(text.to_owned())
-}
-
-fn header_name(text: &str) -> Result<String, String> {
-    let name = HeaderName::try_from(text).map_err(|_| format!("\"{text}\" is not a header's name"))?;
-    Ok(name.as_str().to_owned())
-}
-
-fn header(text: &str) -> Result<String, String> {
-    let name = header_name(text)?;
-    if CREDENTIALS.contains(&name.as_str()) {
-        return Err(format!("{name} holds credentials, which are never recorded"));
-    }
-    Ok(name)
 }

@@ -1,9 +1,12 @@
 //! What the keys about logs hold that is more than a word: levels by module, and a number of candidates.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
+use super::build::Values;
 use super::keys::WIDTH_MAX;
-use crate::telemetry::LogFilter;
+use crate::sink::json_log::{self, Destination, Rotation};
+use crate::telemetry::{LogFilter, LogFormat, LogSettings};
 
 /// Checks `log.level`.
 pub(super) fn log_level(text: &str) -> Result<String, String> {
@@ -27,4 +30,32 @@ pub(super) fn parse_candidates(text: &str) -> Result<Option<NonZeroUsize>, Strin
             count.map(Some).ok_or_else(wrong)
         }
     }
+}
+
+/// Those of the gateway's own log.
+pub(super) fn log_settings(values: &Values<'_>) -> LogSettings {
+    LogSettings {
+        format: match values.text("log.format") {
+            "text" => LogFormat::Text,
+            "auto" => LogFormat::Auto,
+            _ => LogFormat::Json,
+        },
+        filter: LogFilter::parse(values.text("log.level")).expect("its check has parsed it"),
+    }
+}
+
+/// Those of the JSON log; `None` if there is none.
+pub(super) fn json_log_settings(values: &Values<'_>) -> Option<json_log::Settings> {
+    let destination = match values.text("json_log.to") {
+        "off" => return None,
+        "stdout" => Destination::Stdout,
+        file => Destination::File(PathBuf::from(file)),
+    };
+    let rotation = Rotation {
+        max_bytes: values.bytes("json_log.max_bytes"),
+        max_age: values.duration("json_log.max_age"),
+        keep: values.count("json_log.keep"),
+    };
+    let candidates = parse_candidates(values.text("json_log.candidates")).expect("its check has parsed it");
+    Some(json_log::Settings { destination, rotation, candidates })
 }

@@ -23,6 +23,7 @@ mod mistake;
 mod otlp;
 mod secret;
 mod tables;
+mod texts;
 mod units;
 mod value;
 mod watch;

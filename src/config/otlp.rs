@@ -8,10 +8,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::build::Values;
-use super::keys::{D, KIB, Key, MIB, MS, S, bytes, count, file, time};
+use super::keys::{D, KIB, Key, MIB, MS, S, bytes, count, time};
 use super::layers::Effective;
 use super::mistake::Mistakes;
-use super::tables::check_name;
+use super::texts::{check_name, file};
 use super::value::Kind;
 use crate::sink::otlp::{Protocol, Settings, Signal};
 use crate::snapshot::{Keep, Ratio, Sampling};

@@ -10,13 +10,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
+use super::texts::{check_name, is_name_char};
 use super::value::{quoted, quoted_list};
 use crate::lookup::{Scope, token};
 use crate::snapshot::{Policy, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
-
-/// The longest name of a target or token.
-const NAME_CHARS_MAX: usize = 64;
 
 /// GPUs of one target: far more than any pod has.
 const GPUS_MAX: u32 = 1024;
@@ -437,18 +435,6 @@ impl Tables<'_> {
         }
         scopes
     }
-}
-
-const fn is_name_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-}
-
-/// Names of targets, tokens and instances: they stand in headers, metrics and file names.
-pub(super) fn check_name(name: &str) -> Result<String, String> {
-    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_name_char) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
 }
 
 /// A model as requests name it.

@@ -4,6 +4,8 @@
 //! is stopped in the direction of flow, so nothing is lost on the way: stop accepting, let requests end, drain the worker,
 //! drain the exits, and only then stop answering lookups.
 
+mod upstream;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Config, Mistakes, Reload};
-use crate::fleet::{self, Change, Fleet};
+use crate::fleet::{Change, Fleet};
 use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
 use crate::lookup::{self, EraseSource, LookupState, Readiness};
@@ -30,9 +32,8 @@ use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
-use crate::tls::{
-    self, Acceptor, Connector, Credential, CredentialSettings, Credentials, Followed, Rotate, ServerSettings,
-};
+use crate::tls::{self, Acceptor, Connector, Followed, ServerSettings};
+use upstream::{Upstream, credentials_of_targets};
 
 /// How long the exits may go on after the last request has ended.
 const LANES_GRACE: Duration = Duration::from_secs(5);
@@ -298,56 +299,6 @@ fn load_acceptor(
         Acceptor::load(section, settings.clone(), protocols, config.tls_handshake_timeout, Arc::clone(&shared.metrics))
     };
     settings.map(load).transpose().map(|acceptor| acceptor.map(Arc::new)).map_err(StartError::Tls)
-}
-
-/// Who we are to targets, and whom we believe.
-struct Upstream {
-    connector: Arc<Connector>,
-    authorization: Option<Arc<Credential>>,
-    fleet_authorization: Option<Arc<Credential>>,
-    authorization_of: Credentials,
-    /// The same, until a reload brings others.
-    target_credentials: Arc<Followed>,
-}
-
-impl Upstream {
-    fn load(config: &Config) -> Result<Self, StartError> {
-        let credential = |section, settings: &Option<CredentialSettings>| {
-            let loaded = settings.clone().map(|settings| Credential::load(section, settings).map(Arc::new));
-            loaded.transpose().map_err(StartError::Tls)
-        };
-        let connector = Connector::load("upstream", config.upstream_tls.clone()).map_err(StartError::Tls)?;
-        let authorization_of = credentials_of_targets(config).map_err(StartError::Tls)?;
-        let target_credentials = Arc::<Followed>::default();
-        target_credentials.set(authorization_of.clone());
-        Ok(Self {
-            connector: Arc::new(connector),
-            authorization: credential("upstream", &config.upstream_authorization)?,
-            fleet_authorization: credential("fleet", &config.fleet_authorization)?,
-            authorization_of,
-            target_credentials,
-        })
-    }
-
-    fn fleet(&self, config: &Config) -> fleet::Settings {
-        let (connector, authorization) = (Some(Arc::clone(&self.connector)), self.fleet_authorization.clone());
-        fleet::Settings { connector, authorization, ..config.fleet.clone() }
-    }
-
-    /// What of it follows its files.
-    fn rotating(&self) -> impl Iterator<Item = Arc<dyn Rotate>> {
-        let credentials = [&self.authorization, &self.fleet_authorization].into_iter().flatten();
-        let others = [Arc::clone(&self.connector) as _, Arc::clone(&self.target_credentials) as _];
-        credentials.map(|credential| Arc::clone(credential) as _).chain(others)
-    }
-}
-
-/// What single targets get, by their names. Blocks.
-fn credentials_of_targets(config: &Config) -> Result<Credentials, tls::LoadError> {
-    let load = |(name, settings): &(String, CredentialSettings)| {
-        Ok((name.as_str().into(), Arc::new(Credential::load("targets", settings.clone())?)))
-    };
-    config.target_authorization.iter().map(load).collect()
 }
 
 /// Follows the files of certificates, keys and credentials. It ends with the runtime: nothing is lost when it is cut off.
