@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import threading
 import time
 import tomllib
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +115,116 @@ def wait_until_ready(gateway: Gateway) -> None:
         except urllib.error.HTTPError as error:
             assert time.monotonic() < deadline, error.read()
             time.sleep(0.01)
+
+
+MODEL = "llama-3.1-8b"
+"""What the simulated pod serves."""
+
+
+@pytest.fixture(scope="module")
+def used(snapgate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway that has answered, streamed, refused and failed."""
+    log = tmp_path_factory.mktemp("log") / "snapshots.json"
+    with (
+        simulated_pod() as pod,
+        serving(pod, tmp_path_factory.mktemp("data"), {"SNAPGATE_JSON_LOG": str(log)}) as gateway,
+    ):
+        for _ in range(20):
+            ask(gateway)
+            ask(gateway, stream=True)
+        ask(gateway, path="/v1/files")
+        yield gateway
+
+
+def ask(gateway: Gateway, path: str = "/v1/chat/completions", **more: Any) -> int:
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 5} | more
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(gateway.url + path, json.dumps(question).encode(), headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def scrape(gateway: Gateway, accept: str = "text/plain") -> str:
+    request = urllib.request.Request(f"{gateway.admin}/metrics", headers={"accept": accept})
+    with urllib.request.urlopen(request) as answer:
+        return answer.read().decode()
+
+
+def until(what: str, done: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := done()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    return installed("promtool")
+
+
+@pytest.fixture(scope="module")
+def prometheus(used: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one that scrapes the gateway each second."""
+    program, folder = installed("prometheus"), tmp_path_factory.mktemp("prometheus")
+    target = used.admin.removeprefix("http://")
+    job = {"job_name": "snapgate", "static_configs": [{"targets": [target]}]}
+    config = folder / "prometheus.yml"
+    # JSON is YAML.
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    address = free_address()
+    with (folder / "log").open("w") as log, running(
+        [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+            "--enable-feature=exemplar-storage",
+        ],
+        log,
+    ):
+        until("Prometheus is ready", lambda: answers(f"http://{address}/-/ready"))
+        yield f"http://{address}"
+
+
+def installed(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is missing: install Debian's package prometheus")
+    return path
+
+
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Any) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def api(prometheus: str, path: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(query)}") as answer:
+        return json.load(answer)["data"]
 
 
 def seconds(duration: str) -> float:

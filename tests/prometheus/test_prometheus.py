@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import re
-import shutil
-import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, ROOT, Gateway, serving, simulated_pod
+from conftest import ROOT, Gateway, api, ask, scrape, until
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
-MODEL = "llama-3.1-8b"
 SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
@@ -35,39 +28,6 @@ NOT_HERE = {
 Series = list[tuple[str, dict[str, str], float]]
 
 
-@pytest.fixture(scope="module")
-def used(snapgate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that has answered, streamed, refused and failed."""
-    log = tmp_path_factory.mktemp("log") / "snapshots.json"
-    with (
-        simulated_pod() as pod,
-        serving(pod, tmp_path_factory.mktemp("data"), {"SNAPGATE_JSON_LOG": str(log)}) as gateway,
-    ):
-        for _ in range(20):
-            ask(gateway)
-            ask(gateway, stream=True)
-        ask(gateway, path="/v1/files")
-        yield gateway
-
-
-def ask(gateway: Gateway, path: str = "/v1/chat/completions", **more: Any) -> int:
-    question = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 5} | more
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(gateway.url + path, json.dumps(question).encode(), headers)
-    try:
-        with urllib.request.urlopen(request) as answer:
-            answer.read()
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def scrape(gateway: Gateway, accept: str = "text/plain") -> str:
-    request = urllib.request.Request(f"{gateway.admin}/metrics", headers={"accept": accept})
-    with urllib.request.urlopen(request) as answer:
-        return answer.read().decode()
-
-
 def series(page: str) -> Series:
     lines = (line.partition(" # ")[0] for line in page.splitlines() if not line.startswith("#"))
     found = [SERIES.fullmatch(line) for line in lines]
@@ -78,14 +38,6 @@ def series(page: str) -> Series:
 def registry() -> dict[str, dict[str, str]]:
     with (ROOT / "otel/metrics.csv").open() as file:
         return {row["name"]: row for row in csv.DictReader(file)}
-
-
-def until(what: str, done: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := done()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return found
 
 
 def metric(name: str, types: dict[str, str]) -> str:
@@ -165,71 +117,6 @@ def at_rest(page: Series) -> Series | None:
     values = {name: value for name, labels, value in page if not labels or labels == {"exit": "json_log"}}
     still = ("snapgate_snapshots_pending", "snapgate_requests_in_flight", "snapgate_ledger_records")
     return None if any(values[name] for name in still) else page
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    return installed("promtool")
-
-
-@pytest.fixture(scope="module")
-def prometheus(used: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one that scrapes the gateway each second."""
-    program, folder = installed("prometheus"), tmp_path_factory.mktemp("prometheus")
-    target = used.admin.removeprefix("http://")
-    job = {"job_name": "snapgate", "static_configs": [{"targets": [target]}]}
-    config = folder / "prometheus.yml"
-    # JSON is YAML.
-    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
-    address = free_address()
-    with (folder / "log").open("w") as log, running(
-        [
-            program,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-            "--enable-feature=exemplar-storage",
-        ],
-        log,
-    ):
-        until("Prometheus is ready", lambda: answers(f"http://{address}/-/ready"))
-        yield f"http://{address}"
-
-
-def installed(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is missing: install Debian's package prometheus")
-    return path
-
-
-def free_address() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Any) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def api(prometheus: str, path: str, **query: str) -> Any:
-    with urllib.request.urlopen(f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(query)}") as answer:
-        return json.load(answer)["data"]
 
 
 def test_promtool_is_content(used: Gateway, promtool: str):
