@@ -525,12 +525,12 @@ fn series_in(text: &str) -> Vec<(usize, &str)> {
 }
 
 #[test]
-fn dashboards_show_metrics_that_exist() {
+fn dashboards_and_alerts_are_about_metrics_that_exist() {
     let registered = registered();
     assert!(registered.contains("snapgate_requests_total"), "{registered:?}");
     let mut wrong = Vec::new();
-    for extension in ["json", "yaml", "yml"] {
-        for (file, text) in with_extension("dashboards", extension) {
+    for (folder, extension) in [("dashboards", "json"), ("dashboards", "yaml"), ("otel", "yaml")] {
+        for (file, text) in with_extension(folder, extension) {
             let unknown = series_in(&text)
                 .into_iter()
                 .filter(|(_, series)| !registered.contains(*series) && !registered.contains(family(series)));
