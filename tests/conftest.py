@@ -169,13 +169,15 @@ def promtool() -> str:
 
 @pytest.fixture(scope="module")
 def prometheus(used: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one that scrapes the gateway each second."""
+    """The URL of one that scrapes the gateway and looks for alerts each second."""
     program, folder = installed("prometheus"), tmp_path_factory.mktemp("prometheus")
     target = used.admin.removeprefix("http://")
     job = {"job_name": "snapgate", "static_configs": [{"targets": [target]}]}
     config = folder / "prometheus.yml"
     # JSON is YAML.
-    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    often = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    alerts = [str(ROOT / "otel/alerts.yaml")]
+    config.write_text(json.dumps({"global": often, "scrape_configs": [job], "rule_files": alerts}))
     address = free_address()
     with (folder / "log").open("w") as log, running(
         [

@@ -1,0 +1,115 @@
+"""Every expression of every panel and alert, asked of a real Prometheus that scrapes a gateway in use."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from conftest import ROOT, Gateway, api, ask, until
+from registries import VARIABLES
+
+NEED_NOT = {
+    ("snapgate-fleet", "GPU"): "the simulated pod has no GPU",
+    ("snapgate-fleet", "GPU memory"): "the simulated pod has no GPU",
+}
+"""Panels without data, and why."""
+
+BOARDS = [json.loads(file.read_text()) for file in sorted((ROOT / "dashboards").glob("*.json"))]
+ALERTS = {
+    rule["alert"]: rule["expr"]
+    for group in yaml.safe_load((ROOT / "otel/alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+}
+WINDOW = "10s"
+"""In place of Grafana's rate interval, which is four scrapes at least."""
+
+COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
+
+
+def shown() -> Iterator[tuple[tuple[str, str], str]]:
+    for board in BOARDS:
+        for panel in board["panels"]:
+            for target in panel.get("targets", []):
+                if "expr" in target and target["datasource"]["type"] == "prometheus":
+                    expression = target["expr"].replace("$__rate_interval", WINDOW)
+                    for name, value in VARIABLES.items():
+                        expression = expression.replace(name, value)
+                    yield (board["uid"], panel["title"]), expression
+
+
+def compared(expression: str) -> Iterator[str]:
+    """What an alert compares with its thresholds: the whole returns nothing as long as all is well."""
+    node = promql_parser.parse(expression)
+    while isinstance(node, promql_parser.ParenExpr):
+        node = node.expr
+    sides = (node.lhs, node.rhs)
+    if str(node.op) in COMPARISONS:
+        yield node.lhs.prettify()
+    else:
+        assert str(node.op) in ("and", "or"), expression
+        for side in sides:
+            yield from compared(side.prettify())
+
+
+@pytest.fixture(scope="module")
+def busy(used: Gateway) -> Iterator[None]:
+    """Requests, streamed or not, for as long as it is asked."""
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            ask(used)
+            ask(used, stream=True)
+            stop.wait(0.05)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def has_data(prometheus: str, expression: str) -> bool:
+    """Whether there is at least one number."""
+    return any(row["value"][1] != "NaN" for row in api(prometheus, "query", query=expression)["result"])
+
+
+def test_every_panel_shows_something(prometheus: str, busy: None):
+    wanted = [(panel, expression) for panel, expression in shown() if panel not in NEED_NOT]
+    assert len(wanted) > 100
+    assert {panel for panel, _ in shown()} >= set(NEED_NOT), "a panel that is no more"
+    until_all_have_data(prometheus, wanted)
+
+
+def test_every_alert_has_something_to_compare(prometheus: str, busy: None):
+    until_all_have_data(prometheus, [(name, each) for name, expression in ALERTS.items() for each in compared(expression)])
+
+
+def until_all_have_data(prometheus: str, wanted: list[tuple[Any, str]]) -> None:
+    missing = wanted
+
+    def none_missing() -> bool:
+        nonlocal missing
+        missing = [(what, expression) for what, expression in missing if not has_data(prometheus, expression)]
+        return not missing
+
+    try:
+        until("all have data", none_missing)
+    except AssertionError:
+        pytest.fail("\n".join(f"{what}: {expression}" for what, expression in missing))
+
+
+def test_prometheus_looks_for_every_alert_and_a_gateway_that_is_well_raises_none(prometheus: str, busy: None):
+    def looked_for() -> list[dict[str, Any]] | None:
+        rules = [rule for group in api(prometheus, "rules")["groups"] for rule in group["rules"]]
+        return rules if rules and all(rule["health"] != "unknown" for rule in rules) else None
+
+    rules = until("all rules were evaluated", looked_for)
+    assert {rule["name"] for rule in rules} == set(ALERTS)
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+    assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
