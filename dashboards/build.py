@@ -333,12 +333,12 @@ there: `snapgate lookup --admin ${admin:raw} ${snapshot:raw}`."""),
                   '{ span.snapgate.snapshot.id = "${snapshot}" } | select(span.snapgate.outcome.ending, '
                   "span.snapgate.decision.target, span.snapgate.decision.reason, span.snapgate.decision.state.waiting, "
                   "span.snapgate.decision.state.kv_cache_usage, span.snapgate.timings.first_content_offset_us)", w=24),
-            logged("The document", "The whole record, from the JSON log or the OTLP log records, and whatever else was logged "
-                   "with the ID.", "no line in Loki has this ID",
-                   '{service_name="$service"} |= "${snapshot}"', h=14),
+            logged("The document", "The whole record, from the JSON log or the OTLP log records.",
+                   "no line in Loki has this ID in the time above",
+                   '{service_name="$service"} | snapshot_id="${snapshot}"', h=14),
         ],
         written("snapshot", "Snapshot ID"), ADMIN, SERVICE,
-        backends=("tempo", "loki"),
+        backends=("tempo", "loki"), since="now-24h",
     )
 
 

@@ -187,7 +187,7 @@ def written(name: str, label: str, value: str = "") -> dict[str, Any]:
 
 
 def dashboard(uid: str, title: str, description: str, panels: list[Panel], *variables: dict[str, Any],
-              backends: tuple[str, ...] = ("prometheus",)) -> dict[str, Any]:
+              backends: tuple[str, ...] = ("prometheus",), since: str = "now-1h") -> dict[str, Any]:
     common = [backend(kind) for kind in backends]
     if "prometheus" in backends:
         common += [choice("job", "label_values(snapgate_build_info, job)"),
@@ -195,7 +195,7 @@ def dashboard(uid: str, title: str, description: str, panels: list[Panel], *vari
     return {
         "uid": f"snapgate-{uid}", "title": f"snapgate / {title}", "description": description, "tags": ["snapgate"],
         "schemaVersion": SCHEMA_VERSION, "version": 1, "editable": False, "graphTooltip": 1, "timezone": "browser",
-        "refresh": "30s", "time": {"from": "now-1h", "to": "now"}, "timepicker": {}, "fiscalYearStartMonth": 0,
+        "refresh": "30s", "time": {"from": since, "to": "now"}, "timepicker": {}, "fiscalYearStartMonth": 0,
         "weekStart": "", "liveNow": False, "preload": False,
         "links": [{"type": "dashboards", "title": "snapgate", "tags": ["snapgate"], "asDropdown": True, "icon": "external link",
                    "includeVars": True, "keepTime": True, "targetBlank": False, "tooltip": "", "url": ""}],
