@@ -103,12 +103,18 @@ def heatmap(title: str, description: str, unit: str, empty: str, histogram: str,
                  w=more.pop("w", 12), **more)
 
 
-def percentiles(histogram: str, by: str = "") -> dict[str, str]:
-    labels = f"le, {by}" if by else "le"
-    legend = f"{{{{{by}}}}} " if by else ""
+def known(expression: str) -> str:
+    """Nothing in place of NaN, which is what 0 / 0 is: so that a panel says what no data means."""
+    return f"{expression} >= 0"
+
+
+def ratio(part: str, whole: str) -> str:
+    return known(f"{part} / {whole}")
+
+
+def percentiles(histogram: str) -> dict[str, str]:
     return {
-        f"{legend}p{q}": f"histogram_quantile({q / 100}, sum by ({labels}) (rate({histogram}_bucket{{@}}[~])))"
-        for q in ((99,) if by else (50, 90, 99))
+        f"p{q}": known(f"histogram_quantile({q / 100}, sum by (le) (rate({histogram}_bucket{{@}}[~])))") for q in (50, 90, 99)
     }
 
 
@@ -182,8 +188,9 @@ def backend(kind: str) -> dict[str, Any]:
 
 def written(name: str, label: str, value: str = "") -> dict[str, Any]:
     """A variable that is typed."""
+    current = {"selected": True, "text": value, "value": value}
     return {"type": "textbox", "name": name, "label": label, "query": value, "hide": 0, "skipUrlSync": False,
-            "current": {"selected": True, "text": value, "value": value}, "options": [{"selected": True, "text": value, "value": value}]}
+            "current": current, "options": [current]}
 
 
 def dashboard(uid: str, title: str, description: str, panels: list[Panel], *variables: dict[str, Any],

@@ -79,6 +79,15 @@ def has_data(prometheus: str, expression: str) -> bool:
     return any(row["value"][1] != "NaN" for row in api(prometheus, "query", query=expression)["result"])
 
 
+def test_no_panel_of_an_idle_gateway_shows_nan(prometheus: str):
+    """What divides by the requests there were shows what no data means, instead."""
+    scraped_twice = f"sum(rate(snapgate_requests_total[{WINDOW}])) == 0"
+    until("a window without requests", lambda: api(prometheus, "query", query=scraped_twice)["result"])
+    for panel, expression in shown():
+        values = [row["value"][1] for row in api(prometheus, "query", query=expression)["result"]]
+        assert "NaN" not in values, panel
+
+
 def test_every_panel_shows_something(prometheus: str, busy: None):
     wanted = [(panel, expression) for panel, expression in shown() if panel not in NEED_NOT]
     assert len(wanted) > 100
