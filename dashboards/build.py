@@ -232,7 +232,7 @@ def decisions() -> dict:
             row("What slow requests had seen when they were scheduled"),
             found("Slow requests, from their spans", "Requests slower than `slow`, with the state of the target that they were "
                   "sent to, as it was known then.", "no span of a request is slower, or Tempo gets none",
-                  f"{{ span.snapgate.snapshot.id != nil && duration > $slow }} | select({attributes})"),
+                  f"{{ span.snapgate.snapshot.id != nil && kind = server && duration > $slow }} | select({attributes})"),
             logged("Slow requests, from the log of snapshots", "The same from the JSON log or the OTLP log records.",
                    "no snapshot of a slower request is in Loki",
                    f'{{service_name="$service"}} | json {fields} | timings_end_offset_us > ${{slow_us}} | line_format '
