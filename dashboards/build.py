@@ -249,7 +249,6 @@ def pipeline() -> dict:
     def count(noun: str) -> str:
         return f"snapgate_snapshots_{noun}"
 
-    lost = rate(count("dropped_total"))
     return dashboard(
         "pipeline", "Pipeline", "Is any snapshot lost, where is it late, and does the store keep up?",
         [

@@ -11,7 +11,6 @@ import time
 import urllib.request
 from typing import Any
 
-import pytest
 from conftest import ROOT, Gateway, api, ask, scrape, until
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
