@@ -70,7 +70,7 @@ class Running(Gateway):
         with urllib.request.urlopen(f"{self.admin}/metrics") as answer:
             page = answer.read().decode()
         found = re.findall(rf'^snapgate_exit_errors_total{{exit="{exit}",reason="(\w+)"}} (\d+)$', page, re.MULTILINE)
-        return {reason: int(count) for reason, count in found}
+        return {reason: int(count) for reason, count in found if int(count) > 0}
 
     def settled(self, count: int, exit: str = "otlp_traces") -> dict[str, int]:
         """The books once so many records are done with; they balance."""

@@ -119,5 +119,7 @@ fn moments_of_a_stream_come_in_their_order() {
     assert!(moments.is_sorted(), "{names:?}: {moments:?}");
     assert!(moments[2] >= 20_000, "the first token took its time: {moments:?}");
     let between = ["p50", "p99", "max"].map(|name| found.at(&format!("/timings/inter_token_{name}_us")).as_u64());
-    assert!(between.is_sorted() && between[2] >= Some(5_000), "{between:?}");
+    assert!(between.is_sorted() && between[0].is_some(), "{between:?}");
+    // The pieces may come together where others use the machine, but not before they are sent: four more tokens.
+    assert!(moments[3] >= 40_000, "every token took its time: {moments:?}");
 }

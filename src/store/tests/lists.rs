@@ -140,7 +140,8 @@ fn filter_of(records: &[Arc<Record>], picks: &[Index]) -> Filter {
         since: wanted(0).then(|| pick(8).issued.issued_at),
         until: wanted(1).then(|| pick(9).issued.issued_at),
         model: pick(0).issued.request.model.as_deref().map(str::to_owned).filter(|_| wanted(2)),
-        target: target.filter(|_| wanted(3)),
+        // No target is called so: its name is checked before it has one.
+        target: target.filter(|name| wanted(3) && !name.contains('\0')),
         statuses: pick(2)
             .outcome()
             .and_then(|it| it.status)
