@@ -122,7 +122,7 @@ pub fn places(policy: Policy, eligible: usize, count: usize, inputs: &Inputs) ->
 }
 
 /// `count` different numbers below `eligible`: all of them if there are no more, else as the draw has it, each as likely as
-/// any other. They come in runs of up to [`RUN`] neighbours, two runs at least. The same draw gives the same ones in a
+/// any other. They come in runs of up to eight neighbours, two runs at least. The same draw gives the same ones in a
 /// replay, for ever.
 pub fn drawn(draw: u64, eligible: usize, count: usize) -> Places {
     if count >= eligible {
