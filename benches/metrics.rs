@@ -121,7 +121,7 @@ fn decision(issued_at: Moment, sample: &Arc<Sample>) -> Decision {
         view_published: issued_at,
         eligible: TARGETS,
         excluded: Excluded::default(),
-        candidates: [candidate].into(),
+        candidates: [candidate].into_iter().collect(),
         inputs: Inputs::default(),
     }
 }

@@ -17,7 +17,9 @@ pub use rank::{Look, Ranked, Ranking, rank};
 
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::sample::mix;
-use crate::snapshot::{Candidate, Excluded, Fallback, FleetView, Inputs, Live, Member, Policy, Pool, Reason};
+use crate::snapshot::{
+    Candidate, Candidates, Excluded, Fallback, FleetView, Inputs, Live, Member, Policy, Pool, Reason,
+};
 
 /// The largest `width` that may be configured.
 pub const WIDTH_MAX: usize = 64;
@@ -32,7 +34,7 @@ pub type Places = ArrayVec<u32, WIDTH_MAX>;
 #[derive(Debug)]
 pub struct Choice {
     /// Never empty.
-    pub candidates: Box<[Candidate]>,
+    pub candidates: Candidates,
     /// How many could not be chosen, and why.
     pub excluded: Excluded,
     /// Why the first won.
@@ -60,9 +62,10 @@ pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, input
     let Ranking { ranked, reason, fallback, no_fresh_state } = rank(policy, eligible as u32, inputs, &looks)?;
     let candidate = |ranked: &Ranked| {
         let Look { place, in_flight, .. } = looks[ranked.look];
-        let (requests_per_second, tokens_per_second) = view.members[member_at(place)].live.rates();
+        let sample = member_at(place);
+        let (requests_per_second, tokens_per_second) = view.members[sample].live.rates();
         Candidate {
-            sample: view.members.sample(member_at(place)),
+            sample,
             place: Some(place),
             in_flight,
             requests_per_second,
@@ -73,7 +76,8 @@ pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, input
     };
     let live = Arc::clone(&view.members[member_at(looks[ranked[0].look].place)].live);
     let excluded = Excluded { no_fresh_state, ..pool.excluded };
-    Some(Choice { candidates: ranked.iter().map(candidate).collect(), excluded, reason, fallback, live })
+    let candidates = Candidates::seen(&view.members, ranked.iter().map(candidate));
+    Some(Choice { candidates, excluded, reason, fallback, live })
 }
 
 /// Forces a member of the view, whatever its health and its models.
@@ -81,7 +85,7 @@ pub fn forced(view: &FleetView, pool: &Pool, member: usize) -> Choice {
     let live = &view.members[member].live;
     let (requests_per_second, tokens_per_second) = live.rates();
     let candidate = Candidate {
-        sample: view.members.sample(member),
+        sample: member,
         place: None,
         in_flight: live.in_flight(),
         requests_per_second,
@@ -90,7 +94,7 @@ pub fn forced(view: &FleetView, pool: &Pool, member: usize) -> Choice {
         score_parts: [0.0; SCORE_PARTS_MAX],
     };
     Choice {
-        candidates: [candidate].into(),
+        candidates: Candidates::seen(&view.members, std::iter::once(candidate)),
         excluded: pool.excluded,
         reason: Reason::Forced,
         fallback: None,

@@ -2,6 +2,8 @@
 //!
 //! Whatever is changed here makes replays of older records disagree: it then belongs into the changelog.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 
 use super::WIDTH_MAX;
@@ -36,9 +38,9 @@ pub struct Look<'a> {
 
 impl<'a> Look<'a> {
     /// As a record has it; `None` if the record is too old to know the place.
-    pub fn of(candidate: &'a Candidate) -> Option<Self> {
+    pub fn of(candidate: Candidate<&'a Arc<Sample>>) -> Option<Self> {
         let Candidate { sample, place, in_flight, .. } = candidate;
-        Some(Self { sample, place: (*place)?, in_flight: *in_flight, identity: sample.target.identity() })
+        Some(Self { sample, place: place?, in_flight, identity: sample.target.identity() })
     }
 }
 

@@ -75,7 +75,7 @@ fn names(choice: &Choice) -> Vec<&str> {
 }
 
 fn winner(choice: &Choice) -> u32 {
-    choice.candidates[0].sample.target.slot
+    choice.candidates.get(0).unwrap().sample.target.slot
 }
 
 fn scores(choice: &Choice) -> Vec<Option<f64>> {
@@ -124,7 +124,7 @@ fn round_robin_goes_round_and_failover_goes_on_from_there() {
 fn least_request_takes_the_idlest() {
     let choice = chosen(&fleet(&[busy(3), busy(1), busy(2)]), Policy::LeastRequest, &inputs(0, 1));
     assert_eq!((choice.reason, names(&choice)), (Reason::LowestScore, vec!["t1", "t2", "t0"]));
-    assert_eq!(choice.candidates[0].score_parts, [1.0, 0.0, 0.0]);
+    assert_eq!(choice.candidates.get(0).unwrap().score_parts, [1.0, 0.0, 0.0]);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn least_queue_prefers_an_engine_with_room_to_a_small_one_with_a_queue() {
     let view = fleet(&[scraped(2.0, 4.0, 0.5), scraped(0.0, 10.0, 0.5), scraped(0.0, 9.0, 0.9)]);
     let choice = chosen(&view, Policy::LeastQueue, &inputs(0, 1));
     assert_eq!((choice.reason, names(&choice)), (Reason::LowestScore, vec!["t2", "t1", "t0"]));
-    assert_eq!(choice.candidates[2].score_parts, [8.0, 4.0, 0.0]);
+    assert_eq!(choice.candidates.get(2).unwrap().score_parts, [8.0, 4.0, 0.0]);
     assert_eq!(scores(&choice), [Some(9.0), Some(10.0), Some(12.0)]);
 }
 
@@ -186,7 +186,7 @@ fn a_policy_without_what_it_needs_falls_back_and_says_why() {
         let choice = chosen(&view, policy, &inputs);
         assert_eq!((choice.fallback, choice.reason), (Some(why), Reason::LowestScore));
         assert_eq!((names(&choice), choice.excluded.no_fresh_state), (vec!["t1", "t0", "t2"], 0));
-        assert_eq!(choice.candidates[0].score_parts, [2.0, 0.0, 0.0]);
+        assert_eq!(choice.candidates.get(0).unwrap().score_parts, [2.0, 0.0, 0.0]);
     }
 }
 
@@ -196,7 +196,7 @@ fn power_of_two_takes_the_idler_of_two() {
     let mut pairs = HashSet::new();
     for draw in 0..500 {
         let choice = chosen(&view, Policy::PowerOfTwo, &inputs(0, mix(draw)));
-        let [first, second] = &*choice.candidates else { panic!("{choice:?}") };
+        let [first, second] = [0, 1].map(|rank| choice.candidates.get(rank).unwrap());
         assert!(first.in_flight < second.in_flight);
         pairs.insert((winner(&choice), second.sample.target.slot));
     }
@@ -275,7 +275,10 @@ fn a_prefix_that_is_asked_for_too_often_overflows_to_others_and_a_session_does_n
 fn a_forced_target_is_taken_as_it_is() {
     let view = fleet(&[IDLE, Pod { health: Health::Unhealthy, ..busy(3) }]);
     let choice = forced(&view, view.pools.all(), 1);
-    assert_eq!((names(&choice), choice.reason, choice.candidates[0].score), (vec!["t1"], Reason::Forced, None));
+    assert_eq!(
+        (names(&choice), choice.reason, choice.candidates.get(0).unwrap().score),
+        (vec!["t1"], Reason::Forced, None)
+    );
 }
 
 fn any_pod() -> impl Strategy<Value = Pod> {
@@ -302,9 +305,9 @@ proptest! {
             let distinct: HashSet<_> = names(&choice).into_iter().collect();
             prop_assert_eq!(choice.candidates.len(), pods.len().min(looks_max(policy, width)));
             prop_assert_eq!(distinct.len(), choice.candidates.len());
-            let score = |candidate: &Candidate| candidate.score.unwrap_or(f64::INFINITY);
-            prop_assert!(choice.candidates.is_sorted_by(|a, b| score(a) <= score(b)));
-            for candidate in &choice.candidates {
+            let scored = scores(&choice).into_iter().map(|score| score.unwrap_or(f64::INFINITY));
+            prop_assert!(scored.is_sorted());
+            for candidate in choice.candidates.iter() {
                 let sum = candidate.score_parts.iter().sum::<f64>();
                 prop_assert!(candidate.score.is_none_or(|score| score == sum));
             }

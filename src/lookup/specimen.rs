@@ -101,7 +101,7 @@ const CALM: Seen =
 
 fn candidate(slot: u32, seen: Seen, in_flight: u32) -> Candidate {
     Candidate {
-        sample: seen.sample(slot, Moment(ACCEPTED.0 - 21_000)).into(),
+        sample: seen.sample(slot, Moment(ACCEPTED.0 - 21_000)),
         place: Some(slot),
         in_flight,
         requests_per_second: f64::from(in_flight) * 2.3,
@@ -123,7 +123,7 @@ fn decision(candidates: Vec<Candidate>) -> Decision {
         view_published: Moment(ACCEPTED.0 - 21_000),
         eligible: candidates.len() as u32,
         excluded: Excluded::default(),
-        candidates: candidates.into(),
+        candidates: candidates.into_iter().collect(),
         inputs: Inputs { draw: 0x91b2, ..Inputs::default() },
     }
 }
@@ -263,7 +263,7 @@ pub(crate) fn in_flight() -> Record {
 /// The gateway's start: nothing is known of the only target, and it hangs up at once.
 fn unknown_target() -> Record {
     let sample = Sample::new(target(0), 1, ACCEPTED, Health::Unknown, [Reading::MISSING; 8], 10_000);
-    let only = Candidate { sample: Arc::new(sample).into(), ..candidate(0, CALM, 0) };
+    let only = Candidate { sample: Arc::new(sample), ..candidate(0, CALM, 0) };
     let decision = Decision { policy: Policy::RoundRobin, reason: Reason::OnlyCandidate, ..decision(vec![only]) };
     let hung_up = Attempt {
         connect_us: Some(410),

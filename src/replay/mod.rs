@@ -143,7 +143,7 @@ fn again(policy: Policy, decision: &Decision, turn: impl FnOnce() -> u64) -> Res
 
 /// Whether everything about a decision is as the ranking has it.
 fn explains(ranking: &Ranking, decision: &Decision) -> bool {
-    let mut ranked = ranking.ranked.iter().enumerate().zip(&decision.candidates);
+    let mut ranked = ranking.ranked.iter().enumerate().zip(decision.candidates.iter());
     let as_it_was = ranked.all(|((place, ranked), candidate)| {
         ranked.look == place && ranked.score == candidate.score && ranked.score_parts == candidate.score_parts
     });

@@ -1,10 +1,11 @@
 //! What a replay found, as JSON and as text.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::snapshot::{Candidate, Decision, Moment, Policy, Quantity, SnapshotId};
+use crate::snapshot::{Candidate, Decision, Moment, Policy, Quantity, Sample, SnapshotId};
 
 /// Decisions that are shown one by one.
 const EXAMPLES_MAX: usize = 5;
@@ -103,7 +104,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn of(candidate: &Candidate) -> Self {
+    fn of(candidate: Candidate<&Arc<Sample>>) -> Self {
         let fresh = |quantity| candidate.sample.reading(quantity).fresh();
         Self {
             target: candidate.sample.target.name.clone(),
@@ -170,7 +171,10 @@ impl Report {
     }
 
     pub(super) fn compared(&mut self, id: SnapshotId, decision: &Decision, compared: &Compared) {
-        let (old, new) = (Chosen::of(decision.chosen()), Chosen::of(&decision.candidates[compared.chosen]));
+        let (old, new) = (
+            Chosen::of(decision.chosen()),
+            Chosen::of(decision.candidates.get(compared.chosen).expect("what was chosen is one of them")),
+        );
         self.targets.entry(old.target.clone()).or_default().recorded += 1;
         self.targets.entry(new.target.clone()).or_default().replayed += 1;
         self.among_a_part += u64::from(!compared.whole);

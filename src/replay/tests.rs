@@ -15,7 +15,7 @@ fn candidate(name: &str, place: u32, waiting: f64, in_flight: u32) -> Candidate 
     }
     let sample = Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, readings, 0);
     Candidate {
-        sample: Arc::new(sample.with_in_flight_at_scrape(Some(in_flight))).into(),
+        sample: Arc::new(sample.with_in_flight_at_scrape(Some(in_flight))),
         place: Some(place),
         in_flight,
         requests_per_second: 0.0,
@@ -38,7 +38,7 @@ fn decision() -> Decision {
         view_published: Moment(1),
         eligible: 2,
         excluded: Excluded::default(),
-        candidates: [candidate("b", 1, 9.0, 2), candidate("a", 0, 0.0, 5)].into(),
+        candidates: [candidate("b", 1, 9.0, 2), candidate("a", 0, 0.0, 5)].into_iter().collect(),
         inputs: Inputs { draw: 7, ..Inputs::default() },
     }
 }
@@ -66,10 +66,10 @@ fn a_record_that_was_tampered_with_is_unexplained() {
         change(&mut decision);
         assert!(!by(decision.policy, &decision).unwrap().explained, "{decision:?}");
     };
-    unexplained(&|decision| decision.candidates.swap(0, 1));
-    unexplained(&|decision| decision.candidates[1].in_flight = 1);
-    unexplained(&|decision| decision.candidates[0].score = Some(1.0));
-    unexplained(&|decision| decision.candidates[0].place = Some(0));
+    unexplained(&|decision| decision.candidates.edit(|candidates| candidates.swap(0, 1)));
+    unexplained(&|decision| decision.candidates.edit(|candidates| candidates[1].in_flight = 1));
+    unexplained(&|decision| decision.candidates.edit(|candidates| candidates[0].score = Some(1.0)));
+    unexplained(&|decision| decision.candidates.edit(|candidates| candidates[0].place = Some(0)));
     unexplained(&|decision| decision.reason = Reason::TieBrokenByDraw);
     unexplained(&|decision| decision.excluded.no_fresh_state = 1);
     unexplained(&|decision| decision.policy = Policy::LeastQueue);
@@ -81,7 +81,7 @@ fn what_cannot_be_said_is_not_said() {
     let forced = Decision { forced: true, ..decision() };
     assert_eq!(by(Policy::Random, &forced), Err(Unanswerable::Forced));
     let mut old = decision();
-    old.candidates[1].place = None;
+    old.candidates.edit(|candidates| candidates[1].place = None);
     assert_eq!(by(Policy::LeastRequest, &old), Err(Unanswerable::TooOld));
     assert_eq!(by(Policy::PrefixAffinity, &decision()), Err(Unanswerable::NoPrefixHash));
     assert_eq!(by(Policy::SessionAffinity, &decision()), Err(Unanswerable::NoSessionHash));

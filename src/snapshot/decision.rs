@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::members::SampleRef;
+use super::candidates::{Candidate, Candidates};
 use super::moment::Moment;
-use super::sample::{Quantity, Target};
+use super::sample::{Quantity, Sample, Target};
 
 /// The most parts a score has.
 pub const SCORE_PARTS_MAX: usize = 3;
@@ -193,25 +193,6 @@ pub struct Excluded {
     pub no_fresh_state: u32,
 }
 
-/// One target that was looked at.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
-    /// Its state as published.
-    pub sample: SampleRef,
-    /// Its place among the eligible, from 0; `None` in records of a store's first version, and if it was forced.
-    pub place: Option<u32>,
-    /// Requests of this gateway at the target, at the decision.
-    pub in_flight: u32,
-    /// Requests per second this gateway sent it over the window.
-    pub requests_per_second: f64,
-    /// Tokens per second this gateway saw from it over the window.
-    pub tokens_per_second: f64,
-    /// The sum of its parts; the lowest wins. `None` if it was not scored: it lacks a fresh value, or was forced.
-    pub score: Option<f64>,
-    /// What the score is made of, in the order of [`Policy::score_parts`]; 0 beyond.
-    pub score_parts: [f64; SCORE_PARTS_MAX],
-}
-
 /// What a choice depended on besides the candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
@@ -250,15 +231,15 @@ pub struct Decision {
     pub excluded: Excluded,
     /// Those that were looked at, best first, and last those that could not be scored: the first is the chosen one, and
     /// failover goes down the list.
-    pub candidates: Box<[Candidate]>,
+    pub candidates: Candidates,
     /// What else the choice depended on.
     pub inputs: Inputs,
 }
 
 impl Decision {
-    /// The winner.
-    pub fn chosen(&self) -> &Candidate {
-        &self.candidates[0]
+    /// The winner. A decision without one is never made, only read from a damaged file, and not asked then.
+    pub fn chosen(&self) -> Candidate<&Arc<Sample>> {
+        self.candidates.first().expect("a decision has a winner")
     }
 
     /// The policy whose scores the candidates have.

@@ -1,6 +1,6 @@
-//! Who is in a view, kept in blocks of neighbours, and samples that outlive the view they were seen in.
+//! Who is in a view, in blocks of neighbours that outlive it where a decision was made from them.
 
-use std::ops::{Deref, Index};
+use std::ops::Index;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -23,8 +23,7 @@ pub struct Member {
     pub live: Arc<Live>,
 }
 
-/// The targets of a view, in blocks. A decision that looked at sixteen samples keeps their two or three blocks: sixteen
-/// counts, each of which data path and worker tear from each other, cost more than all else there is to a choice.
+/// The targets of a view, in blocks, which [`Candidates`](super::Candidates) keep.
 #[derive(Debug, Default)]
 pub struct Members {
     /// All of them full but the last.
@@ -64,11 +63,6 @@ impl Members {
     pub fn blocks(&self) -> &[Arc<Block>] {
         &self.blocks
     }
-
-    /// The sample at a place, to be kept beyond the view.
-    pub fn sample(&self, index: usize) -> SampleRef {
-        SampleRef(Kept::InBlock { block: Arc::clone(&self.blocks[index / BLOCK]), at: (index % BLOCK) as u8 })
-    }
 }
 
 impl Index<usize> for Members {
@@ -87,42 +81,6 @@ impl FromIterator<Member> for Members {
             blocks.push(Arc::new(members.by_ref().take(BLOCK).collect()));
         }
         Self::of_blocks(blocks)
-    }
-}
-
-/// A sample that is kept: as part of its block, or alone.
-#[derive(Clone, Debug)]
-pub struct SampleRef(Kept);
-
-#[derive(Clone, Debug)]
-enum Kept {
-    /// Seen in a view.
-    InBlock { block: Arc<Block>, at: u8 },
-    /// Read from a store.
-    Alone(Arc<Sample>),
-}
-
-impl From<Arc<Sample>> for SampleRef {
-    fn from(sample: Arc<Sample>) -> Self {
-        Self(Kept::Alone(sample))
-    }
-}
-
-impl Deref for SampleRef {
-    type Target = Sample;
-
-    fn deref(&self) -> &Sample {
-        match &self.0 {
-            Kept::InBlock { block, at } => &block[usize::from(*at)].sample,
-            Kept::Alone(sample) => sample,
-        }
-    }
-}
-
-/// By what the samples say, wherever they are kept.
-impl PartialEq for SampleRef {
-    fn eq(&self, other: &Self) -> bool {
-        **self == **other
     }
 }
 
@@ -149,8 +107,7 @@ mod tests {
             assert_eq!((members.len(), members.is_empty()), (count as usize, count == 0));
             let slots: Vec<_> = members.iter().map(|member| member.sample.target.slot).collect();
             assert_eq!(slots, (0..count).map(|place| place * 3).collect::<Vec<_>>());
-            let same = |index: usize| *members.sample(index) == *members[index].sample;
-            assert!((0..members.len()).all(same));
+            assert!((0..members.len()).all(|index| members[index].sample.target.slot as usize == index * 3));
         }
     }
 

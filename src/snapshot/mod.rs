@@ -2,9 +2,10 @@
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
 //! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the
-//! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
+//! gateway knew of the fleet, [`candidates`] and [`decision`] are what it made of that, [`outcome`] is how it ended, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
+pub mod candidates;
 pub mod decision;
 pub mod document;
 pub mod id;
@@ -19,10 +20,11 @@ pub mod trace;
 pub mod tracestate;
 pub mod view;
 
-pub use decision::{Candidate, Decision, Excluded, Fallback, Inputs, Policy, Reason};
+pub use candidates::{Candidate, Candidates};
+pub use decision::{Decision, Excluded, Fallback, Inputs, Policy, Reason};
 pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
-pub use members::{Block, Member, Members, SampleRef};
+pub use members::{Block, Member, Members};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
 pub use pools::{Pool, Pools, Serving, Standing};

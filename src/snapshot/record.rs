@@ -212,14 +212,14 @@ impl Record {
     pub fn weight(&self) -> usize {
         let request = &self.issued.request;
         let labels: usize = request.labels.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
-        let candidates = self.issued.decision.as_ref().map_or(0, |decision| decision.candidates.len());
+        let candidates = self.issued.decision.as_ref().map_or(0, |decision| decision.candidates.bytes());
         let attempts = self.outcome().map_or(0, |outcome| outcome.attempts.len());
         let model = request.model.as_ref().map_or(0, |model| model.len());
         size_of::<Self>()
             + request.path.len()
             + model
             + labels
-            + candidates * size_of::<super::Candidate>()
+            + candidates
             + attempts * size_of::<super::Attempt>()
             + RECORD_TEXT_BYTES
     }

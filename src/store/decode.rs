@@ -15,9 +15,9 @@ use super::rest::{self, AttemptRow, LinkedRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation, Outcome,
-    Quantity, Reading, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings,
-    TraceContext, TraceId,
+    Attempt, Candidate, Candidates, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation,
+    Outcome, Quantity, Reading, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant,
+    Timings, TraceContext, TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -173,12 +173,7 @@ fn former_fallback(rest: &Rest) -> Result<Option<Fallback>, RowError> {
     rest.fallback.map(known).transpose()
 }
 
-fn candidates(
-    json: &str,
-    rest: &Rest,
-    connection: &Connection,
-    known: &mut Known,
-) -> Result<Box<[Candidate]>, RowError> {
+fn candidates(json: &str, rest: &Rest, connection: &Connection, known: &mut Known) -> Result<Candidates, RowError> {
     let rows: Vec<CandidateRow> =
         serde_json::from_str(json).map_err(|error| RowError::corrupt(format!("candidates: {error}")))?;
     let mut beyond = rest.beyond_json.iter();
@@ -197,7 +192,7 @@ fn candidates(
         }
         let sample = known.sample(connection, sample)?;
         candidates.push(Candidate {
-            sample: sample.into(),
+            sample,
             place,
             in_flight,
             requests_per_second,
@@ -206,7 +201,7 @@ fn candidates(
             score_parts,
         });
     }
-    Ok(candidates.into())
+    Ok(candidates.into_iter().collect())
 }
 
 fn outcome(

@@ -1,5 +1,7 @@
 //! A record becomes a row. The way back is in `decode.rs`; together they lose nothing, down to the last bit.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use rusqlite::{Connection, Statement};
 
@@ -10,7 +12,9 @@ use super::row::Binder;
 use super::shared::Shared;
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::outcome::Answer;
-use crate::snapshot::{Attempt, Candidate, Decision, Issued, Outcome, Quantity, Record, RemoteSpan};
+use crate::snapshot::{
+    Attempt, Candidate, Candidates, Decision, Issued, Outcome, Quantity, Record, RemoteSpan, Sample,
+};
 
 /// The columns of a record, in the order in which [`Encoder::insert`] binds them and `decode.rs` reads them.
 pub(super) const COLUMNS: &str = "seq, id, run, issued_at_unix_us, trace_id, client_request_id, tenant, operation, path, model, stream, \
@@ -176,14 +180,14 @@ fn bind_decision(
 /// where the score has only one, and is empty where there is no score.
 fn write_candidates(
     json: &mut Vec<u8>,
-    candidates: &[Candidate],
+    candidates: &Candidates,
     connection: &Connection,
     shared: &mut Shared,
     rest: &mut Rest,
 ) -> rusqlite::Result<()> {
     json.push(b'[');
     for (index, candidate) in candidates.iter().enumerate() {
-        let sample = shared.sample(connection, &candidate.sample)?;
+        let sample = shared.sample(connection, candidate.sample)?;
         json.extend(if index == 0 { &b"["[..] } else { b",[" });
         serde_json::to_writer(&mut *json, &sample).expect("memory does not refuse a write");
         json.push(b',');
@@ -206,7 +210,7 @@ fn write_candidates(
     Ok(())
 }
 
-fn write_parts(json: &mut Vec<u8>, candidate: &Candidate, rest: &mut Rest) {
+fn write_parts(json: &mut Vec<u8>, candidate: Candidate<&Arc<Sample>>, rest: &mut Rest) {
     match candidate.score {
         None => json.extend(b",[]"),
         Some(score) if only_part(score).map(f64::to_bits) == candidate.score_parts.map(f64::to_bits) => {}

@@ -65,7 +65,7 @@ impl Filter {
             client_request_id: request.client_request_id.as_deref(),
             tenant: request.tenant,
             model: request.model.as_deref(),
-            target: served.or(chosen.map(|chosen| &chosen.sample.target)).map(|target| &*target.name),
+            target: served.or(chosen.as_ref().map(|chosen| &chosen.sample.target)).map(|target| &*target.name),
             status: match outcome {
                 Some(outcome) => outcome.status,
                 None => record.progress.seen_head().map(|(status, _)| status),

@@ -11,8 +11,7 @@ use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample, SampleRef,
-    SpanId,
+    Attempt, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample, SpanId,
 };
 
 /// Fields of `Span`.
@@ -55,7 +54,7 @@ const KEPT_STATES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Spans {
     facts: Arc<Facts>,
-    states: Vec<Option<(SampleRef, Vec<u8>)>>,
+    states: Vec<Option<(Arc<Sample>, Vec<u8>)>>,
 }
 
 impl Spans {
@@ -159,7 +158,7 @@ impl Spans {
             let at = nanos(issued.issued_at) + decision.decided_offset_ns;
             event(out, at, events::DECIDED, |_| ());
             for (index, candidate) in decision.candidates.iter().enumerate().take(self.facts.candidates) {
-                let state = self.state(&candidate.sample);
+                let state = self.state(candidate.sample);
                 event(out, at, events::CANDIDATE, |to| {
                     considered(to, decision, index, candidate);
                     to.copied(state);
@@ -180,13 +179,13 @@ impl Spans {
     }
 
     /// A candidate's state, with ages as of its publication, as attributes of an event; made once for each sample.
-    fn state(&mut self, sample: &SampleRef) -> &[u8] {
+    fn state(&mut self, sample: &Arc<Sample>) -> &[u8] {
         let place = sample.target.slot as usize % KEPT_STATES;
-        let kept = self.states[place].take().filter(|(kept, _)| std::ptr::eq::<Sample>(&**kept, &**sample));
+        let kept = self.states[place].take().filter(|(kept, _)| Arc::ptr_eq(kept, sample));
         let kept = kept.unwrap_or_else(|| {
             let mut state = Vec::new();
             candidate_state(&mut Attributes::new(&mut state, EVENT_ATTRIBUTES), sample);
-            (sample.clone(), state)
+            (Arc::clone(sample), state)
         });
         &self.states[place].insert(kept).1
     }
@@ -317,7 +316,7 @@ fn decided(to: &mut Attributes<'_>, decision: &Decision) {
 /// The chosen target as it was at the decision. What no source can give says so by its freshness, and has no value.
 fn chosen_state(to: &mut Attributes<'_>, decision: &Decision) {
     let chosen = decision.chosen();
-    let sample = &chosen.sample;
+    let sample = chosen.sample;
     for (names, reading) in QUANTITIES.iter().zip(&sample.readings) {
         let [value, age, source, freshness] = names.state;
         to.double(value, reading.value);
@@ -333,7 +332,7 @@ fn chosen_state(to: &mut Attributes<'_>, decision: &Decision) {
 }
 
 /// What is a candidate's own at this decision.
-fn considered(to: &mut Attributes<'_>, decision: &Decision, index: usize, candidate: &Candidate) {
+fn considered(to: &mut Attributes<'_>, decision: &Decision, index: usize, candidate: Candidate<&Arc<Sample>>) {
     let unscored = candidate.score.is_none() && !decision.forced;
     to.int(own::CANDIDATE_RANK, index as u64 + 1);
     to.double(own::CANDIDATE_SCORE, candidate.score);

@@ -108,8 +108,10 @@ fn everything() -> Vec<Arc<Record>> {
     let decision = issued.decision.as_mut().unwrap();
     decision.fallback = Some(crate::snapshot::Fallback::NoPrompt);
     (decision.inputs.prefix_hash, decision.inputs.session_hash) = (Some(1), Some(2));
-    decision.candidates[1].score = None;
-    decision.candidates[0].sample = all_stale(&decision.candidates[0].sample).into();
+    decision.candidates.edit(|candidates| {
+        candidates[1].score = None;
+        candidates[0].sample = all_stale(&candidates[0].sample);
+    });
     let mut outcome = completed.outcome().unwrap().clone();
     outcome.trace_exported = Some(true);
     records.push(Arc::new(Record::closed(issued, outcome)));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use super::parts::{
     AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart, RequestPart,
@@ -10,9 +11,11 @@ use super::parts::{
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
 use super::text::Text;
-use crate::snapshot::decision::{Candidate, Decision, Excluded};
+use crate::snapshot::candidates::Candidate;
+use crate::snapshot::decision::{Decision, Excluded};
 use crate::snapshot::outcome::Outcome;
 use crate::snapshot::record::{Issued, Record, Run};
+use crate::snapshot::sample::Sample;
 use crate::snapshot::trace::SpanId;
 
 impl<'a> GatewayPart<'a> {
@@ -120,7 +123,7 @@ impl<'a> DecisionPart<'a> {
 }
 
 impl<'a> CandidatePart<'a> {
-    fn of(decision: &Decision, index: usize, candidate: &'a Candidate) -> Self {
+    fn of(decision: &Decision, index: usize, candidate: Candidate<&'a Arc<Sample>>) -> Self {
         Self {
             target: (&*candidate.sample.target.name).into(),
             rank: index as u32 + 1,

@@ -162,7 +162,7 @@ impl<'a> ChosenState<'a> {
     pub(super) fn of(decision: &'a Decision) -> Self {
         let chosen = decision.chosen();
         Self {
-            state: State::at(&chosen.sample, decision.decided),
+            state: State::at(chosen.sample, decision.decided),
             gateway_in_flight: Some(chosen.in_flight),
             gateway_requests_per_second: Some(chosen.requests_per_second),
             gateway_tokens_per_second: Some(chosen.tokens_per_second),

@@ -122,7 +122,7 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     let candidate = (select(samples), of(any::<u32>()), any::<u32>(), float(), float(), score);
     let candidate = candidate.prop_map(
         |(sample, place, in_flight, requests_per_second, tokens_per_second, (score, score_parts))| Candidate {
-            sample: sample.into(),
+            sample,
             place,
             in_flight,
             requests_per_second,
@@ -145,7 +145,7 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     (rule, times, excluded, vec(candidate, 0..=16), inputs).prop_map(|(rule, times, excluded, candidates, inputs)| {
         let (policy, (reason, fallback), forced, decided_offset_ns, choose_ns) = rule;
         let (decided, view_published, eligible) = times;
-        let candidates = candidates.into();
+        let candidates = candidates.into_iter().collect();
         Decision {
             policy,
             reason,

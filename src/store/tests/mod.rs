@@ -92,7 +92,7 @@ fn sample(slot: u32, n: u64, published: Moment) -> Arc<Sample> {
 fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
     let id = id_at(moment, random);
     let candidate = |(index, sample): (usize, &Arc<Sample>)| Candidate {
-        sample: Arc::clone(sample).into(),
+        sample: Arc::clone(sample),
         place: Some(index as u32),
         in_flight: index as u32,
         requests_per_second: 9.1,
@@ -191,7 +191,7 @@ fn maintain_all(writer: &mut Writer, now: Moment) -> u64 {
 
 /// Every floating-point number of a record, to the bit: `==` takes minus zero for zero.
 fn bits(record: &Record) -> Vec<u64> {
-    let candidates = record.issued.decision.iter().flat_map(|decision| &decision.candidates);
+    let candidates = record.issued.decision.iter().flat_map(|decision| decision.candidates.iter());
     candidates
         .flat_map(|candidate| {
             let rates = [candidate.requests_per_second, candidate.tokens_per_second];
@@ -264,8 +264,10 @@ fn nonsense_from_an_engine_is_kept_as_it_is() {
     state.readings[1].value = Some(-0.0);
     let mut record = plain(NOW, 1, &[Arc::new(state)]);
     let decision = record.issued.decision.as_mut().unwrap();
-    decision.candidates[0].score = Some(odd);
-    decision.candidates[0].tokens_per_second = f64::NEG_INFINITY;
+    decision.candidates.edit(|candidates| {
+        candidates[0].score = Some(odd);
+        candidates[0].tokens_per_second = f64::NEG_INFINITY;
+    });
     let expected = bits(&record);
     store(&mut writer, &[Arc::new(record)], NOW);
     let (_, read) = reader.after(0, u64::MAX, 1).unwrap().remove(0);
@@ -280,8 +282,8 @@ fn records_share_what_they_shared() {
     let (mut writer, reader) = place.open();
     store(&mut writer, &plains(NOW, 0..20), NOW);
     let found = reader.after(0, u64::MAX, 20).unwrap();
-    let state = |index: usize| &*found[index].1.issued.decision.as_ref().unwrap().candidates[0].sample;
-    assert!(std::ptr::eq(state(0), state(19)) && Arc::ptr_eq(&found[0].1.issued.run, &found[19].1.issued.run));
+    let state = |index: usize| found[index].1.issued.decision.as_ref().unwrap().chosen().sample;
+    assert!(Arc::ptr_eq(state(0), state(19)) && Arc::ptr_eq(&found[0].1.issued.run, &found[19].1.issued.run));
     assert_eq!(place.sql::<i64>("SELECT count(*) FROM samples"), 2);
 
     // A quiet target's state is used by records of the next half minute, then stored again.

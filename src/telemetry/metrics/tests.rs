@@ -22,7 +22,7 @@ fn chat(number: u64, model: &str, target: (u32, &str)) -> Record {
     readings[0] = Reading { value: Some(3.0), observed: issued_at, source: Some(Source::Scrape), freshness };
     let sample = Sample::new(Arc::clone(&target), 1, issued_at, Health::Healthy, readings, 10_000);
     let candidate = Candidate {
-        sample: Arc::new(sample).into(),
+        sample: Arc::new(sample),
         place: Some(0),
         in_flight: 1,
         requests_per_second: 1.0,
@@ -41,7 +41,7 @@ fn chat(number: u64, model: &str, target: (u32, &str)) -> Record {
         view_published: issued_at,
         eligible: 1,
         excluded: Excluded { unhealthy: 2, ..Excluded::default() },
-        candidates: [candidate].into(),
+        candidates: [candidate].into_iter().collect(),
         inputs: Inputs::default(),
     };
     let request =
