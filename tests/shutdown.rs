@@ -61,3 +61,31 @@ fn the_first_signal_turns_clients_away_and_the_second_ends_it() {
     let line: Value = serde_json::from_str(last.trim()).expect("the closing line is JSON");
     assert_eq!(line, json!({"event": "stopped", "offered": 2, "stored": 2, "dropped": 0, "exits": {}}));
 }
+
+/// The longest that one delivery may take is ten seconds; the stop ends it.
+#[test]
+fn a_receiver_that_never_answers_holds_up_no_stop() {
+    let receiver = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let upstream = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+    command.args(["--target", &format!("http://{}", upstream.address)]);
+    command.env("SNAPGATE_OTLP_ENDPOINT", format!("http://{}", receiver.local_addr().expect("it has one")));
+    command.env("SNAPGATE_TIMEOUTS_SHUTDOWN_GRACE", "1s");
+    let mut gateway = Gateway::start(command);
+    gateway.until_ready();
+    assert_eq!(Client::to(gateway.data).ask(&Request::chat()).status, 200);
+    receiver.accept().expect("the gateway begins to deliver");
+    gateway.terminate();
+    assert!(gateway.ended().success());
+    let words = gateway.last_words();
+    assert!(words.contains("the exit ran out of time at shutdown"), "{words}");
+    assert!(!words.contains("the exit is stuck in a delivery"), "{words}");
+    let last = words.lines().last().expect("it said something");
+    let line: Value = serde_json::from_str(last.trim()).expect("the closing line is JSON");
+    assert_eq!((&line["stored"], &line["exits"]["otlp_traces"]["left"]), (&json!(1), &json!(1)), "{line}");
+}

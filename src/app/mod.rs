@@ -35,8 +35,11 @@ use crate::tenant::{self, Tenants};
 use crate::tls::{self, Acceptor, Connector, Followed, ServerSettings};
 use upstream::{Upstream, credentials_of_targets};
 
-/// How long the exits may go on after the last request has ended.
+/// The longest that the exits may go on after the last request has ended, if there is so much left of the requests' own grace.
 const LANES_GRACE: Duration = Duration::from_secs(5);
+
+/// What they have in any case: else an answer that took all of the grace would be in no log.
+const LANES_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How long lookups under way may take at the very end.
 const LOOKUP_GRACE: Duration = Duration::from_secs(2);
@@ -254,14 +257,16 @@ impl App {
     /// Stops in the direction of flow. Blocks for the configured grace at most, then until what has ended is stored.
     pub fn stop(self) -> Balance {
         self.retire();
-        self.server.stop(Instant::now() + self.shutdown_grace);
+        let grace_ends = Instant::now() + self.shutdown_grace;
+        self.server.stop(grace_ends);
         let (stop_fleet, fleet) = self.polling;
         // Gone already only if the fleet's task has ended.
         stop_fleet.send(()).ok();
         if self.control.block_on(fleet).is_err() {
             tracing::error!("the fleet's task panicked");
         }
-        let balance = self.pipeline.join(Instant::now() + LANES_GRACE);
+        let now = Instant::now();
+        let balance = self.pipeline.join(grace_ends.clamp(now + LANES_AT_LEAST, now + LANES_GRACE));
         let (stop_lookup, lookup) = self.lookup;
         // Likewise.
         stop_lookup.send(()).ok();

@@ -296,7 +296,8 @@ const COMMON: &[Key] = &[
         doc: "How long after SIGTERM new connections are still accepted, while /readyz already says no. Behind a load \
               balancer: as long as it takes to notice. A second signal ends the delay and the grace at once." },
     Key { path: "timeouts.shutdown_grace", kind: time(0, H), default: "30s",
-        doc: "How long open requests may go on after that." },
+        doc: "How long open requests may go on after that. What is left of it, 5 s at most and 1 s at least, the \
+              exits have to deliver the last records: a receiver that does not answer holds up a stop no longer." },
     Key { path: "timeouts.pool_idle", kind: time(0, H), default: "4s",
         doc: "How long an unused connection to a target is kept. Shorter than the target's own limit, or requests \
               meet closing connections: uvicorn, which serves vLLM, closes after 5 s." },

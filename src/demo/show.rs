@@ -26,6 +26,18 @@ const USUAL_PORTS: (u16, u16) = (8080, 8081);
 /// What the demonstration's draws begin with: it is the same one every time.
 const SEED: u64 = 795;
 
+/// How to see the requests in a tracing backend; the README has the same commands.
+const BESIDE: &str = "\
+The same in Grafana, from the project's directory:
+  SNAPGATE_TOKEN=not-used-by-these docker compose -f deploy/compose.yaml up -d grafana
+  snapgate demo --otlp http://127.0.0.1:4317
+  then http://127.0.0.1:3000/d/snapgate-snapshot, which takes an ID
+or in Jaeger:
+  docker run -d --rm -p 127.0.0.1:16686:16686 -p 127.0.0.1:4317:4317 docker.io/jaegertracing/jaeger:2.11.0
+  snapgate demo --otlp http://127.0.0.1:4317
+  then http://127.0.0.1:16686/trace/ and the ID
+";
+
 /// How long traffic runs before the tour, so that there is a state worth seeing.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -157,8 +169,9 @@ async fn guide(
         toured = toured => toured?,
         () = &mut stopped => return Ok(()),
     };
-    if let Some(receiver) = otlp {
-        writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?;
+    match otlp {
+        Some(receiver) => writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?,
+        None => write!(out, "\n{BESIDE}")?,
     }
     if !once {
         writeln!(out, "\nServing until you stop it with Ctrl-C.")?;
@@ -193,4 +206,24 @@ fn configuration(pods: &[(String, SocketAddr)], otlp: Option<&str>, data_dir: &P
 fn usual_or_free(port: u16) -> SocketAddr {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_same_commands_and_compose_the_same_port() {
+        let read = |file| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let (readme, compose) = (read("README.md"), read("deploy/compose.yaml"));
+        let commands: Vec<_> = BESIDE.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+        let commands = commands.iter().filter(|line| !line.starts_with("then "));
+        assert_eq!(commands.clone().count(), 4);
+        for command in commands {
+            assert!(readme.contains(command), "{command}");
+        }
+        for port in ["127.0.0.1:4317:4317", "127.0.0.1:3000:3000"] {
+            assert!(compose.contains(port), "{port}");
+        }
+    }
 }

@@ -417,7 +417,9 @@ fn passed_on(
 ) -> Response<Body> {
     let (mut head, body) = answer.response.into_parts();
     recorder.head(head.status, &head.headers);
+    let required = upgrade::required(&head);
     respond::head(&mut head, recorder.id(), client_request_id, &answer.target);
+    upgrade::require(&mut head, required);
     match answer.passing {
         Passing::Body(lease) => {
             let silence_max = recorder.current().settings.silence_max;

@@ -62,6 +62,10 @@ impl Sink for Recorded {
         "recorded"
     }
 
+    fn reasons(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<sink::Taken, sink::Refusal> {
         records.iter().for_each(|record| self.0.send(Arc::clone(record)).unwrap());
         Ok(sink::Taken::all(records.len()))

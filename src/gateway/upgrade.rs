@@ -46,6 +46,24 @@ pub(super) fn agree(head: &mut response::Parts) {
     head.headers.remove(CONTENT_LENGTH);
 }
 
+/// What a target wants to be asked for, if it answers that it wants that: 426 has to say so (RFC 9110 section 15.5.22).
+pub(super) fn required(head: &response::Parts) -> Vec<HeaderValue> {
+    match head.status {
+        StatusCode::UPGRADE_REQUIRED => head.headers.get_all(UPGRADE).iter().cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Says so to the client, once the head is otherwise as it gets it. In HTTP/2, which has no upgrades, hyper leaves it out.
+pub(super) fn require(head: &mut response::Parts, protocols: Vec<HeaderValue>) {
+    if !protocols.is_empty() {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        protocols.into_iter().for_each(|protocol| {
+            head.headers.append(UPGRADE, protocol);
+        });
+    }
+}
+
 /// One `upgrade` with one protocol, and `connection` says that it is meant.
 fn names_websocket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(UPGRADE).iter();

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tokio::sync::watch;
 
 use super::PANICS_PER_BATCH_MAX;
 use super::lag::Lag;
@@ -90,6 +91,8 @@ struct Shared {
 pub(super) struct Lane {
     name: &'static str,
     deadline: Sender<Instant>,
+    /// Where the sink itself hears of it.
+    stop_at: Option<watch::Sender<Option<Instant>>>,
     ended: Receiver<Done>,
     shared: Arc<Shared>,
     books: ExitBooks,
@@ -114,7 +117,8 @@ pub(super) fn start(
 ) -> io::Result<(Lane, Feed)> {
     let name = sink.name();
     let (cursor, owed) = owed(name, reader.as_ref(), end).map_err(io::Error::other)?;
-    let books = metrics.exit(name);
+    let (books, stop_at) = (metrics.exit(name), sink.stop_at());
+    books.may_fail(sink.reasons());
     books.recover(owed);
     let shared = Shared { head: AtomicU64::new(end), cursor: AtomicU64::new(cursor), queued: AtomicUsize::new(0) };
     let shared = Arc::new(shared);
@@ -141,7 +145,7 @@ pub(super) fn start(
         done.try_send(state.run()).ok();
     };
     let thread = std::thread::Builder::new().name(format!("snapgate-{name}")).spawn(run)?;
-    Ok((Lane { name, deadline, ended, shared, books, thread }, feed))
+    Ok((Lane { name, deadline, stop_at, ended, shared, books, thread }, feed))
 }
 
 /// The lane's cursor, and how many records up to `end` it has still to get.
@@ -199,6 +203,9 @@ impl Lane {
     pub(super) fn join(self, deadline: Instant) -> Done {
         // The lane may have ended already, and then needs no deadline.
         self.deadline.try_send(deadline).ok();
+        if let Some(stop_at) = &self.stop_at {
+            stop_at.send_replace(Some(deadline));
+        }
         if let Ok(done) = self.ended.recv_deadline(deadline + STUCK_AFTER) {
             // It has sent its last word, so this does not wait; and it cannot have panicked any more.
             self.thread.join().ok();

@@ -29,7 +29,7 @@ use worker::Worker;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::sink::Sink;
-use crate::store::{Reader, Writer};
+use crate::store::{CommitError, Reader, Writer};
 use crate::telemetry::{ExitBooks, Metrics};
 
 /// The name of the store in the books of the exits.
@@ -111,6 +111,7 @@ pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)
     let exits: Vec<_> = std::iter::once(STORE_EXIT).chain(parts.sinks.iter().map(|sink| sink.name())).collect();
     let books: Vec<_> = exits.iter().map(|exit| parts.metrics.exit(exit)).collect();
     let store_books = books[0].clone();
+    store_books.may_fail(CommitError::REASONS);
     let (intake, queue) = intake::channel(settings, Arc::clone(&parts.ledger), Arc::clone(&parts.metrics), books);
 
     let (writer, reader) = parts.store.unzip();

@@ -90,6 +90,10 @@ impl<F: FnMut(&[u64]) -> Result<Done, Refusal> + Send> Sink for Scripted<F> {
         EXIT
     }
 
+    fn reasons(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Done, Refusal> {
         assert!(!records.is_empty(), "a sink never gets an empty batch");
         let numbers: Vec<_> = records.iter().map(|record| number(record)).collect();

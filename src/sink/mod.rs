@@ -5,7 +5,9 @@ pub mod otlp;
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::snapshot::Record;
 
@@ -13,6 +15,14 @@ use crate::snapshot::Record;
 pub trait Sink: Debug + Send {
     /// Its name in metrics and in the store's cursors.
     fn name(&self) -> &'static str;
+
+    /// Why it may refuse: all of the names that a [`Refusal`] of its can have.
+    fn reasons(&self) -> &'static [&'static str];
+
+    /// Where it is told the moment of a stop's end, so that a delivery that is under way then ends; `None` if none takes long.
+    fn stop_at(&self) -> Option<watch::Sender<Option<Instant>>> {
+        None
+    }
 
     /// Takes `records` from the first on, as many as suit it, and answers how many it is done with. The slice is never
     /// empty, and neither is what an `Ok` is done with: who can take none refuses.

@@ -249,6 +249,9 @@ pub enum CommitError {
 }
 
 impl CommitError {
+    /// All names in metrics.
+    pub const REASONS: &'static [&'static str] = &["disk_full", "sqlite"];
+
     /// Its name in metrics.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -153,7 +153,7 @@ metrics! {
     COMPLETION_TOKENS "snapgate_completion_tokens_total" Counter, "{token}", ["model", "target"], Stable,
         "Tokens generated, as targets reported them, else counted in the stream";
     LABELS_OVERFLOWED "snapgate_labels_overflowed_total" Counter, "{request}", ["label"], Stable,
-        "Requests counted under the value _other of a label, which has as many values as it may or does not know this one";
+        "Requests counted under the value _other of a label, or without a status: there are as many values or combinations as there may be, or this one is not known";
 
     // Decisions.
     DECISIONS "snapgate_decisions_total" Counter, "{decision}", ["policy", "reason"], Stable,

@@ -39,10 +39,10 @@ const LABELS: &[(&str, &str)] = &[
         "http_response_status_code",
         "What the client was sent; empty if nothing was, or if there are more than 200 combinations of method, status and error.",
     ),
-    ("label", "`model` or `target`."),
+    ("label", "`http_response_status_code`, `model` or `target`."),
     (
         "model",
-        "As the request names it, empty if it names none. A model has a name of its own once a request for it has ended well, up to 100 of them; others are `_other`.",
+        "As the request names it, empty if it names none. A model has a name of its own once a request for it has ended well, up to 100 of them; others are `_other`, as are model and target once there are 2000 combinations of operation, model and target.",
     ),
     ("name", "The instance's, as configured."),
     ("policy", "The configured policy."),

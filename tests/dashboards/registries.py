@@ -22,6 +22,9 @@ VARIABLES = {
 OF_PROMETHEUS = {"up": set()}
 """Series that Prometheus adds to what it scrapes."""
 
+OVERFLOW = "_other"
+"""The value of a label that has no room for another; a page has it once that has happened."""
+
 BY_PROMETHEUS = {"job", "instance"}
 """Labels that it adds."""
 
@@ -124,6 +127,30 @@ def unknown(expression: str) -> list[str]:
             wrong.append(f"{use.series} is no series")
         elif use.series not in OF_PROMETHEUS:
             wrong += [f"{use.series} has no label {label}" for label in use.labels - known[use.series]]
+    return wrong
+
+
+def said(page: str) -> dict[tuple[str, str], set[str]]:
+    """From a series and a label to its values on a page of `/metrics`."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for series, labels in re.findall(r'^(\w+)\{(.*)\} ', page, re.M):
+        for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
+            values.setdefault((series, label), set()).add(value)
+    return values
+
+
+def never_said(expression: str, page: str) -> list[str]:
+    """Values that an expression compares labels with and that are not on the page. Values of closed sets are all there from the
+    start; what a variable or Prometheus puts in its place is not the gateway's."""
+    there, wrong = said(page), []
+    for selector in re.findall(r"(\w+)\{([^}]*)\}", expression):
+        series, matchers = selector
+        for label, operator, text in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', matchers):
+            if label in BY_PROMETHEUS or "$" in text or text == OVERFLOW:
+                continue
+            for value in text.split("|") if "~" in operator else [text]:
+                if value not in there.get((series, label), set()):
+                    wrong.append(f"{series} has no {label} {value!r}")
     return wrong
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from conftest import ROOT, Gateway, api, ask, until
-from registries import VARIABLES
+from conftest import ROOT, Gateway, api, ask, scrape, until
+from registries import VARIABLES, never_said
 
 NEED_NOT = {
     ("snapgate-fleet", "GPU"): "the simulated pod has no GPU",
@@ -97,6 +97,16 @@ def test_every_panel_shows_something(prometheus: str, busy: None):
 
 def test_every_alert_has_something_to_compare(prometheus: str, busy: None):
     until_all_have_data(prometheus, [(name, each) for name, expression in ALERTS.items() for each in compared(expression)])
+
+
+def test_labels_are_compared_with_values_that_the_gateway_says(used: Gateway, prometheus: str, busy: None):
+    until("the pods' pages were read", lambda: "snapgate_target_value_fresh{" in scrape(used))
+    expressions = [target["expr"] for board in BOARDS for panel in board["panels"] for target in panel.get("targets", [])
+                   if target["datasource"]["type"] == "prometheus"]
+    page = scrape(used)
+    assert [wrong for expression in [*expressions, *ALERTS.values()] for wrong in never_said(expression, page)] == []
+    for wrong in ('reason="no_such"', 'reason=~"panic|no_such"', 'exit!="no_such"'):
+        assert never_said(f"sum(rate(snapgate_snapshots_dropped_total{{{wrong}}}[1m]))", page), wrong
 
 
 def until_all_have_data(prometheus: str, wanted: list[tuple[Any, str]]) -> None:

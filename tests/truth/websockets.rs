@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::assert_ended;
 use crate::gateway::client::{id_of, status_of};
+use crate::gateway::tls::{self, Authority, LOCALHOST};
 use crate::gateway::wire::{Filled, Head, Wire};
 use crate::gateway::{Client, Exchange, Found, Gateway, PATIENCE, Request, Setup, Then, Upstream, until};
 
@@ -121,6 +122,52 @@ fn bytes_pass_both_ways_untouched_from_the_first_on() {
     assert_eq!((found.at("/outcome/response_bytes"), found.at("/outcome/events")), (&bytes.into(), &4.into()));
     assert_eq!(found.text_at("/request/model"), Some("llama-3.1-8b"));
     gateway.stop().has_exactly(&[found]);
+}
+
+#[test]
+fn over_tls_on_both_sides_it_is_the_same() {
+    let authority = Authority::named("ours");
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (cert, key) = authority.certify().write(dir.path());
+    let ca = dir.path().join("ca");
+    std::fs::write(&ca, authority.pem()).expect("a file can be written");
+    let config = authority.server(None);
+    let upstream = Upstream::over(
+        move |socket| tls::serve(socket, &config),
+        |exchange| {
+            if exchange.request.head.header("upgrade").is_none() {
+                exchange.answer("200 OK", "", "");
+                return Then::Next;
+            }
+            exchange.send([AGREED.as_bytes(), HELLO].concat());
+            let wire = exchange.wire();
+            assert_eq!(wire.exactly(MASKED_GOODBYE.len()).as_deref(), Ok(MASKED_GOODBYE));
+            assert!(wire.send(GOODBYE));
+            Then::Close
+        },
+    );
+    let gateway = Setup::before(&[])
+        .set("targets", format!("t=https://{LOCALHOST}:{}", upstream.address.port()))
+        .set("upstream.ca", ca.display())
+        .set("tls.cert", cert.display())
+        .set("tls.key", key.display())
+        .start();
+    let mut client = tls::client(gateway.data, &authority.client(None));
+    client.send(&websocket());
+    let head = client.head();
+    assert_eq!(status_of(&head), 101, "{head:?}");
+    let (id, mut wire) = (id_of(&head), client.into_wire());
+    assert_eq!(wire.exactly(HELLO.len()).as_deref(), Ok(HELLO));
+    assert!(wire.send(MASKED_GOODBYE));
+    assert_eq!(rest(&mut wire), GOODBYE);
+    let found = gateway.ended(&id);
+    assert_ended(&found, "completed", None, 101);
+    let bytes = HELLO.len() + GOODBYE.len();
+    assert_eq!(
+        (found.at("/outcome/response_bytes"), found.at("/outcome/events")),
+        (&bytes.into(), &1.into()),
+        "a goodbye is no message"
+    );
 }
 
 #[test]
@@ -348,6 +395,8 @@ fn what_follows_an_upgrade_that_was_refused_is_a_request() {
         let head = client.head();
         client.rest_of(head)
     });
+    let wanted = |name| answers[0].header(name).map(str::to_owned);
+    assert_eq!((wanted("upgrade"), wanted("connection")), (Some("websocket".into()), Some("upgrade".into())));
     let seen = answers.map(|answer| (answer.status, answer.text().contains("routes.allow")));
     assert_eq!(seen, [(426, false), (404, true)]);
     assert_eq!(upstream.only().head.path(), "/v1/realtime?model=llama-3.1-8b");

@@ -21,6 +21,11 @@ pub use self::file::OpenError;
 use super::{Refusal, Sink, Taken};
 use crate::snapshot::{Document, Moment, Record, SnapshotId};
 
+/// Why it refuses.
+const DISK_FULL: &str = "disk_full";
+const OPEN: &str = "open";
+const WRITE: &str = "write";
+
 /// The exit's name in metrics and in the store's cursors.
 pub const NAME: &str = "json_log";
 
@@ -124,14 +129,14 @@ impl JsonLog {
     /// Writes what is left of the piece.
     fn write(&mut self) -> Result<(), Refusal> {
         if self.written == 0 && !self.piece.is_empty() {
-            self.out.prepare(self.piece.len(), self.piece_ended).map_err(|error| refused("open", &error))?;
+            self.out.prepare(self.piece.len(), self.piece_ended).map_err(|error| refused(OPEN, &error))?;
         }
         while self.written < self.piece.len() {
             match self.out.write(&self.piece[self.written..]) {
-                Ok(0) => return Err(refused("write", &io::ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(refused(WRITE, &io::ErrorKind::WriteZero.into())),
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(refused("write", &error)),
+                Err(error) => return Err(refused(WRITE, &error)),
             }
         }
         Ok(())
@@ -168,6 +173,10 @@ impl Sink for JsonLog {
         NAME
     }
 
+    fn reasons(&self) -> &'static [&'static str] {
+        &[DISK_FULL, OPEN, WRITE]
+    }
+
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
         let batch = records.first().zip(records.last()).map(|(first, last)| (first.id(), last.id()));
         if self.batch != batch {
@@ -186,7 +195,7 @@ impl Sink for JsonLog {
             }
             self.render(records);
         }
-        self.out.flush().map_err(|error| refused("write", &error))?;
+        self.out.flush().map_err(|error| refused(WRITE, &error))?;
         self.batch = None;
         Ok(Taken::all(records.len()))
     }
@@ -200,5 +209,5 @@ fn ended(record: &Record) -> Moment {
 
 fn refused(doing: &'static str, error: &io::Error) -> Refusal {
     tracing::warn!(%error, doing, "the json log could not be written; trying again");
-    Refusal::Later(if error.kind() == io::ErrorKind::StorageFull { "disk_full" } else { doing })
+    Refusal::Later(if error.kind() == io::ErrorKind::StorageFull { DISK_FULL } else { doing })
 }

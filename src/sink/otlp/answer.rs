@@ -156,7 +156,45 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     seconds.or_else(|| httpdate::parse_http_date(text).ok()?.duration_since(now).ok())
 }
 
-/// A closed set: reasons are labels of a metric.
+/// All there are, also of `client.rs`: they are labels of a metric.
+pub(super) const REASONS: &[&str] = &[
+    "timeout",
+    "connect",
+    "broken",
+    "http_400",
+    "http_401",
+    "http_403",
+    "http_404",
+    "http_405",
+    "http_413",
+    "http_415",
+    "http_429",
+    "http_502",
+    "http_503",
+    "http_504",
+    "http_3xx",
+    "http_4xx",
+    "http_5xx",
+    "grpc_cancelled",
+    "grpc_unknown",
+    "grpc_invalid_argument",
+    "grpc_deadline_exceeded",
+    "grpc_not_found",
+    "grpc_already_exists",
+    "grpc_permission_denied",
+    "grpc_resource_exhausted",
+    "grpc_failed_precondition",
+    "grpc_aborted",
+    "grpc_out_of_range",
+    "grpc_unimplemented",
+    "grpc_internal",
+    "grpc_unavailable",
+    "grpc_data_loss",
+    "grpc_unauthenticated",
+    "grpc_status",
+];
+
+/// One of [`REASONS`].
 const fn http_reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
         400 => "http_400",
@@ -225,6 +263,17 @@ mod tests {
             body,
             UNIX_EPOCH + Duration::from_secs(784_111_777),
         )
+    }
+
+    #[test]
+    fn every_answer_has_a_reason_of_the_list() {
+        for code in 0..=u8::MAX {
+            assert!(code == 0 || REASONS.contains(&grpc_code(code).0), "{code}");
+        }
+        for status in 100..1_000 {
+            let reason = http_reason(StatusCode::from_u16(status).unwrap());
+            assert!(REASONS.contains(&reason), "{status}");
+        }
     }
 
     fn refusal(answer: Answer) -> Refusal {

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 
 use super::answer::{Answer, of_grpc, of_http};
 use super::request::{GRPC_PREFIX_BYTES, Request as Export, grpc_prefix};
@@ -101,14 +102,14 @@ impl Client {
         body.into()
     }
 
-    /// Sends one request and says what became of it.
-    pub(super) async fn send(&self, body: Bytes) -> Answer {
-        match tokio::time::timeout(self.timeout, self.exchange(body)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let message = format!("no answer within {} ms", self.timeout.as_millis());
-                Answer::Refused { refusal: Refusal::Later("timeout"), message }
+    /// Sends one request and says what became of it, within the timeout and before the stop ends.
+    pub(super) async fn send(&self, body: Bytes, stop_at: watch::Receiver<Option<Instant>>) -> Answer {
+        let late = |message| Answer::Refused { refusal: Refusal::Later("timeout"), message };
+        tokio::select! {
+            answer = tokio::time::timeout(self.timeout, self.exchange(body)) => {
+                answer.unwrap_or_else(|_| late(format!("no answer within {} ms", self.timeout.as_millis())))
             }
+            () = end_of(stop_at) => late("no answer before the stop's end".to_owned()),
         }
     }
 
@@ -133,6 +134,16 @@ impl Client {
             ),
             Protocol::Grpc => grpc(head.status, head.headers, body),
         }
+    }
+}
+
+/// Until the moment that a stop ends, which it may yet have to be told.
+async fn end_of(mut stop_at: watch::Receiver<Option<Instant>>) {
+    // An error says that nobody is left to tell it.
+    let moment = stop_at.wait_for(Option::is_some).await.ok().and_then(|moment| *moment);
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -21,11 +21,12 @@ mod span;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::{HeaderMap, Uri};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use answer::Answer;
 use client::Client;
@@ -132,6 +133,8 @@ pub struct Otlp {
     in_flight: usize,
     /// The last request was refused: one at a time, until one is taken.
     cautious: bool,
+    /// The moment of the stop's end, once it is known.
+    stop_at: watch::Sender<Option<Instant>>,
     /// Where connections live; the lane's thread waits for them.
     runtime: Handle,
 }
@@ -154,6 +157,7 @@ impl Otlp {
                 encoder,
                 in_flight: settings.in_flight,
                 cautious: false,
+                stop_at: watch::Sender::new(None),
                 runtime: runtime.clone(),
             })
         });
@@ -169,12 +173,12 @@ impl Otlp {
             records = &records[request.records..];
             requests.push(request);
         }
-        let client = &self.client;
+        let (client, stop_at) = (&self.client, &self.stop_at);
         let sent = requests.iter().map(|request| {
             let body = (request.items > 0).then(|| client.body(request));
             async move {
                 match body {
-                    Some(body) => client.send(body).await,
+                    Some(body) => client.send(body, stop_at.subscribe()).await,
                     // None of its records is for this exit.
                     None => Answer::Taken { rejected: 0, message: String::new() },
                 }
@@ -188,6 +192,14 @@ impl Otlp {
 impl Sink for Otlp {
     fn name(&self) -> &'static str {
         self.signal.exit()
+    }
+
+    fn reasons(&self) -> &'static [&'static str] {
+        answer::REASONS
+    }
+
+    fn stop_at(&self) -> Option<watch::Sender<Option<Instant>>> {
+        Some(self.stop_at.clone())
     }
 
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {

@@ -14,7 +14,7 @@ use crate::snapshot::Moment;
 /// Why records are dropped, of any exit.
 const DROPS: [&str; 7] = ["queue_full", "store_failed", "shutdown", "panic", "expired", "erased", "not_stored"];
 
-/// Why any exit may fail; each has more reasons of its own.
+/// Why any exit may fail; each has more reasons of its own, see [`ExitBooks::may_fail`].
 const ERRORS: [&str; 2] = ["panic", "store_read"];
 
 /// The books of one exit. Clones are the same books.
@@ -59,6 +59,11 @@ impl ExitBooks {
         };
         let (oldest, queued) = (AtomicU64::new(0), AtomicUsize::new(0));
         Self(Arc::new(Exit { name, counts: Mutex::new(counts), oldest, queued }))
+    }
+
+    /// Why the exit may fail besides: these stand at 0 until it does.
+    pub fn may_fail(&self, reasons: &[&'static str]) {
+        self.enter(|counts| reasons.iter().for_each(|reason| *counts.errors.entry(reason).or_default() += 0));
     }
 
     /// Records of an earlier run, which the exit still has to get.

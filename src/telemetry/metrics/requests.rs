@@ -139,6 +139,7 @@ pub(super) struct Requests {
     generation: AtomicU64,
     model_overflowed: Counter,
     target_overflowed: Counter,
+    status_overflowed: Counter,
     decided: [[AtomicU64; Reason::ALL.len()]; Policy::ALL.len()],
     fallbacks: [AtomicU64; Fallback::ALL.len()],
     /// In the order of [`EXCLUSIONS`].
@@ -169,6 +170,7 @@ impl Requests {
             generation: AtomicU64::new(0),
             model_overflowed: Counter::default(),
             target_overflowed: Counter::default(),
+            status_overflowed: Counter::default(),
             decided: Default::default(),
             fallbacks: Default::default(),
             excluded: Default::default(),
@@ -208,21 +210,27 @@ impl Requests {
         }
     }
 
-    fn http(&self, key: HttpKey) -> Arc<Histogram> {
+    /// Where such a request is counted, and whether that is without its status, for want of room.
+    fn http(&self, key: HttpKey) -> (Arc<Histogram>, bool) {
         let mut http = locked(&self.http);
-        let (method, _, error) = key;
-        let key = if http.len() < HTTP_SERIES_MAX || http.contains_key(&key) { key } else { (method, None, error) };
-        Arc::clone(http.entry(key).or_insert_with(|| Arc::new(Histogram::new(&names::HTTP_DURATION))))
+        let (method, status, error) = key;
+        let fits = http.len() < HTTP_SERIES_MAX || http.contains_key(&key);
+        let key = if fits { key } else { (method, None, error) };
+        let histogram = http.entry(key).or_insert_with(|| Arc::new(Histogram::new(&names::HTTP_DURATION)));
+        (Arc::clone(histogram), status.is_some() && !fits)
     }
 
-    fn series(&self, (operation, model, target): SeriesKey) -> Arc<Series> {
+    /// Where such a request is counted, with its labels there.
+    fn series(&self, (operation, model, target): SeriesKey) -> CountedSeries {
         let mut all = locked(&self.series);
         let other = || Arc::<str>::from(OTHER);
         let mut key = (operation, model, target);
         if all.len() >= SERIES_MAX && !all.contains_key(&key) {
             key = (operation, other(), other());
         }
-        Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Series::new())))
+        let (model_is_other, target_is_other) = (&*key.1 == OTHER, &*key.2 == OTHER);
+        let series = Arc::clone(all.entry(key).or_insert_with(|| Arc::new(Series::new())));
+        CountedSeries { series, model_is_other, target_is_other }
     }
 
     /// Whether a model has a name on the page, or gets one now because a request for it has `ended_well`.
@@ -240,20 +248,28 @@ impl Requests {
     }
 }
 
+/// One of [`Requests::series`], and whether its labels are the request's own.
+#[derive(Debug)]
+struct CountedSeries {
+    series: Arc<Series>,
+    model_is_other: bool,
+    target_is_other: bool,
+}
+
 /// Counts finished requests. Each thread that does so regularly has its own.
 #[derive(Debug)]
 pub struct Observer {
     requests: Arc<Requests>,
     targets: Arc<Targets>,
     generation: u64,
-    http: HashMap<HttpKey, Arc<Histogram>>,
+    http: HashMap<HttpKey, (Arc<Histogram>, bool)>,
     models: HashMap<Arc<str>, u32>,
     /// The label of each model, by its place.
     labels: Vec<Arc<str>>,
     /// By slot: where the target is counted, and its label.
     of_targets: HashMap<u32, (Arc<OfTarget>, Arc<str>)>,
     /// By the places of operation and model, and by slot.
-    series: HashMap<(Operation, u32, u32), Arc<Series>>,
+    series: HashMap<(Operation, u32, u32), CountedSeries>,
 }
 
 /// The place of a target that a request has none of; no slot is.
@@ -293,14 +309,17 @@ impl Observer {
     fn observe_http(&mut self, method: &str, outcome: &Outcome, error: ErrorType, exemplar: &Exemplar) {
         let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("_OTHER");
         let key = (method, outcome.status, error);
-        let histogram = match self.http.get(&key) {
-            Some(histogram) => histogram,
+        let (histogram, overflowed) = match self.http.get(&key) {
+            Some(place) => place,
             None if self.http.len() < HTTP_SERIES_MAX => {
                 self.http.entry(key).or_insert_with(|| self.requests.http(key))
             }
             None => &self.requests.http(key),
         };
         histogram.observe(outcome.timings.end_offset_us as f64 / 1e6, Some(exemplar));
+        if *overflowed {
+            self.requests.status_overflowed.inc();
+        }
     }
 
     fn observe_series(&mut self, record: &Record, outcome: &Outcome, error: ErrorType, exemplar: &Exemplar) {
@@ -313,11 +332,12 @@ impl Observer {
             let labels = (request.operation.name(), Arc::clone(&self.labels[model as usize]), target);
             self.series.insert(key, self.requests.series(labels));
         }
-        self.series[&key].observe(outcome, error, exemplar);
-        if model == OTHER_MODEL {
+        let CountedSeries { series, model_is_other, target_is_other } = &self.series[&key];
+        series.observe(outcome, error, exemplar);
+        if *model_is_other {
             self.requests.model_overflowed.inc();
         }
-        if target.is_some_and(|target| &*self.target(target).1 == OTHER) {
+        if *target_is_other {
             self.requests.target_overflowed.inc();
         }
     }
@@ -388,7 +408,11 @@ impl Requests {
         page.histograms(&names::FIRST_TOKEN, each().map(|(labels, series)| (&labels[..], &series.first_token)));
         page.histograms(&names::PER_TOKEN, each().map(|(labels, series)| (&labels[..], &series.per_token)));
         self.write_tokens(page, &all);
-        let overflowed = [("model", &self.model_overflowed), ("target", &self.target_overflowed)];
+        let overflowed = [
+            ("http_response_status_code", &self.status_overflowed),
+            ("model", &self.model_overflowed),
+            ("target", &self.target_overflowed),
+        ];
         let overflowed = overflowed.map(|(label, count)| ([label], count.get()));
         page.family(&names::LABELS_OVERFLOWED, overflowed.iter().map(|(labels, count)| (&labels[..], *count)));
     }

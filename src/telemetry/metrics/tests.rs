@@ -192,6 +192,43 @@ fn names_of_models_that_clients_make_up_take_no_room() {
 }
 
 #[test]
+fn what_has_no_series_of_its_own_for_want_of_room_is_counted() {
+    let names: Vec<_> = (0..40).map(|number| format!("t{number}")).collect();
+    let metrics = of_targets(&names.iter().map(|name| &**name).collect::<Vec<_>>());
+    let mut observer = metrics.observer();
+    // 2,000 combinations, and then 120 more; no label has more values than it may.
+    for number in 0..53 {
+        for (slot, name) in (0..).zip(&names) {
+            observer.finished(&chat(number, &format!("m{number}"), (slot, name)));
+        }
+    }
+    let statuses = (200..=450).map(|status| ended(&chat(1, "m0", (0, "t0")), Ending::Completed, status));
+    statuses.for_each(|record| observer.finished(&record));
+    let page = metrics.page();
+    assert!(page.contains("gen_ai_request_model=\"m49\"") && !page.contains("gen_ai_request_model=\"m50\""));
+    assert_says(
+        &page,
+        &[
+            "snapgate_labels_overflowed_total{label=\"model\"} 120",
+            "snapgate_labels_overflowed_total{label=\"target\"} 120",
+            "snapgate_labels_overflowed_total{label=\"http_response_status_code\"} 51",
+        ],
+    );
+}
+
+#[test]
+fn why_an_exit_may_fail_is_on_the_page_before_it_does() {
+    let metrics = Metrics::new();
+    let books = metrics.exit("json_log");
+    books.may_fail(&["disk_full"]);
+    let errors = |reason, count| format!("snapgate_exit_errors_total{{exit=\"json_log\",reason=\"{reason}\"}} {count}");
+    assert_says(&metrics.page(), &[&errors("disk_full", 0), &errors("panic", 0)]);
+    books.error("disk_full");
+    books.may_fail(&["disk_full"]);
+    assert_says(&metrics.page(), &[&errors("disk_full", 1)]);
+}
+
+#[test]
 fn what_is_offered_and_what_became_of_it_are_equal_on_every_page() {
     let metrics = Metrics::new();
     let (books, stop) = (metrics.exit("json_log"), AtomicBool::new(false));
