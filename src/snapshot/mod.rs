@@ -2,12 +2,14 @@
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
 //! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the
-//! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
+//! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended,
+//! [`load_report`] is what the target said of its load, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
 pub mod decision;
 pub mod document;
 pub mod id;
+pub mod load_report;
 pub mod members;
 pub mod moment;
 pub mod outcome;
@@ -22,6 +24,7 @@ pub mod view;
 pub use decision::{Candidate, Decision, Excluded, Fallback, Inputs, Policy, Reason};
 pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
+pub use load_report::{BackendReport, LoadReport, ReportFormat, ReportPhase};
 pub use members::{Block, Member, Members, SampleRef};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
