@@ -221,6 +221,7 @@ fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
         completion_tokens: Some(tokens),
         cached_tokens: Some(draw % 50),
         tokens_estimated: false,
+        load_report: None,
     };
     let timings = Timings {
         first_byte_offset_us: Some(first_byte),

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::Flaw::*;
-use super::{Flaw, REPORT_BYTES_MAX, Read, Rules, read};
+use super::{REPORT_BYTES_MAX, Read, Rules, read};
+use crate::snapshot::load_report::Flaw::{self, *};
 use crate::snapshot::load_report::METRICS_MAX;
 
 /// What is expected of one kind of rules: metrics as `name=value` in order, fields before named metrics; or a flaw; or no

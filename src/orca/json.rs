@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Rules;
-use super::collect::{Collector, Flaw, Group};
+use super::collect::{Collector, Group};
+use crate::snapshot::load_report::Flaw;
 
 /// Reads the object.
 pub(super) fn read(json: &str, into: &mut Collector) -> Result<(), Flaw> {

@@ -3,7 +3,7 @@
 //! A report is one response header (or trailer) of a few numbers, in three formats. [`read`] takes what engines send:
 //! by default leniently, because what engines send is not what the parser of Envoy takes; or by Envoy's rules. Either
 //! way a report is bounded before it is looked at, and no value leaves here that is not finite, not negative and, where
-//! it is a ratio, not above 1. [`tell`] writes what Envoy and gRPC take.
+//! it is a ratio, not above 1. [`tell()`] writes what Envoy and gRPC take.
 //!
 //! `text`, `json` and `proto` read one format each and hand every entry to `collect`, which alone decides what is kept.
 //! `quantities` knows which metrics are the gateway's quantities; `tell` is the way out.
@@ -19,10 +19,10 @@ mod text;
 
 use http::HeaderMap;
 
-pub use collect::{Flaw, Flaws};
 pub use quantities::quantities;
 pub use tell::{Entry, METRICS, Metric, Told, state, tell};
 
+use crate::snapshot::load_report::{Flaw, Flaws};
 use crate::snapshot::{LoadReport, ReportFormat};
 use collect::Collector;
 
@@ -57,6 +57,8 @@ pub enum Rules {
 /// A report that was read, and what was wrong with it all the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Read {
+    /// In which header it came.
+    pub header: &'static str,
     /// How it was written.
     pub format: ReportFormat,
     /// What it says.
@@ -80,7 +82,7 @@ pub fn read(headers: &HeaderMap, rules: Rules) -> Result<Option<Read>, Flaw> {
             collector.flaws.add(Flaw::RepeatedHeader);
         }
         let format = read_value(first.as_bytes(), name.ends_with("-bin"), rules, &mut collector)?;
-        return collector.finish(format).map(Some);
+        return collector.finish(name, format).map(Some);
     }
     Ok(None)
 }

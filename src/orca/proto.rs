@@ -7,7 +7,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use prost::Message;
 
-use super::collect::{Collector, Flaw, Group};
+use super::collect::{Collector, Group};
+use crate::snapshot::load_report::Flaw;
 
 /// With padding, which old readers need; without it, which gRPC for Go leaves out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

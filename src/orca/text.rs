@@ -1,7 +1,8 @@
 //! `name=value, name=value`: what people write, and what vLLM sends.
 
 use super::Rules;
-use super::collect::{Collector, Flaw, Group, NUMBERS};
+use super::collect::{Collector, Group, NUMBERS};
+use crate::snapshot::load_report::Flaw;
 
 /// Reads a list; empty entries are none.
 pub(super) fn read(list: &str, into: &mut Collector) -> Result<(), Flaw> {

@@ -111,3 +111,106 @@ impl BackendReport {
         size_of::<Self>() + metrics.map(|(name, _)| name.len() + size_of::<ReportMetric>()).sum::<usize>()
     }
 }
+
+/// What is wrong with a report, or with an entry of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Longer than [`REPORT_BYTES_MAX`](crate::orca::REPORT_BYTES_MAX): it is not looked at.
+    TooLarge,
+    /// More than [`METRICS_MAX`] metrics.
+    TooManyMetrics,
+    /// No UTF-8.
+    NotText,
+    /// None of the three formats.
+    UnknownFormat,
+    /// The header for binary reports has no value.
+    Empty,
+    /// No base64 of the standard alphabet.
+    NotBase64,
+    /// Not the message.
+    NotProtobuf,
+    /// Not JSON, or no object.
+    NotJson,
+    /// An entry without a name or without a value.
+    NoValue,
+    /// A value that is no number.
+    NotANumber,
+    /// A value that is infinite, negative or no number by its own account, or above 1 where that is all there is.
+    OutOfRange,
+    /// A metric that the format does not have.
+    UnknownName,
+    /// The key of a metric is empty, too long, or has characters that no name has.
+    BadKey,
+    /// The same metric again.
+    Duplicate,
+    /// The same header again: its first line was read.
+    RepeatedHeader,
+}
+
+impl Flaw {
+    /// All there are.
+    pub const ALL: [Self; 15] = [
+        Self::TooLarge,
+        Self::TooManyMetrics,
+        Self::NotText,
+        Self::UnknownFormat,
+        Self::Empty,
+        Self::NotBase64,
+        Self::NotProtobuf,
+        Self::NotJson,
+        Self::NoValue,
+        Self::NotANumber,
+        Self::OutOfRange,
+        Self::UnknownName,
+        Self::BadKey,
+        Self::Duplicate,
+        Self::RepeatedHeader,
+    ];
+
+    /// Its name in metrics and in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::TooManyMetrics => "too_many_metrics",
+            Self::NotText => "not_text",
+            Self::UnknownFormat => "unknown_format",
+            Self::Empty => "empty",
+            Self::NotBase64 => "not_base64",
+            Self::NotProtobuf => "not_protobuf",
+            Self::NotJson => "not_json",
+            Self::NoValue => "no_value",
+            Self::NotANumber => "not_a_number",
+            Self::OutOfRange => "out_of_range",
+            Self::UnknownName => "unknown_name",
+            Self::BadKey => "bad_key",
+            Self::Duplicate => "duplicate",
+            Self::RepeatedHeader => "repeated_header",
+        }
+    }
+
+    /// Whether it is of one entry, so that all others can be read in spite of it.
+    pub fn is_of_an_entry(self) -> bool {
+        self as usize >= Self::NoValue as usize
+    }
+}
+
+/// How often each flaw was met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flaws([u16; Flaw::ALL.len()]);
+
+impl Flaws {
+    /// One more. A report is too short to have more than a count can hold.
+    pub fn add(&mut self, flaw: Flaw) {
+        self.0[flaw as usize] += 1;
+    }
+
+    /// Those that were met, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (Flaw, u64)> {
+        Flaw::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0).map(|(flaw, count)| (flaw, count.into()))
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; Flaw::ALL.len()]
+    }
+}

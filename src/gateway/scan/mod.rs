@@ -246,6 +246,7 @@ impl Said {
             completion_tokens: self.usage.completion,
             cached_tokens: self.usage.cached(),
             tokens_estimated: false,
+            load_report: None,
         }
     }
 }
