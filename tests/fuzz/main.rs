@@ -10,6 +10,7 @@
 mod attack;
 mod config;
 mod mutate;
+mod orca;
 mod prometheus;
 mod sse;
 mod traceparent;
@@ -27,6 +28,11 @@ fn server_sent_events_are_read_without_a_crash_or_a_hang() {
 #[test]
 fn traceparent_and_tracestate_are_read_without_a_crash_or_a_hang() {
     attack::run(&traceparent::PARSER);
+}
+
+#[test]
+fn load_reports_are_read_without_a_crash_or_a_hang() {
+    attack::run(&orca::PARSER);
 }
 
 #[test]
