@@ -158,7 +158,7 @@ fn decision(issued_at: Moment, samples: &[Arc<Sample>], draw: u64) -> Decision {
     let eligible = samples.len() as u32;
     let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
         place: Some(sample.target.slot),
-        sample: sample.into(),
+        sample,
         in_flight: (draw % 40) as u32 + index as u32,
         requests_per_second: (30_000 + draw % 900) as f64 / 10.0,
         tokens_per_second: (1_480_000 + draw % 9_000) as f64 / 10.0,
@@ -221,6 +221,7 @@ fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
         completion_tokens: Some(tokens),
         cached_tokens: Some(draw % 50),
         tokens_estimated: false,
+        load_report: None,
     };
     let timings = Timings {
         first_byte_offset_us: Some(first_byte),

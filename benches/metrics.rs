@@ -102,7 +102,7 @@ fn record(number: u64, run: &Arc<Run>, sample: &Arc<Sample>) -> Record {
 
 fn decision(issued_at: Moment, sample: &Arc<Sample>) -> Decision {
     let candidate = Candidate {
-        sample: Arc::clone(sample).into(),
+        sample: Arc::clone(sample),
         place: Some(0),
         in_flight: 3,
         requests_per_second: 9.0,

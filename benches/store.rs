@@ -275,7 +275,7 @@ impl Fleet {
         let first = draw as usize % samples.len();
         samples.rotate_left(first);
         let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
-            sample: sample.into(),
+            sample,
             place: Some(((first + index) as u64 % TARGETS) as u32),
             in_flight: (draw % 40) as u32 + index as u32,
             requests_per_second: (30_000 + draw % 900) as f64 / 10.0,
@@ -337,6 +337,7 @@ fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
         completion_tokens: Some(tokens),
         cached_tokens: Some(draw % 50),
         tokens_estimated: false,
+        load_report: None,
     };
     let timings = Timings {
         first_byte_offset_us: Some(first_byte),

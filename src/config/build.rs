@@ -10,7 +10,7 @@ use super::layers::Effective;
 use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
-use super::{Config, Machine, Secret, Shown, Targets, otlp};
+use super::{Config, Machine, Secret, Shown, Targets, orca, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::snapshot::Policy;
 use crate::store::Durability;
@@ -47,6 +47,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
         check_credential(section, effective, mistakes);
     }
     otlp::check(effective, mistakes);
+    orca::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -288,6 +289,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         },
         label_headers: values.list("record.headers").iter().map(header).collect(),
         sampling: otlp::sampling(values),
+        load_reports: orca::settings(values, values.0),
     }
 }
 

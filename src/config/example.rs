@@ -26,6 +26,7 @@ url = \"http://127.0.0.1:8000\"
 #gpus = 1
 #models = [\"llama-3.1-8b\"]
 #authorization = \"this-pods-own-key\"
+#ask_for_load_report = \"json\"
 
 #[[targets]]
 #url = \"http://127.0.0.1:8001\"

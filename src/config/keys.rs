@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::logs::{candidates, log_level};
-use super::otlp;
 use super::texts::{
     file, header, header_name, instance, link, network, optional_header, origin, path, request_path, route,
 };
 use super::value::Kind;
+use super::{orca, otlp};
 use crate::snapshot::Policy;
 
 /// Paths in `routes.allow` at most: they are compared one by one with every request.
@@ -57,7 +57,7 @@ impl Key {
 
     /// Whether a reload changes it; else it waits for a restart.
     pub(super) fn is_live(&self) -> bool {
-        LIVE.contains(&self.path)
+        LIVE.contains(&self.path) || self.split().0 == orca::SECTION
     }
 
     /// Its section, and its name within it.
@@ -136,7 +136,7 @@ pub(super) const LIVE: [&str; 44] = [
 ];
 
 /// Sections in the order of the example file, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 19] = [
+pub(super) const SECTIONS: [(&str, &str); 20] = [
     (
         "log",
         "The gateway's own log, on standard error. Requests never wait for it: where nobody reads it, lines are dropped and counted.",
@@ -153,6 +153,7 @@ pub(super) const SECTIONS: [(&str, &str); 19] = [
     ("routes", "Which requests are forwarded."),
     ("choice", "How a target is chosen."),
     ("record", "What is recorded beyond the decision and the outcome."),
+    (orca::SECTION, orca::DOC),
     (
         "trace",
         "The distributed trace a request is part of. With a sampled trace the target is told to record its spans, too; all \
@@ -192,7 +193,9 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 /// All keys, by section in the order of the example file: what has no section first, because TOML wants it so.
-pub(super) const KEYS: &[Key] = &joined::<{ COMMON.len() + otlp::KEYS.len() }>(COMMON, &otlp::KEYS);
+pub(super) const KEYS: &[Key] = &joined::<{ OTHERS.len() + otlp::KEYS.len() }>(OTHERS, &otlp::KEYS);
+
+const OTHERS: &[Key] = &joined::<{ COMMON.len() + orca::KEYS.len() }>(COMMON, &orca::KEYS);
 
 const fn joined<const N: usize>(some: &[Key], others: &[Key]) -> [Key; N] {
     let mut all = [some[0]; N];
@@ -204,7 +207,7 @@ const fn joined<const N: usize>(some: &[Key], others: &[Key]) -> [Key; N] {
     all
 }
 
-/// All but those about traces and OTLP.
+/// All but those about load reports, traces and OTLP.
 #[rustfmt::skip] // a table: one key, one place
 const COMMON: &[Key] = &[
     Key { path: "listen", kind: Kind::Address { host: ANY }, default: "0.0.0.0:8080",
@@ -235,7 +238,8 @@ const COMMON: &[Key] = &[
               `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
               them it serves any. A request for a model that no target serves is answered 404. `authorization`, or \
               `authorization_file` with the name of a file, is what its requests present in place of \
-              upstream.authorization; its polls present fleet.authorization. --target [NAME=]URL may be repeated and \
+              upstream.authorization; its polls present fleet.authorization. `ask_for_load_report` is none, text, json or \
+              bin, in place of load_reports.ask. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },

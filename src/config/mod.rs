@@ -20,6 +20,7 @@ mod keys;
 mod layers;
 mod logs;
 mod mistake;
+mod orca;
 mod otlp;
 mod secret;
 mod tables;

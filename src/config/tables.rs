@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
-use super::secret::Secret;
+use super::orca;
+use super::secret::{Secret, check_secret, read_secret};
 use super::texts::{check_name, is_name_char};
 use super::value::{quoted, quoted_list};
-use crate::lookup::{Scope, token};
-use crate::snapshot::{Policy, TLS_SCHEME};
+use crate::lookup::Scope;
+use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
 
 /// GPUs of one target: far more than any pod has.
@@ -24,6 +25,10 @@ const MODELS_MAX: usize = 256;
 
 /// The longest name of a model, in bytes: from a request no longer one is read.
 const MODEL_BYTES_MAX: usize = 256;
+
+/// What an entry of `[[targets]]` may have.
+const TARGET_FIELDS: [&str; 7] =
+    ["name", "url", "gpus", "models", "authorization", "authorization_file", "ask_for_load_report"];
 
 /// One entry of `[[targets]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +41,8 @@ pub(super) struct Target {
     pub(super) models: Vec<String>,
     /// What its requests present in place of what all others do.
     pub(super) authorization: Option<CredentialSettings>,
+    /// In which format it is asked for its load, if not as all others are.
+    pub(super) ask_for_load_report: Option<Option<ReportFormat>>,
 }
 
 impl fmt::Display for Target {
@@ -57,6 +64,9 @@ impl fmt::Display for Target {
                 f.write_str(", authorization_file = ")?;
                 quoted(f, &file.display().to_string())?;
             }
+        }
+        if let Some(format) = self.ask_for_load_report {
+            write!(f, ", ask_for_load_report = \"{}\"", format.map_or("none", ReportFormat::name))?;
         }
         f.write_str(" }")
     }
@@ -117,8 +127,7 @@ enum Entry<'t> {
 
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
-        let entries =
-            self.entries(value, place, &["name", "url", "gpus", "models", "authorization", "authorization_file"]);
+        let entries = self.entries(value, place, &TARGET_FIELDS);
         self.targets(entries)
     }
 
@@ -271,12 +280,13 @@ impl Tables<'_> {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
-        let authorization = self.authorization(fields);
+        let (authorization, asked) = (self.authorization(fields), self.text(fields, "ask_for_load_report"));
+        let asked = asked.and_then(|(text, origin)| orca::asked(&text).map_err(|text| self.wrong(&origin, text)).ok());
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, authorization, ..target })
+        Some(Target { gpus, models, authorization, ask_for_load_report: asked, ..target })
     }
 
     /// What a target gets in the header authorization. No message shows it.
@@ -357,7 +367,14 @@ impl Tables<'_> {
             (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
             (None, None) => None,
         };
-        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new(), authorization: None })
+        Some(Target {
+            name: name?,
+            address: address?,
+            gpus: None,
+            models: Vec::new(),
+            authorization: None,
+            ask_for_load_report: None,
+        })
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
@@ -476,17 +493,6 @@ fn parse_url(url: &str) -> Result<String, String> {
     }
 }
 
-/// The message never shows the secret.
-pub(super) fn check_secret(secret: &str, what: &str) -> Result<Secret, String> {
-    token::check_secret(secret).map_err(|error| format!("{what} {error}"))?;
-    Ok(Secret::new(secret.to_owned()))
-}
-
-/// The secret in a file.
-pub(super) fn read_secret(file: &str) -> Result<Secret, String> {
-    token::read_secret(Path::new(file)).map(Secret::new).map_err(|error| format!("the file {file} {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,15 +538,6 @@ mod tests {
         assert_eq!(default_name("10.0.3.2:8000").as_deref(), Ok("10.0.3.2-8000"));
         assert_eq!(default_name("[fe80::1]:80").as_deref(), Ok("fe80-1-80"));
         assert!(default_name(&format!("{}:80", "a".repeat(62))).unwrap_err().contains("write NAME=URL"));
-    }
-
-    #[test]
-    fn a_secret_is_never_in_a_message() {
-        for secret in ["hunter2", "hunter2 with spaces in it", "hunter2-\u{e9}-0123456789"] {
-            let text = check_secret(secret, "the token").unwrap_err();
-            assert!(!text.contains("hunter2"), "{text}");
-        }
-        assert_eq!(format!("{:?}", check_secret("0123456789abcdef", "it").unwrap()), "<set>");
     }
 
     proptest! {

@@ -159,6 +159,8 @@ fn other_value(key: &Key) -> String {
             std::fs::write(&file, "0123456789abcdef").unwrap();
             quoted(&file.display().to_string())
         }
+        (Kind::List { .. }, "load_reports.trusted") => "[\"10.0.0.0/8\"]".to_owned(),
+        (Kind::List { .. }, "load_reports.metrics") => "[\"rps_fractional\"]".to_owned(),
         (Kind::List { .. }, _) => "[\"/v9\"]".to_owned(),
         (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
         (Kind::Authorization, _) => quoted("Bearer 0123456789abcdef"),
@@ -176,6 +178,7 @@ fn companions(key: &str) -> &'static str {
             "json_log.to = \"log\"\n"
         }
         "tenant.header" => "tenant.trusted = [\"10.0.0.1\"]\n",
+        "load_reports.to_clients" => "load_reports.trusted = [\"10.0.0.1\"]\n",
         "otlp.logs_endpoint" => "otlp.logs = true\n",
         "otlp.protocol" => "otlp.endpoint = \"http://h:4318\"\n",
         "otlp.traces" | "otlp.logs" => "otlp.endpoint = \"http://h:4317\"\n",

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
 use super::otlp;
-use super::secret::Secret;
-use super::tables::{Model, Target, Token, check_secret, read_secret};
+use super::secret::{Secret, check_secret, read_secret};
+use super::tables::{Model, Target, Token};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 use crate::tls::authorization;
 

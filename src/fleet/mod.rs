@@ -9,6 +9,7 @@
 //! - `poll` reads a target's metrics page (`fetch`, `prometheus`), `engine` makes quantities of it, `rates`
 //!   gives it windows; `probe` decides on health. Both write into the target's `slot`, as often as the `budget`
 //!   allows.
+//! - Load reports that come with answers are in `Live` until the next tick, and then in the slot like a page's values.
 //! - `ejection` passes over targets whose requests fail, whatever their probes say.
 //! - `publish` makes a new sample of a slot that changed, shares all others, and swaps the view.
 //! - Targets come and go while it runs: `roster` says who is there, [`Fleet::set_targets`] changes it.
@@ -43,6 +44,7 @@ use crate::snapshot::{Attached, FleetView, Health};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
+pub use engine::{Observation, Pages};
 use fetch::Fetcher;
 pub use roster::Change;
 use roster::Roster;

@@ -12,8 +12,7 @@ use super::rates::FleetWindow;
 use super::slot::{Observed, Slot, State};
 use crate::snapshot::members::BLOCK;
 use crate::snapshot::{
-    Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
-    Standing,
+    Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Standing,
 };
 
 /// The latest sample of each target, and what is needed for the next.
@@ -70,7 +69,7 @@ impl Publisher {
         self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
     }
 
-    /// The view of now. A target gets a new sample if a page brought values, if its health changed or if a value went
+    /// The view of now. A target gets a new sample if a page or a load report brought values, if its health changed or if a value went
     /// stale since the last view. On the way the gateway's own rates are brought up to date.
     pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
         let span = self.window.tick(instant, slots.iter().map(|slot| slot.live.totals()));
@@ -129,6 +128,9 @@ impl Latest {
 
     /// Makes a new sample if there is something new to say.
     fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: Duration, window_ms: u32) -> bool {
+        if let Some(reported) = slot.live.take_reported() {
+            slot.reported(&reported);
+        }
         let gone_stale = self.fresh_until.is_some_and(|until| now > until);
         let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) else { return false };
         (self.sample, self.fresh_until) = Self::sample(slot, self.sample.n + 1, now, known, fresh_within, window_ms);
@@ -168,9 +170,9 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
     match observed {
         None if engine::gives(quantity) => Reading::MISSING,
         None => Reading::UNSUPPORTED,
-        Some(Observed { value, at }) => {
+        Some(Observed { value, at, source }) => {
             let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
-            Reading { value: Some(value), observed: at, source: Some(Source::Scrape), freshness }
+            Reading { value: Some(value), observed: at, source: Some(source), freshness }
         }
     }
 }
@@ -180,7 +182,7 @@ mod tests {
     use super::super::TargetSettings;
     use super::super::engine::Observation;
     use super::*;
-    use crate::snapshot::Excluded;
+    use crate::snapshot::{Excluded, Source};
 
     const FRESH_WITHIN: Duration = Duration::from_secs(2);
     const WINDOW: Duration = Duration::from_secs(10);
@@ -301,6 +303,70 @@ mod tests {
             let view = bench.view_after(after_ms);
             assert_eq!((view.members[0].sample.n, both(&view)), (n, expected), "at {:?}", bench.now);
         }
+    }
+
+    /// A report of the queue's length alone, as vLLM sends it.
+    fn waits(bench: &Bench, value: f64) {
+        bench.slots[0].live.reported(only(Quantity::Waiting, value), bench.at());
+    }
+
+    #[test]
+    fn a_report_and_a_page_each_give_way_to_what_is_newer() {
+        let mut bench = Bench::new(1);
+        bench.scraped(0, [Some(3.0), Some(5.0), None, None, None, None, None, None]);
+        bench.view_after(1_500);
+        waits(&bench, 7.0);
+        use Freshness::{Fresh, Stale};
+        let readings = |view: &FleetView| {
+            [Quantity::Waiting, Quantity::Running].map(|quantity| {
+                let reading = view.members[0].sample.reading(quantity);
+                (reading.value.unwrap(), reading.source.unwrap(), reading.freshness)
+            })
+        };
+        let view = bench.view_after(100);
+        assert_eq!(readings(&view), [(7.0, Source::Orca, Fresh), (5.0, Source::Scrape, Fresh)]);
+        let view = bench.view_after(500);
+        let old = [(7.0, Source::Orca, Fresh), (5.0, Source::Scrape, Stale)];
+        assert_eq!(readings(&view), old, "what is fresh freshens nothing else");
+
+        let page = Observation {
+            values: [Some(1.0), Some(2.0), None, None, None, None, None, None],
+            garbage: 0,
+            absent: Vec::new(),
+        };
+        bench.slots[0].scraped(EPOCH.plus(Duration::from_millis(1_400)), 0, &page);
+        let view = bench.view_after(100);
+        assert_eq!(readings(&view)[0], (7.0, Source::Orca, Fresh), "the page was asked for before the report came");
+        bench.scraped(0, page.values);
+        assert_eq!(readings(&bench.view_after(100))[0], (1.0, Source::Scrape, Fresh));
+        bench.slots[0].live.reported(only(Quantity::Waiting, 9.0), EPOCH);
+        assert_eq!(readings(&bench.view_after(100))[0], (1.0, Source::Scrape, Fresh), "an old report");
+    }
+
+    #[test]
+    fn a_report_counts_no_request_twice() {
+        let mut bench = Bench::new(1);
+        let live = Arc::clone(&bench.slots[0].live);
+        let change = |view: &FleetView| {
+            let sample = &view.members[0].sample;
+            let known =
+                sample.reading(Quantity::Waiting).value.unwrap() + sample.reading(Quantity::Running).value.unwrap();
+            known + f64::from(live.in_flight()) - f64::from(sample.in_flight_at_scrape.unwrap())
+        };
+        (0..4).for_each(|_| live.begin());
+        bench.scraped(0, [Some(0.0), Some(4.0), None, None, None, None, None, None]);
+        (0..6).for_each(|_| live.begin());
+        assert_eq!(change(&bench.view_after(100)), 10.0, "four run, and six came since");
+        waits(&bench, 3.0);
+        assert_eq!(change(&bench.view_after(100)), 10.0, "three of the six wait");
+        waits(&bench, 23.0);
+        assert_eq!(
+            change(&bench.view_after(100)),
+            27.0,
+            "twenty more are none of ours: they are ahead of ours all the same"
+        );
+        bench.slots[0].live.reported([Some(3.0), Some(7.0), None, None, None, None, None, None], bench.at());
+        assert_eq!(change(&bench.view_after(100)), 10.0);
     }
 
     #[test]

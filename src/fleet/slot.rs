@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::TargetSettings;
 use super::engine::Observation;
-use crate::snapshot::{Health, Live, Moment, Quantity, Target};
+use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target};
 
 /// One target's place in the fleet.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ struct Known {
 pub(super) struct State {
     pub(super) health: Health,
     pub(super) values: [Option<Observed>; Quantity::COUNT],
-    /// The gateway's requests in flight when the last page that said something was asked for.
+    /// The gateway's requests in flight when the last page that said something was asked for; and of those that have come
+    /// or gone since, the ones that a load report has told of.
     pub(super) in_flight_at_scrape: Option<u32>,
 }
 
@@ -41,6 +42,18 @@ pub(super) struct State {
 pub(super) struct Observed {
     pub(super) value: f64,
     pub(super) at: Moment,
+    pub(super) source: Source,
+}
+
+impl Observed {
+    /// Takes its place in what is known, unless something newer has it.
+    fn place(self, known: &mut Option<Self>) -> bool {
+        let is_newer = known.is_none_or(|known| known.at <= self.at);
+        if is_newer {
+            *known = Some(self);
+        }
+        is_newer
+    }
 }
 
 /// What stands in the way of knowing a target: for operators, not for choices.
@@ -99,13 +112,13 @@ impl Slot {
     }
 
     /// A page was asked for at `at`, when the gateway had so many requests in flight at the target, and read. What it does
-    /// not say keeps its value and its age. Answers how many scrapes before had failed in a row.
+    /// not say, or a load report has said since, keeps its value and its age. Answers how many scrapes before had failed in a row.
     pub(super) fn scraped(&self, at: Moment, in_flight: u32, page: &Observation) -> u32 {
         let mut known = self.lock();
         let says_something = page.values.iter().any(Option::is_some);
         for (known, value) in known.state.values.iter_mut().zip(page.values) {
             if let Some(value) = value {
-                *known = Some(Observed { value, at });
+                Observed { value, at, source: Source::Scrape }.place(known);
             }
         }
         if says_something {
@@ -123,6 +136,31 @@ impl Slot {
             self.changed.store(true, Ordering::Release);
         }
         failures
+    }
+
+    /// Load reports came with answers: each value takes the place of an older one.
+    pub(super) fn reported(&self, reported: &Reported) {
+        let mut known = self.lock();
+        let state = &mut known.state;
+        let [waiting, running] = [Quantity::Waiting, Quantity::Running].map(|quantity| quantity as usize);
+        let waited = state.values[waiting].map(|waiting| waiting.value);
+        let mut taken = [false; Quantity::COUNT];
+        for ((known, value), taken) in state.values.iter_mut().zip(reported.values).zip(&mut taken) {
+            if let Some((value, at)) = value {
+                *taken = Observed { value, at, source: Source::Orca }.place(known);
+            }
+        }
+        if let (true, Some(now)) = (taken[waiting], state.values[waiting]) {
+            state.in_flight_at_scrape = match (taken[running], state.in_flight_at_scrape) {
+                (true, _) => Some(reported.in_flight),
+                (false, Some(before)) => Some(accounted(before, reported.in_flight, waited, now.value)),
+                (false, None) => None,
+            };
+        }
+        drop(known);
+        if taken.contains(&true) {
+            self.changed.store(true, Ordering::Release);
+        }
     }
 
     /// A page could not be read: every value keeps its age. Answers how many scrapes in a row have failed.
@@ -176,4 +214,13 @@ impl Slot {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many of the gateway's requests are in the readings, when a report has told of the queue and not of what runs: as
+/// many more as the queue has grown, but no more than have come. So a choice that adds what has changed since does not
+/// count a request twice, and what other gateways have sent counts.
+fn accounted(before: u32, in_flight: u32, waited: Option<f64>, waiting: f64) -> u32 {
+    let grown = waited.map_or(0.0, |waited| waiting - waited);
+    let (least, most) = (before.min(in_flight), before.max(in_flight));
+    (f64::from(before) + grown).clamp(least.into(), most.into()).round() as u32
 }

@@ -97,9 +97,10 @@ async fn spoken(stream: &TcpStream) -> Protocol {
     }
 }
 
-/// Where the client is, if its tenant may depend on that.
+/// Where the client is, if its tenant may depend on that, or what it may ask for.
 fn peer(thread: &Thread, stream: &Stream) -> Option<Peer> {
-    let wanted = thread.gateway.tenants.needs_peer();
+    let gateway = &thread.gateway;
+    let wanted = gateway.tenants.needs_peer() || gateway.current.load().settings.load_reports.needs_peer();
     wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| Peer(address.ip()))
 }
 

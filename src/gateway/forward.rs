@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, request};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, request};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::identify::{TARGET_POD, TRACEPARENT, X_REQUEST_ID, X_SNAPSHOT_ID, pass_on_tracestate};
+use super::load_reports;
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond::{Refusal, strip_hop_by_hop};
@@ -25,9 +26,6 @@ const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// What a client is told when no connection served.
 const UNCONNECTED: &str = "no target could be connected to: try again, and tell the operator if it stays so";
-
-/// Asks an engine to report its load with its answer; whether that is asked is ours to say.
-const LOAD_REPORT_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 
 /// The head of a target's answer, and the connection that its body comes on.
 type Answered = (Response<Incoming>, Lease);
@@ -153,7 +151,7 @@ fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: Upstream
         upgrade::ask(headers);
     }
     pass_on_tracestate(headers, &recorder.trace());
-    for name in [EXPECT, CONTENT_LENGTH, X_SNAPSHOT_ID, TARGET_POD, LOAD_REPORT_FORMAT] {
+    for name in [EXPECT, CONTENT_LENGTH, X_SNAPSHOT_ID, TARGET_POD, load_reports::FORMAT] {
         headers.remove(name);
     }
     match request_id {
@@ -194,7 +192,7 @@ fn authorize(
     }
 }
 
-/// What differs by attempt: whom it is for, and which span it is.
+/// What differs by attempt: whom it is for, which span it is, and whether it asks for a load report.
 fn address(headers: &mut HeaderMap, recorder: &Recorder, number: usize, target: &Arc<Target>) {
     if let Ok(host) = HeaderValue::from_str(target.authority()) {
         headers.insert(HOST, host);
@@ -202,4 +200,10 @@ fn address(headers: &mut HeaderMap, recorder: &Recorder, number: usize, target: 
     let span = SpanId::of_attempt(recorder.id(), number);
     let traceparent = recorder.trace().traceparent(span);
     headers.insert(TRACEPARENT, HeaderValue::from_str(&traceparent).expect("hex digits are a header value"));
+    match recorder.current().settings.load_reports.asked_of(&target.name) {
+        Some(format) => drop(headers.insert(load_reports::FORMAT, load_reports::format_value(format))),
+        // Only an attempt at another target can have set it.
+        None if number > 0 => drop(headers.remove(load_reports::FORMAT)),
+        None => {}
+    }
 }

@@ -15,6 +15,7 @@ mod framing;
 mod gaps;
 pub mod identify;
 mod linger;
+mod load_reports;
 mod phase;
 mod pool;
 mod receive;
@@ -22,7 +23,7 @@ pub mod recorder;
 mod request_peek;
 mod respond;
 mod retries;
-mod scan;
+pub mod scan;
 mod serve;
 mod silence;
 mod steer;
@@ -48,6 +49,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Versi
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
+pub use load_reports::{LoadReports, ToClients};
 pub use request_peek::Prompt;
 pub use serve::{Hurry, Server, start};
 pub use steer::{ChoiceSettings, Steer, Undecided};
@@ -56,7 +58,7 @@ use crate::clock::Clock;
 use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
-use crate::snapshot::{Ending, Run, Sampling, SnapshotId};
+use crate::snapshot::{Ending, ReportFormat, ReportPhase, Run, Sampling, SnapshotId};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
@@ -158,6 +160,8 @@ pub struct Settings {
     pub label_headers: Vec<HeaderName>,
     /// Which traces are gone on with, sampled and exported.
     pub sampling: Sampling,
+    /// What is done with load reports.
+    pub load_reports: LoadReports,
 }
 
 /// What the data path needs from the rest of the program.
@@ -301,9 +305,10 @@ impl Thread {
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
         let origin = respond::allowed_origin(&recorder.current().settings.cors_origins, &head.headers);
+        let wish = recorder.current().settings.load_reports.wish(&head, &self.gateway.metrics);
         let answered = caught(self.answer(&mut recorder, head, &mut unread)).await;
         let mut response = match answered.unwrap_or_else(|| Err(panicked(id))) {
-            Ok(answer) => passed_on(answer, recorder, client_request_id, &flushes),
+            Ok(answer) => passed_on(answer, recorder, client_request_id, wish, &flushes),
             Err(refusal) => {
                 let mut response = respond::refused(id, client_request_id, &refusal);
                 if let Some(origin) = origin {
@@ -413,12 +418,18 @@ fn passed_on(
     answer: Answer,
     mut recorder: Recorder,
     client_request_id: Option<&str>,
+    wish: Option<ReportFormat>,
     flushes: &Flushes,
 ) -> Response<Body> {
     let (mut head, body) = answer.response.into_parts();
     recorder.head(head.status, &head.headers);
     let required = upgrade::required(&head);
-    respond::head(&mut head, recorder.id(), client_request_id, &answer.target);
+    if let Some(taken) = respond::head(&mut head, recorder.id(), client_request_id, &answer.target) {
+        load_reports::received(&mut recorder, &taken, ReportPhase::ResponseHead, &mut head.headers);
+    }
+    if let Some(wish) = wish {
+        load_reports::tell(&recorder, wish, &mut head.headers);
+    }
     upgrade::require(&mut head, required);
     match answer.passing {
         Passing::Body(lease) => {

@@ -18,11 +18,13 @@ use super::steer::{Steer, Undecided};
 use super::tests::Trap;
 use super::{Current, Gateway, identify};
 use crate::choose::Choice;
+use crate::orca::{self, Read};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Decision, Ending, FleetView, Issued, Live, Moment, Outcome, Reason, Record, Request, SnapshotId, Target,
-    Timings, TraceContext,
+    Attempt, BackendReport, Decision, Ending, FleetView, Issued, Live, Moment, Outcome, Reason, Record, ReportPhase,
+    Request, Sample, SnapshotId, Target, Timings, TraceContext,
 };
+use crate::telemetry::Metrics;
 
 /// Owns a request's draft; consumes it exactly once.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct AnswerSoFar {
     bytes: u64,
     /// Of a WebSocket, from the target.
     messages: u64,
+    /// What the target said of its load.
+    report: Option<Box<BackendReport>>,
     /// Already added to the target's counter.
     tokens: u64,
 }
@@ -231,8 +235,53 @@ impl Recorder {
         }
         let value = |name| headers.get(name).map(HeaderValue::as_bytes);
         let scanner = Scanner::for_answer(value(header::CONTENT_TYPE), value(header::CONTENT_ENCODING), stream_asked);
+        let status = status.as_u16();
         draft.answer =
-            Some(AnswerSoFar { status: status.as_u16(), first_byte_us, scanner, bytes: 0, messages: 0, tokens: 0 });
+            Some(AnswerSoFar { status, first_byte_us, scanner, bytes: 0, messages: 0, report: None, tokens: 0 });
+    }
+
+    /// A load report came with the answer's head or trailers. It goes into the record and, for the next view, to what is known
+    /// of the target; the first that can be read counts. Answers in which header this one came, if it could be read.
+    pub(super) fn load_reported(&mut self, headers: &HeaderMap, phase: ReportPhase) -> Option<&'static str> {
+        let Self { gateway, current, draft, .. } = self;
+        let (rules, draft) = (current.settings.load_reports.rules?, draft.as_mut()?);
+        let answer = draft.answer.as_mut().filter(|answer| answer.report.is_none())?;
+        let now = Instant::now();
+        let id = draft.id;
+        let read = guarded(|| orca::read(headers, rules)).unwrap_or_else(|| {
+            tracing::error!(snapshot_id = %id, "a bug: a load report is not read");
+            Ok(None)
+        });
+        let Read { header, format, report, flaws } = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => return None,
+            Err(flaw) => {
+                gateway.metrics.load_reports.refused(flaw);
+                let pod = draft.attempts.last().map(|attempt| &*attempt.target.name);
+                tracing::debug!(snapshot_id = %id, pod, reason = flaw.name(), "a load report is of no use");
+                return None;
+            }
+        };
+        gateway.metrics.load_reports.read(format, flaws);
+        if let Stage::Decided { live, .. } = &draft.stage {
+            live.reported(orca::quantities(&report), gateway.clock.at(now));
+        }
+        let received_offset_us = nanos(draft.accepted, now) / 1_000;
+        answer.report = Some(Box::new(BackendReport { format, phase, received_offset_us, report }));
+        Some(header)
+    }
+
+    /// The decision, and what it saw of the target whose answer is delivered; `None` if it did not look at that one.
+    pub(super) fn seen(&self) -> Option<(&Decision, &Sample)> {
+        let Draft { stage: Stage::Decided { record, .. }, attempts, .. } = self.draft.as_ref()? else { return None };
+        let (decision, slot) = (record.issued.decision.as_ref()?, attempts.last()?.target.slot);
+        let candidate = decision.candidates.iter().find(|candidate| candidate.sample.target.slot == slot)?;
+        Some((decision, candidate.sample.as_ref()))
+    }
+
+    /// Where it is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.gateway.metrics
     }
 
     /// A piece of the answer's body passes at this moment.
@@ -400,7 +449,7 @@ impl AnswerSoFar {
             attempts,
             response_bytes: self.bytes,
             events: scan.events + self.messages,
-            answer: scan.answer,
+            answer: Answer { load_report: self.report, ..scan.answer },
             timings: Timings {
                 first_byte_offset_us: Some(self.first_byte_us),
                 first_event_offset_us: scan.first_event_offset_us,

@@ -10,6 +10,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 
 use super::identify::{TARGET_POD, X_REQUEST_ID, X_SNAPSHOT_ID};
+use super::load_reports;
 use super::stream::{RecordedBody, StreamError};
 use crate::snapshot::{Ending, SnapshotId};
 
@@ -24,15 +25,6 @@ pub(super) const HOP_BY_HOP: [HeaderName; 9] = [
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-];
-
-/// Every spelling of a load report: a pod's load is not for clients.
-const LOAD_REPORTS: [&str; 5] = [
-    "endpoint-load-metrics",
-    "endpoint-load-metrics-bin",
-    "endpoint-load-metrics-json",
-    "x-endpoint-load-metrics",
-    "x-endpoint-load-metrics-bin",
 ];
 
 /// The gateway's own headers, for scripts that may read an answer.
@@ -142,10 +134,16 @@ pub(super) fn close(response: &mut Response<Body>, version: http::Version) {
     }
 }
 
-/// Makes a target's head the gateway's: without what was meant for this hop, with the request's names.
+/// Makes a target's head the gateway's: without what was meant for this hop, with the request's names. Answers the load
+/// reports that were in it: a pod's load is not for clients.
 ///
 /// No `via` is added, in either direction: the ID says more, and some servers compress nothing for a proxy.
-pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id: Option<&str>, target: &str) {
+pub(super) fn head(
+    head: &mut response::Parts,
+    id: SnapshotId,
+    client_request_id: Option<&str>,
+    target: &str,
+) -> Option<HeaderMap> {
     // hyper writes the trailers that are announced, so that this is kept where there are chunks to put them behind.
     let trailer = head.headers.get(header::TRAILER).filter(|_| head.headers.contains_key(header::TRANSFER_ENCODING));
     let trailer = trailer.cloned();
@@ -153,7 +151,7 @@ pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id
     if let Some(trailer) = trailer {
         head.headers.insert(header::TRAILER, trailer);
     }
-    strip_load_reports(&mut head.headers);
+    let reports = load_reports::take(&mut head.headers);
     expose(&mut head.headers);
     head.version = http::Version::HTTP_11;
     // The status line's own words and such are the connection's, not the answer's.
@@ -162,21 +160,18 @@ pub(super) fn head(head: &mut response::Parts, id: SnapshotId, client_request_id
         head.headers.insert(TARGET_POD, target);
     }
     sign(&mut head.headers, id, client_request_id);
+    reports
 }
 
-/// What may pass of an answer's trailers: not what belongs in a head, and not what is kept from clients there.
-pub(super) fn trailers(trailers: &mut HeaderMap) {
+/// What may pass of an answer's trailers: not what belongs in a head, and not what is kept from clients there. Answers
+/// the load reports that were among them.
+pub(super) fn trailers(trailers: &mut HeaderMap) -> Option<HeaderMap> {
     strip_hop_by_hop(trailers);
-    strip_load_reports(trailers);
+    let reports = load_reports::take(trailers);
     for name in [header::CONTENT_LENGTH, header::HOST, X_SNAPSHOT_ID, X_REQUEST_ID, TARGET_POD] {
         trailers.remove(name);
     }
-}
-
-fn strip_load_reports(headers: &mut HeaderMap) {
-    for name in LOAD_REPORTS {
-        headers.remove(name);
-    }
+    reports
 }
 
 /// Lets scripts of other origins read the gateway's headers, if the target lets them read its answer at all.

@@ -11,11 +11,12 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::flushes::{Flushes, Mark};
+use super::load_reports;
 use super::pool::Lease;
 use super::recorder::Recorder;
 use super::respond;
 use super::silence::Silence;
-use crate::snapshot::Ending;
+use crate::snapshot::{Ending, ReportPhase};
 
 /// The body broke. The client sees its connection end without the body's end; the record says why.
 #[derive(Debug)]
@@ -161,8 +162,10 @@ impl Body for RecordedBody {
                 let now = Instant::now();
                 if let Some(data) = frame.data_ref() {
                     this.recorder.frame(data, now.into_std());
-                } else if let Some(trailers) = frame.trailers_mut() {
-                    respond::trailers(trailers);
+                } else if let Some(trailers) = frame.trailers_mut()
+                    && let Some(taken) = respond::trailers(trailers)
+                {
+                    load_reports::received(&mut this.recorder, &taken, ReportPhase::ResponseEnd, trailers);
                 }
                 this.silence.broken(now);
                 // The server may not ask again after the last frame, and never does after trailers.

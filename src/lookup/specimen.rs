@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Excluded, FleetView, Freshness, Health, Inputs, InstanceTag, Issued, Live,
-    Member, Moment, Operation, Outcome, Policy, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId,
-    Source, SpanId, Target, Timings, TraceContext, TraceId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Excluded, FleetView, Freshness, Health, Inputs, InstanceTag,
+    Issued, Live, LoadReport, Member, Moment, Operation, Outcome, Policy, Reading, Reason, Record, ReportFormat,
+    ReportPhase, Request, Run, RunId, Sample, SnapshotId, Source, SpanId, Target, Timings, TraceContext, TraceId,
 };
 
 /// 2026-11-23T12:13:15.123456Z.
@@ -161,6 +161,7 @@ pub(crate) fn outcome() -> Outcome {
             completion_tokens: Some(180),
             cached_tokens: Some(128),
             tokens_estimated: false,
+            load_report: None,
         },
         timings: Timings {
             first_byte_offset_us: Some(8_210),
@@ -186,7 +187,19 @@ pub(crate) fn completed() -> Record {
     issued.trace.parent_span_id = SpanId::new(0xb7ad_6b71_6920_3331);
     issued.request.client_request_id = Some("req-17".into());
     issued.request.labels = vec![("x-run-id".into(), "run-17".into())];
-    Record::closed(issued, outcome())
+    let report = LoadReport {
+        named_metrics: vec![("kv_cache_usage_perc".into(), 0.23), ("num_requests_waiting".into(), 1.0)],
+        other_metrics: vec![("cpu_utilization".into(), 0.7)],
+    };
+    let report = BackendReport {
+        format: ReportFormat::Text,
+        phase: ReportPhase::ResponseHead,
+        received_offset_us: 8_212,
+        report,
+    };
+    let mut outcome = outcome();
+    outcome.answer.load_report = Some(Box::new(report));
+    Record::closed(issued, outcome)
 }
 
 /// The first choice could not be connected to.

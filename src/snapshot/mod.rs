@@ -2,13 +2,15 @@
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
 //! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the
-//! gateway knew of the fleet, [`candidates`] and [`decision`] are what it made of that, [`outcome`] is how it ended, [`record`] holds it all
+//! gateway knew of the fleet, [`candidates`] and [`decision`] are what it made of that, [`outcome`] is how it ended,
+//! [`load_report`] is what the target said of its load, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
 pub mod candidates;
 pub mod decision;
 pub mod document;
 pub mod id;
+pub mod load_report;
 pub mod members;
 pub mod moment;
 pub mod outcome;
@@ -24,6 +26,7 @@ pub use candidates::{Candidate, Candidates};
 pub use decision::{Decision, Excluded, Fallback, Inputs, Policy, Reason};
 pub use document::Document;
 pub use id::{InstanceTag, RunId, SnapshotId};
+pub use load_report::{BackendReport, LoadReport, ReportFormat, ReportPhase};
 pub use members::{Block, Member, Members};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
@@ -32,4 +35,4 @@ pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};
 pub use sampling::{Keep, Ratio, Sampling};
 pub use trace::{RemoteSpan, SpanId, TraceContext, TraceId};
-pub use view::{Attached, FleetView, Live};
+pub use view::{Attached, FleetView, Live, Reported};

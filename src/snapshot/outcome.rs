@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::load_report::BackendReport;
 use super::sample::Target;
 
 /// What ended a request. Every request has exactly one.
@@ -171,6 +172,8 @@ pub struct Answer {
     pub cached_tokens: Option<u64>,
     /// `completion_tokens` was counted here, because the target gave no usage.
     pub tokens_estimated: bool,
+    /// Its load, if it reported that.
+    pub load_report: Option<Box<BackendReport>>,
 }
 
 /// The finish of a request: written once, never edited.

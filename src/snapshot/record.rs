@@ -214,6 +214,7 @@ impl Record {
         let labels: usize = request.labels.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
         let candidates = self.issued.decision.as_ref().map_or(0, |decision| decision.candidates.bytes());
         let attempts = self.outcome().map_or(0, |outcome| outcome.attempts.len());
+        let report = self.outcome().and_then(|outcome| outcome.answer.load_report.as_ref());
         let model = request.model.as_ref().map_or(0, |model| model.len());
         size_of::<Self>()
             + request.path.len()
@@ -221,6 +222,7 @@ impl Record {
             + labels
             + candidates
             + attempts * size_of::<super::Attempt>()
+            + report.map_or(0, |report| report.weight())
             + RECORD_TEXT_BYTES
     }
 }

@@ -2,11 +2,16 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Mutex, PoisonError};
 
 use super::members::{Member, Members};
 use super::moment::Moment;
 use super::pools::Pools;
+use super::sample::Quantity;
 
 /// Everything a choice may look at that does not move with each request.
 #[derive(Debug)]
@@ -61,6 +66,19 @@ pub struct Live {
     tokens_per_second: AtomicU64,
     failures: AtomicU32,
     ejections: AtomicU32,
+    /// There is something in `reported`: looked at ten times a second, so it is not behind the lock.
+    has_report: AtomicBool,
+    /// Elsewhere, so that all that moves with each request stays in one line.
+    reported: Box<Mutex<Reported>>,
+}
+
+/// What the target's load reports have said since the fleet's last tick.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reported {
+    /// The latest value of each quantity and when it came, in the order of [`Quantity::ALL`].
+    pub values: [Option<(f64, Moment)>; Quantity::COUNT],
+    /// Requests of this gateway at the target when the last one came.
+    pub in_flight: u32,
 }
 
 impl Live {
@@ -133,5 +151,27 @@ impl Live {
     pub fn rates(&self) -> (f64, f64) {
         let read = |bits: &AtomicU64| f64::from_bits(bits.load(Relaxed));
         (read(&self.requests_per_second), read(&self.tokens_per_second))
+    }
+
+    /// A load report of the target came at `at`, and says this of its quantities. Two at the same moment do not wait for each
+    /// other: each is as good as the other, and one is enough.
+    pub fn reported(&self, values: [Option<f64>; Quantity::COUNT], at: Moment) {
+        if values.iter().all(Option::is_none) {
+            return;
+        }
+        let Ok(mut reported) = self.reported.try_lock() else { return };
+        for (latest, value) in reported.values.iter_mut().zip(values) {
+            *latest = value.map(|value| (value, at)).or(*latest);
+        }
+        reported.in_flight = self.in_flight();
+        self.has_report.store(true, Release);
+    }
+
+    /// What was reported since the last call, for the fleet's tick.
+    pub fn take_reported(&self) -> Option<Reported> {
+        // Looking first keeps the line shared: most targets report nothing.
+        let there = self.has_report.load(Relaxed) && self.has_report.swap(false, Acquire);
+        // Whoever panicked here has left values that are each whole.
+        there.then(|| std::mem::take(&mut *self.reported.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -2,7 +2,9 @@
 //! schema, so that an older binary refuses the file instead of misreading it. Views show the names.
 
 use crate::ledger::DropReason;
-use crate::snapshot::{Ending, Fallback, Fault, Freshness, Health, Operation, Policy, Reason, Source};
+use crate::snapshot::{
+    Ending, Fallback, Fault, Freshness, Health, Operation, Policy, Reason, ReportFormat, ReportPhase, Source,
+};
 
 /// A closed set of names that the file keeps as numbers.
 pub(super) trait Coded: Copy + 'static {
@@ -171,6 +173,37 @@ impl Coded for Source {
     }
 }
 
+impl Coded for ReportFormat {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn code(self) -> i64 {
+        match self {
+            Self::Text => 0,
+            Self::Json => 1,
+            Self::Bin => 2,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Coded for ReportPhase {
+    const ALL: &'static [Self] = &[Self::ResponseHead, Self::ResponseEnd];
+
+    fn code(self) -> i64 {
+        match self {
+            Self::ResponseHead => 0,
+            Self::ResponseEnd => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        self.name()
+    }
+}
+
 impl Coded for Freshness {
     const ALL: &'static [Self] = &Self::ALL;
 
@@ -252,6 +285,8 @@ mod tests {
         check::<Fallback>();
         check::<Source>();
         check::<Freshness>();
+        check_codes::<ReportFormat>();
+        check_codes::<ReportPhase>();
         check::<Health>();
         check_codes::<Operation>();
         check_codes::<DropReason>();

@@ -11,13 +11,13 @@ use serde::Deserialize;
 use super::codes::{Coded as _, usual_path};
 use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS, only_part};
 use super::readings::restore_exact;
-use super::rest::{self, AttemptRow, LinkedRow, Rest};
+use super::rest::{self, AttemptRow, LinkedRow, MetricRow, ReportRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Candidates, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation,
-    Outcome, Quantity, Reading, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant,
-    Timings, TraceContext, TraceId,
+    Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued,
+    LoadReport, Moment, Operation, Outcome, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase, Request,
+    Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -228,6 +228,7 @@ fn outcome(
         completion_tokens: columns.int_or_null()?,
         cached_tokens: columns.int_or_null()?,
         tokens_estimated: rest.flags & rest::TOKENS_ESTIMATED != 0,
+        load_report: rest.load_report.as_deref().map(load_report).transpose()?,
     };
     let timings = Timings {
         first_byte_offset_us: columns.int_or_null()?,
@@ -247,6 +248,17 @@ fn outcome(
     let flag = |flag| rest.flags & flag != 0;
     let trace_exported = flag(rest::TRACES_ARE_EXPORTED).then(|| flag(rest::TRACE_EXPORTED));
     Ok(Some(Outcome { ending, status, error, attempts, response_bytes, events, answer, timings, trace_exported }))
+}
+
+fn load_report(row: &ReportRow) -> Result<Box<BackendReport>, RowError> {
+    let metrics = |rows: &[MetricRow]| rows.iter().map(|row| (row.name.as_str().into(), row.value)).collect();
+    let unknown = |code| move || RowError::corrupt(format!("a load report has the unknown code {code}"));
+    Ok(Box::new(BackendReport {
+        format: ReportFormat::from_code(row.format).ok_or_else(unknown(row.format))?,
+        phase: ReportPhase::from_code(row.phase).ok_or_else(unknown(row.phase))?,
+        received_offset_us: row.received_offset_us,
+        report: LoadReport { named_metrics: metrics(&row.named_metrics), other_metrics: metrics(&row.other_metrics) },
+    }))
 }
 
 fn attempt(

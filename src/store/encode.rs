@@ -5,15 +5,16 @@ use std::sync::Arc;
 use prost::Message as _;
 use rusqlite::{Connection, Statement};
 
-use super::codes::usual_path;
+use super::codes::{Coded as _, usual_path};
 use super::readings::write_json;
-use super::rest::{self, AttemptRow, Label, LinkedRow, Rest};
+use super::rest::{self, AttemptRow, Label, LinkedRow, MetricRow, ReportRow, Rest};
 use super::row::Binder;
 use super::shared::Shared;
 use crate::snapshot::decision::SCORE_PARTS_MAX;
+use crate::snapshot::load_report::ReportMetric;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Candidates, Decision, Issued, Outcome, Quantity, Record, RemoteSpan, Sample,
+    Attempt, BackendReport, Candidate, Candidates, Decision, Issued, Outcome, Quantity, Record, RemoteSpan, Sample,
 };
 
 /// The columns of a record, in the order in which [`Encoder::insert`] binds them and `decode.rs` reads them.
@@ -262,6 +263,7 @@ fn bind_outcome(
     rest.inter_token_p50_us = timings.inter_token_p50_us;
     rest.inter_token_p99_us = timings.inter_token_p99_us;
     rest.inter_token_max_us = timings.inter_token_max_us;
+    rest.load_report = answer.load_report.as_deref().map(|report| Box::new(report_row(report)));
     Ok(())
 }
 
@@ -291,6 +293,19 @@ fn attempt_row(attempt: &Attempt, target: i64, outcome: &Outcome) -> AttemptRow 
         status: attempt.status.filter(|_| !head_was_sent).map(u32::from),
         error: attempt.error.as_deref().map(str::to_owned),
         head_was_sent,
+    }
+}
+
+fn report_row(report: &BackendReport) -> ReportRow {
+    let rows = |metrics: &[ReportMetric]| {
+        metrics.iter().map(|(name, value)| MetricRow { name: (**name).to_owned(), value: *value }).collect()
+    };
+    ReportRow {
+        format: report.format.code(),
+        phase: report.phase.code(),
+        received_offset_us: report.received_offset_us,
+        named_metrics: rows(&report.report.named_metrics),
+        other_metrics: rows(&report.report.other_metrics),
     }
 }
 

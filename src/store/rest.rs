@@ -70,6 +70,8 @@ pub(super) struct Rest {
     pub(super) inter_token_p99_us: Option<u64>,
     #[prost(uint64, optional, tag = "10")]
     pub(super) inter_token_max_us: Option<u64>,
+    #[prost(message, optional, boxed, tag = "27")]
+    pub(super) load_report: Option<Box<ReportRow>>,
 }
 
 /// A span of somebody else's.
@@ -116,6 +118,31 @@ pub(super) struct AttemptRow {
     /// The attempt's first byte and status are the outcome's, which has columns.
     #[prost(bool, tag = "7")]
     pub(super) head_was_sent: bool,
+}
+
+/// What a target said of its load.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ReportRow {
+    /// The code of a `ReportFormat`, and of a `ReportPhase`.
+    #[prost(int64, tag = "1")]
+    pub(super) format: i64,
+    #[prost(int64, tag = "2")]
+    pub(super) phase: i64,
+    #[prost(uint64, tag = "3")]
+    pub(super) received_offset_us: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) named_metrics: Vec<MetricRow>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) other_metrics: Vec<MetricRow>,
+}
+
+/// One metric of it.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MetricRow {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(double, tag = "2")]
+    pub(super) value: f64,
 }
 
 /// The method of nearly every request.

@@ -7,4 +7,4 @@ pub mod names;
 mod registry;
 
 pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};
-pub use metrics::{ExitBooks, Metrics, ReloadResult};
+pub use metrics::{ExitBooks, Metrics, ReloadResult, Untold};

@@ -221,6 +221,19 @@ metrics! {
     SCRAPE_DURATION "snapgate_scrape_duration_seconds" Histogram(INTERNAL_SECONDS), "s", [], Stable,
         "Time to read one metric page";
 
+    LOAD_REPORTS "snapgate_load_reports_total" Counter, "{report}", ["format"], Stable,
+        "Load reports that came with answers of targets and were read";
+    LOAD_REPORTS_REFUSED "snapgate_load_reports_refused_total" Counter, "{report}", ["reason"], Stable,
+        "Load reports that came with answers of targets and were of no use, by reason; the answers passed all the same";
+    LOAD_REPORT_ENTRIES_DROPPED "snapgate_load_report_entries_dropped_total" Counter, "{entry}", ["reason"], Stable,
+        "Entries of load reports that were dropped, or merged as duplicates, by reason; the rest was used";
+    LOAD_REPORTS_TOLD "snapgate_load_reports_told_total" Counter, "{report}", ["format"], Stable,
+        "Load reports sent to clients";
+    LOAD_REPORTS_UNTOLD "snapgate_load_reports_untold_total" Counter, "{report}", ["reason"], Stable,
+        "Load reports that clients wanted and did not get, by reason";
+    LOAD_REPORTS_CUT "snapgate_load_reports_cut_total" Counter, "{report}", [], Stable,
+        "Load reports sent to clients without what had no room in load_reports.bytes";
+
     // The pipeline: offered + recovered = delivered + rejected + dropped + skipped + pending, for every exit, on every page.
     OFFERED "snapgate_snapshots_offered_total" Counter, "{snapshot}", ["exit"], Stable,
         "Finished snapshots meant for an exit";

@@ -31,6 +31,7 @@ const LABELS: &[(&str, &str)] = &[
     ),
     ("exit", "`store`, `json_log` or another exit that is configured."),
     ("fault", "`client`, `target`, `gateway` or `none`."),
+    ("format", "`text`, `json` or `bin`."),
     ("gen_ai_operation_name", "`chat`, `text_completion`, `embeddings` or `other`, by the path."),
     ("gen_ai_request_model", "As `model`."),
     ("hash", "Eight hex digits, as `gateway.config` in the snapshot document."),

@@ -11,6 +11,7 @@ mod headers;
 mod http2;
 mod ids;
 mod leaving;
+mod orca;
 mod semantics;
 mod slow_clients;
 mod stream;

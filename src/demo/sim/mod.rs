@@ -13,6 +13,7 @@ mod body;
 mod engine;
 mod faults;
 mod generation;
+mod load_report;
 mod page;
 mod pod;
 mod prefixes;
@@ -35,7 +36,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 pub use faults::{FAULT_HEADER, Fault, FaultError, TOKENS_HEADER};
-pub use settings::{Misbehaviour, SimSettings};
+pub use settings::{LoadReports, Misbehaviour, SimSettings};
 
 use pod::Pod;
 use wire::{ResetSwitch, Wire};

@@ -16,7 +16,8 @@ use super::body::{SimBody, Stream};
 use super::engine::Engine;
 use super::faults::{Fault, tokens_of_request};
 use super::generation::{Generation, Pace};
-use super::page::{Page, number};
+use super::load_report::{self, Asked};
+use super::page::Page;
 use super::settings::{ANSWER_TOKENS, SimSettings};
 use super::totals::FinishReason;
 use super::wire::{OnPurpose, ResetSwitch};
@@ -92,7 +93,8 @@ impl Pod {
         request: Request<Incoming>,
         reset: ResetSwitch,
     ) -> Result<Response<SimBody>, Ending> {
-        let mut draws = Draws::of(self.seed, self.requests.fetch_add(1, Ordering::Relaxed));
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut draws = Draws::of(self.seed, number);
         let (head, body) = request.into_parts();
         let body = read(body).await?;
         let fault = Fault::of_request(&head.headers, &self.settings, &mut draws).map_err(bad_header)?;
@@ -122,14 +124,14 @@ impl Pod {
         let mut generation = Generation::new(ticket, pace, draws, answer.tokens, answer.finish);
         if ask.stream {
             let stream = Stream::new(generation, answer, fault, reset);
-            return Ok(response(StatusCode::OK, EVENTS, SimBody::Stream(Box::new(stream))));
+            let mut response = response(StatusCode::OK, EVENTS, SimBody::Stream(Box::new(stream)));
+            self.report(&head.headers, true, number, response.headers_mut());
+            return Ok(response);
         }
         while poll_fn(|cx| generation.poll_token(cx)).await.is_some() {}
         let body = SimBody::of_answer(answer.json(generation.cached_tokens()), fault, &reset);
         let mut response = response(StatusCode::OK, JSON, body);
-        if let Some(report) = self.load_report(&head.headers) {
-            response.headers_mut().insert("endpoint-load-metrics", report);
-        }
+        self.report(&head.headers, false, number, response.headers_mut());
         Ok(response)
     }
 
@@ -189,23 +191,13 @@ impl Pod {
         Err(Refusal::of_parameter("input_tokens", message))
     }
 
-    /// The ORCA header of a success in one piece, if it was asked for, as vLLM makes it: the state at the end.
-    fn load_report(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let format = headers.get("endpoint-load-metrics-format")?.to_str().ok()?;
-        let load = self.engine.load();
-        let (waiting, kv_usage) = (number(load.waiting as f64), number(load.kv_usage));
-        let report = match format.to_ascii_lowercase().as_str() {
-            "text" => {
-                format!(
-                    "TEXT named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={kv_usage}"
-                )
-            }
-            "json" => format!(
-                r#"JSON {{"named_metrics": {{"num_requests_waiting": {waiting}, "kv_cache_usage_perc": {kv_usage}}}}}"#
-            ),
-            _ => return None,
-        };
-        Some(report.parse().expect("digits and names are visible ASCII"))
+    /// Adds a load report to the head of a success, if the request asks for one: of the state at that moment, which for an
+    /// answer in one piece is the end.
+    fn report(&self, asked: &HeaderMap, is_stream: bool, number: u64, answer: &mut HeaderMap) {
+        let asked = Asked { format: asked.get("endpoint-load-metrics-format"), is_stream, number };
+        if let Some((name, value)) = load_report::of(self.settings.load_reports, asked, &self.engine.load()) {
+            answer.insert(name, value);
+        }
     }
 
     fn health(&self) -> Response<SimBody> {

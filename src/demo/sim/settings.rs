@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::faults::Fault;
 
@@ -75,9 +75,24 @@ pub struct SimSettings {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub metrics_delay: Duration,
 
+    /// How the pod reports its load with an answer when a request asks for that by endpoint-load-metrics-format
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = LoadReports::Vllm)]
+    pub load_reports: LoadReports,
+
     /// What goes wrong
     #[command(flatten)]
     pub misbehaviour: Misbehaviour,
+}
+
+/// How a pod reports its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadReports {
+    /// As vLLM does: text and JSON, of what waits and of the cache, with answers in one piece
+    Vllm,
+    /// In every format, of what runs as well, also with streams
+    Full,
+    /// So that no two in a row are wrong in the same way
+    Malformed,
 }
 
 /// What goes wrong at a pod as a whole.
@@ -148,6 +163,7 @@ impl Default for SimSettings {
             keep_alive: None,
             unhealthy: false,
             metrics_delay: Duration::ZERO,
+            load_reports: LoadReports::Vllm,
             misbehaviour: Misbehaviour::default(),
         }
     }

@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Misbehaviour, Sim, SimSettings};
+use super::{LoadReports, Misbehaviour, Sim, SimSettings};
+use crate::orca::{self, Rules};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -401,6 +402,34 @@ async fn a_load_report_comes_as_vllm_sends_it() {
         assert_eq!(sent, report, "{format}");
     }
     assert!(!pod.post(CHAT, &[], question()).await.0.contains_key("endpoint-load-metrics"), "only when asked for");
+}
+
+#[tokio::test]
+async fn a_pod_reports_its_load_in_every_format_if_it_is_set_so() {
+    let pod = served(SimSettings { load_reports: LoadReports::Full, ..instant() }).await;
+    for format in ["text", "JSON", "bin"] {
+        for body in [question(), streamed()] {
+            let (headers, ..) = pod.post(CHAT, &[("endpoint-load-metrics-format", format)], body).await;
+            let read = orca::read(&headers, Rules::Strict).unwrap().expect("there is a report");
+            assert_eq!(read.format.name(), format.to_ascii_lowercase());
+            let names: Vec<_> = read.report.named_metrics.iter().map(|(name, _)| &**name).collect();
+            assert_eq!(names, ["kv_cache_usage_perc", "num_requests_running", "num_requests_waiting"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_reports_nonsense_if_it_is_set_so() {
+    let pod = served(SimSettings { load_reports: LoadReports::Malformed, ..instant() }).await;
+    let mut flaws = Vec::new();
+    for _request in 0..8 {
+        let (headers, status, _) = pod.post(CHAT, &[("endpoint-load-metrics-format", "text")], question()).await;
+        assert_eq!(status, 200);
+        flaws.push(orca::read(&headers, Rules::Lenient).expect_err("nobody can use it").name());
+    }
+    flaws.sort_unstable();
+    flaws.dedup();
+    assert!(flaws.len() >= 6, "they are wrong in different ways: {flaws:?}");
 }
 
 #[tokio::test]

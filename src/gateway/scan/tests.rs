@@ -49,6 +49,7 @@ fn answer(
         completion_tokens: Some(completion_tokens),
         cached_tokens,
         tokens_estimated: false,
+        load_report: None,
     }
 }
 
@@ -199,6 +200,7 @@ fn a_stream_that_breaks_has_said_what_it_said() {
         completion_tokens: Some(2),
         cached_tokens: Some(20),
         tokens_estimated: true,
+        load_report: None,
     };
     assert_eq!(scan.answer, expected, "the output tokens of message_start are no count");
     assert!(!scan.failed);

@@ -6,6 +6,7 @@
 //! wider than asked for.
 
 use crate::snapshot::Document;
+use crate::snapshot::document::BackendReportPart;
 
 use super::around::Around;
 use super::links::Offered;
@@ -122,11 +123,26 @@ fn names(document: &Document<'_>, width: usize) -> String {
             text.push_str(&pair(name, value, width));
         }
     }
+    if let Some(report) = reported(&document.backend_report) {
+        text.push_str(&pair("load report", &report, width));
+    }
     for (name, value) in request.labels.iter().take(LABELS_MAX) {
         text.push_str(&pair("label", &format!("{name}: {value}"), width));
     }
     text
 }
+
+/// What the target said of its load, and when.
+fn reported(report: &BackendReportPart<'_>) -> Option<String> {
+    let (source, phase, at) = (report.source.as_ref()?, report.phase.as_ref()?, report.received_offset_us?);
+    let metrics = report.named_metrics.iter().chain(&report.other_metrics).flatten().take(REPORTED_MAX);
+    let metrics: Vec<_> = metrics.map(|(name, value)| format!("{name} {value}")).collect();
+    let place = if &**phase == "response_end" { "end" } else { "head" };
+    Some(format!("{} ({source}, with the answer's {place} after {at} us)", metrics.join(", ")))
+}
+
+/// Metrics of a report that are shown.
+const REPORTED_MAX: usize = 16;
 
 /// Labels that are shown; the gateway records no more, but a document may come from anywhere.
 const LABELS_MAX: usize = 16;

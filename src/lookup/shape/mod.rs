@@ -363,7 +363,7 @@ mod tests {
             let name = format!("{prefix}{key}");
             match value {
                 serde_json::Value::Array(_) => {}
-                serde_json::Value::Object(_) if name == "request_labels" => {
+                serde_json::Value::Object(_) if name == "request_labels" || name.ends_with("_metrics") => {
                     leaves.push((name, value.to_string().into()));
                 }
                 serde_json::Value::Object(_) => flatten(&format!("{name}_"), value, leaves),

@@ -80,6 +80,14 @@ pub(super) mod own {
     pub(in super::super) const EVENTS: &str = "snapgate.outcome.events";
     pub(in super::super) const TOKENS_ESTIMATED: &str = "snapgate.outcome.tokens_estimated";
 
+    pub(in super::super) const REPORT_SOURCE: &str = "snapgate.backend_report.source";
+    pub(in super::super) const REPORT_FORMAT: &str = "snapgate.backend_report.format";
+    pub(in super::super) const REPORT_PHASE: &str = "snapgate.backend_report.phase";
+    pub(in super::super) const REPORT_RECEIVED_OFFSET_US: &str = "snapgate.backend_report.received_offset_us";
+    /// Before the names of metrics, which are the target's.
+    pub(in super::super) const REPORT_NAMED_METRICS: &str = "snapgate.backend_report.named_metrics.";
+    pub(in super::super) const REPORT_OTHER_METRICS: &str = "snapgate.backend_report.other_metrics.";
+
     pub(in super::super) const CHOOSE_NS: &str = "snapgate.timings.choose_ns";
     pub(in super::super) const FIRST_BYTE_OFFSET_US: &str = "snapgate.timings.first_byte_offset_us";
     pub(in super::super) const FIRST_CONTENT_OFFSET_US: &str = "snapgate.timings.first_content_offset_us";

@@ -11,7 +11,8 @@ use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample, SpanId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample,
+    Source, SpanId,
 };
 
 /// Fields of `Span`.
@@ -287,6 +288,23 @@ fn answered(to: &mut Attributes<'_>, outcome: &Outcome, attempt: &Attempt, strea
     to.int(GEN_AI_USAGE_INPUT_TOKENS, answer.prompt_tokens);
     to.int(GEN_AI_USAGE_OUTPUT_TOKENS, answer.completion_tokens);
     to.int(GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, answer.cached_tokens);
+    if let Some(report) = &answer.load_report {
+        reported(to, report);
+    }
+}
+
+/// What it said of its load.
+fn reported(to: &mut Attributes<'_>, report: &BackendReport) {
+    to.text(own::REPORT_SOURCE, Source::Orca.name());
+    to.text(own::REPORT_FORMAT, report.format.name());
+    to.text(own::REPORT_PHASE, report.phase.name());
+    to.int(own::REPORT_RECEIVED_OFFSET_US, report.received_offset_us);
+    let (named, other) = (&report.report.named_metrics, &report.report.other_metrics);
+    for (prefix, metrics) in [(own::REPORT_NAMED_METRICS, named), (own::REPORT_OTHER_METRICS, other)] {
+        for (name, value) in metrics {
+            to.double(&[prefix, name].concat(), *value);
+        }
+    }
 }
 
 fn decided(to: &mut Attributes<'_>, decision: &Decision) {

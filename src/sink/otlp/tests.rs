@@ -375,7 +375,10 @@ fn the_registry_is_what_is_sent() {
     let mut add = |place: &str, attributes: &[KeyValue]| {
         for attribute in attributes {
             let label = attribute.key.starts_with("http.request.header.");
-            let key = if label { "http.request.header.<key>" } else { &attribute.key };
+            let metrics = ["named_metrics", "other_metrics"].map(|list| format!("snapgate.backend_report.{list}."));
+            let metrics = metrics.iter().find(|prefix| attribute.key.starts_with(*prefix));
+            let metrics = metrics.map(|prefix| format!("{prefix}<key>"));
+            let key = if label { "http.request.header.<key>" } else { metrics.as_deref().unwrap_or(&attribute.key) };
             sent.insert(format!("{key},{place},{}", kind(&attribute.value)));
         }
     };

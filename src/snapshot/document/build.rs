@@ -5,17 +5,18 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::parts::{
-    AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart, RequestPart,
-    TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart,
+    RequestPart, TimingsPart, TracePart,
 };
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
 use super::text::Text;
 use crate::snapshot::candidates::Candidate;
 use crate::snapshot::decision::{Decision, Excluded};
+use crate::snapshot::load_report::ReportMetric;
 use crate::snapshot::outcome::Outcome;
 use crate::snapshot::record::{Issued, Record, Run};
-use crate::snapshot::sample::Sample;
+use crate::snapshot::sample::{Sample, Source};
 use crate::snapshot::trace::SpanId;
 
 impl<'a> GatewayPart<'a> {
@@ -201,6 +202,23 @@ impl<'a> OutcomePart<'a> {
             tokens_estimated: None,
             response_bytes,
             events,
+        }
+    }
+}
+
+impl<'a> BackendReportPart<'a> {
+    pub(super) fn of(outcome: &'a Outcome) -> Self {
+        let Some(report) = &outcome.answer.load_report else { return Self::default() };
+        let map = |metrics: &'a [ReportMetric]| {
+            Some(metrics.iter().map(|(name, value)| (Text::from(&**name), *value)).collect())
+        };
+        Self {
+            source: Some(Source::Orca.name().into()),
+            format: Some(report.format.name().into()),
+            phase: Some(report.phase.name().into()),
+            received_offset_us: Some(report.received_offset_us),
+            named_metrics: map(&report.report.named_metrics),
+            other_metrics: map(&report.report.other_metrics),
         }
     }
 }

@@ -67,7 +67,7 @@ pub struct Document<'a> {
     pub attempts: Vec<AttemptPart<'a>>,
     pub outcome: OutcomePart<'a>,
     pub timings: TimingsPart,
-    pub backend_report: BackendReportPart,
+    pub backend_report: BackendReportPart<'a>,
 }
 
 impl<'a> Document<'a> {
@@ -98,7 +98,7 @@ impl<'a> Document<'a> {
             attempts: outcome.map_or_else(Vec::new, AttemptPart::all_of),
             outcome: outcome.map_or_else(|| OutcomePart::in_flight(record), OutcomePart::of),
             timings: TimingsPart::of(record, outcome),
-            backend_report: BackendReportPart::default(),
+            backend_report: outcome.map_or_else(BackendReportPart::default, BackendReportPart::of),
         }
     }
 

@@ -172,9 +172,12 @@ pub struct TimingsPart {
 /// What the target reported of itself with its answer.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[expect(missing_docs, reason = "see Document")]
-pub struct BackendReportPart {
-    pub source: Option<String>,
-    pub phase: Option<String>,
+pub struct BackendReportPart<'a> {
+    #[serde(borrow)]
+    pub source: Option<Text<'a>>,
+    pub format: Option<Text<'a>>,
+    pub phase: Option<Text<'a>>,
     pub received_offset_us: Option<u64>,
-    pub named_metrics: Option<BTreeMap<String, f64>>,
+    pub named_metrics: Option<BTreeMap<Text<'a>, f64>>,
+    pub other_metrics: Option<BTreeMap<Text<'a>, f64>>,
 }

@@ -184,13 +184,15 @@ impl Json for TimingsPart {
     }
 }
 
-impl Json for BackendReportPart {
+impl Json for BackendReportPart<'_> {
     fn json(&self, out: &mut Vec<u8>) {
         let mut object = Object::open(out);
         object.put(key!("source"), &self.source);
+        object.put(key!("format"), &self.format);
         object.put(key!("phase"), &self.phase);
         object.put(key!("received_offset_us"), &self.received_offset_us);
         object.put(key!("named_metrics"), &self.named_metrics);
+        object.put(key!("other_metrics"), &self.other_metrics);
         object.close();
     }
 }

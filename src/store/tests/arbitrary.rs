@@ -11,9 +11,10 @@ use proptest::sample::select;
 use super::super::codes::Coded;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag, Issued, Moment,
-    Operation, Outcome, Policy, Quantity, Reading, Reason, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId,
-    SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag,
+    Issued, LoadReport, Moment, Operation, Outcome, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
+    ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
+    TraceId,
 };
 
 /// When the tests play: 2026-11-23T12:13:15Z.
@@ -163,6 +164,14 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     })
 }
 
+fn load_report() -> impl Strategy<Value = BackendReport> {
+    let metrics = || vec(("[a-z_.]{1,20}".prop_map(Box::<str>::from), 0.0..1e9), 0..5);
+    let moment = (coded::<ReportFormat>(), coded::<ReportPhase>(), number());
+    (moment, metrics(), metrics()).prop_map(|((format, phase, received_offset_us), named_metrics, other_metrics)| {
+        BackendReport { format, phase, received_offset_us, report: LoadReport { named_metrics, other_metrics } }
+    })
+}
+
 fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
     let attempt = (select(samples), number(), of(number()), of(number()), of(any::<u16>()), of(text()));
     let attempt =
@@ -174,7 +183,16 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
             status,
             error,
         });
-    let answer = (of(text()), of(text()), of(text()), of(number()), of(number()), of(number()), any::<bool>())
+    let answer = (
+        of(text()),
+        of(text()),
+        of(text()),
+        of(number()),
+        of(number()),
+        of(number()),
+        any::<bool>(),
+        of(load_report()),
+    )
         .prop_map(
             |(
                 finish_reason,
@@ -184,6 +202,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
                 completion_tokens,
                 cached_tokens,
                 tokens_estimated,
+                load_report,
             )| {
                 Answer {
                     finish_reason,
@@ -193,6 +212,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
                     completion_tokens,
                     cached_tokens,
                     tokens_estimated,
+                    load_report: load_report.map(Box::new),
                 }
             },
         );

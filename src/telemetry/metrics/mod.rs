@@ -9,6 +9,7 @@
 
 mod books;
 mod histogram;
+mod load_reports;
 mod number;
 mod page;
 mod process;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 pub use books::ExitBooks;
 use histogram::Histogram;
+pub use load_reports::{LoadReports, Untold};
 use number::{ByWords, locked};
 pub use number::{Counter, Gauge};
 pub use page::Format;
@@ -132,6 +134,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Tries that the budget did not allow.
     pub retries_denied: Counter,
+    /// Load reports, of targets and for clients.
+    pub load_reports: LoadReports,
     scan_errors: Counter,
     requests: Arc<Requests>,
     targets: Arc<Targets>,
@@ -184,6 +188,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             retries: Counter::default(),
             retries_denied: Counter::default(),
+            load_reports: LoadReports::default(),
             scan_errors: Counter::default(),
             observer: Mutex::new(Observer::new(Arc::clone(&requests), Arc::clone(&targets))),
             requests,
@@ -336,6 +341,7 @@ impl Metrics {
             self.targets.write_state(&mut page, scrape);
         }
         self.targets.write_scrapes(&mut page);
+        self.load_reports.write(&mut page);
         self.write_exits(&mut page, scrape.as_ref());
         self.write_store(&mut page, scrape.as_ref());
         self.write_gateway(&mut page, scrape.as_ref());
