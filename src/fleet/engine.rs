@@ -161,18 +161,18 @@ fn hash(labels: &[u8]) -> u64 {
 
 /// What a page gave.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Observation {
+pub struct Observation {
     /// In the order of [`Quantity::ALL`]; `None` where the page says nothing new.
-    pub(super) values: [Option<f64>; Quantity::COUNT],
+    pub values: [Option<f64>; Quantity::COUNT],
     /// Lines that could not be read or believed.
-    pub(super) garbage: u32,
+    pub garbage: u32,
     /// The newest name of each input that was not on the page.
-    pub(super) absent: Vec<&'static str>,
+    pub absent: Vec<&'static str>,
 }
 
 /// The pages of one target in their order: remembers what rates and ratios need of the earlier ones.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub struct Pages {
     growth: [Growth; Input::COUNT],
     prefix: Window<2>,
     requests: Window<1>,
@@ -181,7 +181,7 @@ pub(super) struct Pages {
 
 impl Pages {
     /// Rates and ratios will be over `window`.
-    pub(super) fn new(window: Duration) -> Self {
+    pub fn new(window: Duration) -> Self {
         Self {
             growth: Default::default(),
             prefix: Window::new(window),
@@ -194,7 +194,7 @@ impl Pages {
     ///
     /// A rate needs two pages. The prefix hit ratio needs queries within the window, too: without them it says nothing
     /// new, so the last ratio stays, with its growing age, until somebody asks again.
-    pub(super) fn read(&mut self, text: &[u8], at: Instant) -> Option<Observation> {
+    pub fn read(&mut self, text: &[u8], at: Instant) -> Option<Observation> {
         let page = Page::read(text);
         let absent: Vec<_> =
             VLLM.iter().filter(|row| page.found(row.input).is_none()).map(|row| row.names[0]).collect();

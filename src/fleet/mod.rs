@@ -43,6 +43,7 @@ use crate::snapshot::{Attached, FleetView, Health};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
+pub use engine::{Observation, Pages};
 use fetch::Fetcher;
 pub use roster::Change;
 use roster::Roster;

@@ -22,7 +22,7 @@ pub mod recorder;
 mod request_peek;
 mod respond;
 mod retries;
-mod scan;
+pub mod scan;
 mod serve;
 mod silence;
 mod steer;

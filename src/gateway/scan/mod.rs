@@ -28,32 +28,36 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// The scanner of one answer.
 #[derive(Debug)]
-pub(crate) struct Scanner {
+pub struct Scanner {
     form: Form,
 }
 
 /// What a frame brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Events with content that it completed: tokens to count now, until usage says how many it really were.
-    pub(crate) content_events: u32,
+    pub content_events: u32,
 }
 
 /// What has been understood of an answer. Offsets are from accept.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Scan {
+pub struct Scan {
     /// What the target said.
-    pub(crate) answer: Answer,
+    pub answer: Answer,
     /// SSE events with data, `[DONE]` not counted.
-    pub(crate) events: u64,
-    pub(crate) first_event_offset_us: Option<u64>,
+    pub events: u64,
+    /// The first of them.
+    pub first_event_offset_us: Option<u64>,
     /// The first event with content; for a JSON answer its first byte.
-    pub(crate) first_content_offset_us: Option<u64>,
-    pub(crate) inter_token_p50_us: Option<u64>,
-    pub(crate) inter_token_p99_us: Option<u64>,
-    pub(crate) inter_token_max_us: Option<u64>,
+    pub first_content_offset_us: Option<u64>,
+    /// The median pause between two events with content.
+    pub inter_token_p50_us: Option<u64>,
+    /// The pause that one in a hundred exceeds.
+    pub inter_token_p99_us: Option<u64>,
+    /// The longest pause.
+    pub inter_token_max_us: Option<u64>,
     /// Something in it could not be read. That an answer ended early is no such thing.
-    pub(crate) failed: bool,
+    pub failed: bool,
 }
 
 #[derive(Debug)]
@@ -68,11 +72,7 @@ enum Form {
 
 impl Scanner {
     /// Chooses by the answer's headers. `stream_requested` decides only when there is no content type.
-    pub(crate) fn for_answer(
-        content_type: Option<&[u8]>,
-        content_encoding: Option<&[u8]>,
-        stream_requested: bool,
-    ) -> Self {
+    pub fn for_answer(content_type: Option<&[u8]>, content_encoding: Option<&[u8]>, stream_requested: bool) -> Self {
         let plain = content_encoding.is_none_or(|encoding| {
             let encoding = encoding.trim_ascii();
             encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity")
@@ -89,12 +89,12 @@ impl Scanner {
     }
 
     /// In the place of a scanner that panicked: it reads nothing and says so.
-    pub(crate) fn broken() -> Self {
+    pub fn broken() -> Self {
         Self { form: Form::Broken }
     }
 
     /// Reads the next frame of the body, which came at this offset from accept.
-    pub(crate) fn frame(&mut self, bytes: &Bytes, at_us: u64) -> Seen {
+    pub fn frame(&mut self, bytes: &Bytes, at_us: u64) -> Seen {
         match &mut self.form {
             Form::Stream(scanner) => scanner.frame(bytes, at_us),
             Form::OnePiece(piece) => {
@@ -106,7 +106,7 @@ impl Scanner {
     }
 
     /// SSE events with data so far, `[DONE]` not counted.
-    pub(crate) fn events(&self) -> u64 {
+    pub fn events(&self) -> u64 {
         match &self.form {
             Form::Stream(scanner) => scanner.understood.events,
             Form::OnePiece(_) | Form::Opaque | Form::Broken => 0,
@@ -114,7 +114,7 @@ impl Scanner {
     }
 
     /// Whatever has been understood until here, at the end of the answer or at any point before.
-    pub(crate) fn finish(self) -> Scan {
+    pub fn finish(self) -> Scan {
         match self.form {
             Form::Stream(scanner) => scanner.understood.finish(),
             Form::OnePiece(piece) => piece.finish(),
