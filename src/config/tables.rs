@@ -34,6 +34,8 @@ pub(super) struct Target {
     pub(super) gpus: Option<u32>,
     /// None means any.
     pub(super) models: Vec<String>,
+    /// Whose metrics it serves, in place of `fleet.engine`.
+    pub(super) engine: Option<String>,
     /// What its requests present in place of what all others do.
     pub(super) authorization: Option<CredentialSettings>,
 }
@@ -49,6 +51,10 @@ impl fmt::Display for Target {
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
+        }
+        if let Some(engine) = &self.engine {
+            f.write_str(", engine = ")?;
+            quoted(f, engine)?;
         }
         match &self.authorization {
             None => {}
@@ -110,15 +116,18 @@ pub(super) struct Tables<'a> {
 }
 
 /// An entry as written: `[NAME=]TEXT`, or a table's fields.
-enum Entry<'t> {
+pub(super) enum Entry<'t> {
     Short(String, Origin),
     Fields(BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>, Origin),
 }
 
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
-        let entries =
-            self.entries(value, place, &["name", "url", "gpus", "models", "authorization", "authorization_file"]);
+        let entries = self.entries(
+            value,
+            place,
+            &["name", "url", "gpus", "models", "engine", "authorization", "authorization_file"],
+        );
         self.targets(entries)
     }
 
@@ -156,11 +165,11 @@ impl Tables<'_> {
         self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
-    fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
+    pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
         self.mistakes.add(origin.clone(), Some(self.key), text);
     }
 
-    fn entries<'t>(
+    pub(super) fn entries<'t>(
         &mut self,
         value: &'t Spanned<DeValue<'t>>,
         place: &Place<'_>,
@@ -203,7 +212,11 @@ impl Tables<'_> {
     }
 
     /// A text field; what is there and is no text is noted.
-    fn text(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, name: &str) -> Option<(String, Origin)> {
+    pub(super) fn text(
+        &mut self,
+        fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>,
+        name: &str,
+    ) -> Option<(String, Origin)> {
         let (value, origin) = fields.get(name)?;
         match value {
             DeValue::String(text) => Some((text.to_string(), origin.clone())),
@@ -272,11 +285,12 @@ impl Tables<'_> {
         }
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
         let authorization = self.authorization(fields);
+        let engine = self.text(fields, "engine").map(|(engine, _)| engine);
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, authorization, ..target })
+        Some(Target { gpus, models, engine, authorization, ..target })
     }
 
     /// What a target gets in the header authorization. No message shows it.
@@ -357,7 +371,14 @@ impl Tables<'_> {
             (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
             (None, None) => None,
         };
-        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new(), authorization: None })
+        Some(Target {
+            name: name?,
+            address: address?,
+            gpus: None,
+            models: Vec::new(),
+            engine: None,
+            authorization: None,
+        })
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ejection::{Ejection, Rule};
-use super::engine;
 use super::rates::FleetWindow;
 use super::slot::{Observed, Slot, State};
 use crate::snapshot::members::BLOCK;
@@ -154,8 +153,10 @@ impl Latest {
         fresh_within: Duration,
         window_ms: u32,
     ) -> (Arc<Sample>, Option<Moment>) {
-        let readings =
-            Quantity::ALL.map(|quantity| reading(quantity, known.values[quantity as usize], now, fresh_within));
+        let readings = Quantity::ALL.map(|quantity| {
+            let place = quantity as usize;
+            reading(known.gives[place], known.values[place], now, fresh_within)
+        });
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
         let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
@@ -164,9 +165,9 @@ impl Latest {
 }
 
 /// Each value by its own age: a fresh one freshens no other.
-fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
+fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
     match observed {
-        None if engine::gives(quantity) => Reading::MISSING,
+        None if given => Reading::MISSING,
         None => Reading::UNSUPPORTED,
         Some(Observed { value, at }) => {
             let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
@@ -178,7 +179,7 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
 #[cfg(test)]
 mod tests {
     use super::super::TargetSettings;
-    use super::super::engine::Observation;
+    use super::super::engine::{EXPECTED, Observation};
     use super::*;
     use crate::snapshot::Excluded;
 
@@ -216,7 +217,7 @@ mod tests {
         }
 
         fn scraped(&self, target: usize, values: [Option<f64>; Quantity::COUNT]) {
-            let page = Observation { values, garbage: 0, absent: Vec::new() };
+            let page = Observation { values, garbage: 0, absent: Vec::new(), engine: "vllm".into(), gives: EXPECTED };
             let slot = &self.slots[target];
             slot.scraped(self.at(), slot.live.in_flight(), &page);
         }

@@ -1,8 +1,8 @@
 //! The fleet at one moment: immutable, swapped whole, captured by one pointer.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::members::{Member, Members};
 use super::moment::Moment;
@@ -61,9 +61,36 @@ pub struct Live {
     tokens_per_second: AtomicU64,
     failures: AtomicU32,
     ejections: AtomicU32,
+    /// Written by scrapes and read by people; no request comes by here.
+    watched: Mutex<Arc<Watched>>,
+}
+
+/// How it goes with the target's metrics page: for operators, not for choices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Watched {
+    /// Whose page it is; `None` until one could be read.
+    pub engine: Option<Arc<str>>,
+    /// The series that were expected on the last good page and were not on it, by their newest name.
+    pub series_missing: Vec<String>,
+    /// Lines of the last good page that could not be read or believed.
+    pub garbage_lines: u32,
+    /// Scrapes that have failed since the last good one.
+    pub scrape_failures: u32,
+    /// Why the last scrape failed; `None` if it did not.
+    pub scrape_error: Option<Box<str>>,
 }
 
 impl Live {
+    /// How it goes with the target's page.
+    pub fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Written by the fleet's scrapes only.
+    pub fn set_watched(&self, watched: Watched) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(watched);
+    }
+
     /// A request was sent to the target.
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
