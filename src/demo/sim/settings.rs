@@ -1,8 +1,9 @@
 //! The knobs of a simulated pod. The comments of the fields are the text of `snapgate sim --help`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::faults::Fault;
 
@@ -71,6 +72,14 @@ pub struct SimSettings {
     #[arg(long)]
     pub unhealthy: bool,
 
+    /// Whose names are on the /metrics page; answers are vLLM's in either case
+    #[arg(long, value_enum, default_value_t = SimEngine::Vllm)]
+    pub engine: SimEngine,
+
+    /// Serve this file as the /metrics page, whatever the pod does
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+
     /// Time to make the /metrics page
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub metrics_delay: Duration,
@@ -78,6 +87,15 @@ pub struct SimSettings {
     /// What goes wrong
     #[command(flatten)]
     pub misbehaviour: Misbehaviour,
+}
+
+/// Whose names a simulated pod uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimEngine {
+    /// vLLM's.
+    Vllm,
+    /// SGLang's.
+    Sglang,
 }
 
 /// What goes wrong at a pod as a whole.
@@ -147,6 +165,8 @@ impl Default for SimSettings {
             seed: None,
             keep_alive: None,
             unhealthy: false,
+            engine: SimEngine::Vllm,
+            page: None,
             metrics_delay: Duration::ZERO,
             misbehaviour: Misbehaviour::default(),
         }
