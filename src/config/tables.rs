@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
-use super::texts::{check_name, is_name_char};
+use super::texts::{check_model, check_name, is_name_char};
 use super::value::{quoted, quoted_list};
 use crate::lookup::{Scope, token};
 use crate::snapshot::{Policy, TLS_SCHEME};
@@ -21,9 +21,6 @@ const GPUS_MAX: u32 = 1024;
 
 /// Models of one target: for each of all of them every view has a list of its targets.
 const MODELS_MAX: usize = 256;
-
-/// The longest name of a model, in bytes: from a request no longer one is read.
-const MODEL_BYTES_MAX: usize = 256;
 
 /// One entry of `[[targets]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -456,14 +453,6 @@ impl Tables<'_> {
         }
         scopes
     }
-}
-
-/// A model as requests name it.
-fn check_model(name: &str) -> Result<String, String> {
-    if (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("\"{}\" is not a model's name: use 1 to {MODEL_BYTES_MAX} bytes of text", name.escape_default()))
 }
 
 /// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
