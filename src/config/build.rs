@@ -10,7 +10,7 @@ use super::layers::Effective;
 use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
-use super::{Config, Machine, Secret, Shown, Targets, orca, otlp};
+use super::{Config, Machine, Secret, Shown, Targets, engines, orca, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::snapshot::Policy;
 use crate::store::Durability;
@@ -48,6 +48,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     }
     otlp::check(effective, mistakes);
     orca::check(effective, mistakes);
+    engines::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
     if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
         let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
@@ -228,6 +229,7 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         address: target.address.clone(),
         gpus: target.gpus,
         models: target.models.clone(),
+        engine: target.engine.clone(),
     };
     fleet::Settings {
         targets: targets.iter().map(target).collect(),
@@ -245,6 +247,8 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         unhealthy_after: values.small("fleet.unhealthy_after"),
         healthy_after: values.small("fleet.healthy_after"),
         metrics_path: values.text("fleet.metrics_path").to_owned(),
+        engine: values.text("fleet.engine").to_owned(),
+        engines: engines::settings(values),
         eject_after: values.small("fleet.eject_after"),
         eject_time: values.duration("fleet.eject_time"),
         // Loaded when it starts.
@@ -469,6 +473,13 @@ impl<'a> Values<'a> {
         match self.0.get(path).0 {
             Value::Authorization(value) => value.as_ref(),
             other => unreachable!("{path} is no credential but {other}"),
+        }
+    }
+
+    pub(super) fn engines(&self) -> &'a [engines::Engine] {
+        match self.0.get("engines").0 {
+            Value::Engines(engines) => engines,
+            other => unreachable!("engines are no list of tables but {other}"),
         }
     }
 

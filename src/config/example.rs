@@ -25,6 +25,7 @@ name = \"vllm-0\"
 url = \"http://127.0.0.1:8000\"
 #gpus = 1
 #models = [\"llama-3.1-8b\"]
+#engine = \"sglang\"
 #authorization = \"this-pods-own-key\"
 #ask_for_load_report = \"json\"
 
@@ -36,6 +37,15 @@ const MODELS: &str = "\
 #[[models]]
 #name = \"llama-3.1-8b\"
 #policy = \"least_queue\"
+";
+
+const ENGINES: &str = "\
+#[[engines]]
+#name = \"our-engine\"
+#waiting = \"our_queue_length\"
+#running = \"our_requests{state=\\\"running\\\"}\"
+#kv_cache_usage = { names = [\"our_kv_percent\"], combine = \"max\", scale = 0.01 }
+#tokens = \"our_tokens_total\"
 ";
 
 const TOKENS: &str = "\
@@ -75,6 +85,7 @@ fn described(key: &Key) -> String {
         Kind::Targets => TARGETS.to_owned(),
         Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
+        Kind::Engines => ENGINES.to_owned(),
         Kind::List { .. } => format!("{} = {}\n", key.split().1, folded(key)),
         kind => format!("{} = {}\n", key.split().1, kind.parse(key.default).expect("a test reads every default")),
     };

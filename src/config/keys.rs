@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::engines::engine_name;
 use super::logs::{candidates, log_level};
 use super::texts::{
     file, header, header_name, instance, link, network, optional_header, origin, path, request_path, route,
@@ -236,13 +237,19 @@ const COMMON: &[Key] = &[
         doc: "The inference pods. A target is http://HOST:PORT or https://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
               `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
-              them it serves any. A request for a model that no target serves is answered 404. `authorization`, or \
+              them it serves any. `engine` is whose metrics it serves, in place of fleet.engine. A request for a model that no target serves is answered 404. `authorization`, or \
               `authorization_file` with the name of a file, is what its requests present in place of \
               upstream.authorization; its polls present fleet.authorization. `ask_for_load_report` is none, text, json or \
               bin, in place of load_reports.ask. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
+    Key { path: "engines", kind: Kind::Engines, default: "",
+        doc: "Engines that snapgate does not know: what each calls its numbers on its metrics page. A number is the name of a \
+              series, NAME or NAME{label=\"value\"}, a list of names of which the first that is there counts, or { names = [...], \
+              combine = \"sum\" or \"max\" (of several series), scale = a factor }. There are waiting, running, kv_cache_usage, \
+              prefix_cache_hit_ratio, gpu_utilization and gpu_memory_utilization (0 to 1), and the counters \
+              prefix_cache_queries, prefix_cache_hits, prefix_cache_misses, requests and tokens. docs/engines.md says more." },
     Key { path: "log.format", kind: Kind::Choice(&["json", "text", "auto"]), default: "json",
         doc: "One JSON object per line, text for people, or text on a terminal and JSON elsewhere." },
     Key { path: "log.level", kind: Kind::Text(log_level), default: "info",
@@ -388,6 +395,10 @@ const COMMON: &[Key] = &[
         doc: "Pause between two views of the fleet, from which targets are chosen." },
     Key { path: "fleet.metrics_path", kind: Kind::Text(request_path), default: "/metrics",
         doc: "Where a target's metrics are." },
+    Key { path: "fleet.engine", kind: Kind::Text(engine_name), default: "auto",
+        doc: "Whose metrics the targets serve. auto: vLLM's or SGLang's, whichever is on the page. By documentation and not \
+              tried: tensorrt_llm, triton, tgi, llama_cpp. Else the name of one of [[engines]]. A target with an `engine` of \
+              its own goes by that." },
     Key { path: "fleet.probe_path", kind: Kind::Text(request_path), default: "/health",
         doc: "Where a target says that it is alive, with a status of 2xx." },
     Key { path: "fleet.probe_interval", kind: time(10 * MS, H), default: "1s",

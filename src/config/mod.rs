@@ -15,6 +15,7 @@
 //! is looked up in the table and never taken apart, and a test holds that no two keys share one.
 
 mod build;
+mod engines;
 mod example;
 mod keys;
 mod layers;

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::orca;
 use super::secret::{Secret, check_secret, read_secret};
-use super::texts::{check_name, is_name_char};
+use super::texts::{check_model, check_name, is_name_char};
 use super::value::{quoted, quoted_list};
 use crate::lookup::Scope;
 use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
@@ -23,12 +23,9 @@ const GPUS_MAX: u32 = 1024;
 /// Models of one target: for each of all of them every view has a list of its targets.
 const MODELS_MAX: usize = 256;
 
-/// The longest name of a model, in bytes: from a request no longer one is read.
-const MODEL_BYTES_MAX: usize = 256;
-
 /// What an entry of `[[targets]]` may have.
-const TARGET_FIELDS: [&str; 7] =
-    ["name", "url", "gpus", "models", "authorization", "authorization_file", "ask_for_load_report"];
+const TARGET_FIELDS: [&str; 8] =
+    ["name", "url", "gpus", "models", "engine", "authorization", "authorization_file", "ask_for_load_report"];
 
 /// One entry of `[[targets]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +36,8 @@ pub(super) struct Target {
     pub(super) gpus: Option<u32>,
     /// None means any.
     pub(super) models: Vec<String>,
+    /// Whose metrics it serves, in place of `fleet.engine`.
+    pub(super) engine: Option<String>,
     /// What its requests present in place of what all others do.
     pub(super) authorization: Option<CredentialSettings>,
     /// In which format it is asked for its load, if not as all others are.
@@ -56,6 +55,10 @@ impl fmt::Display for Target {
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
+        }
+        if let Some(engine) = &self.engine {
+            f.write_str(", engine = ")?;
+            quoted(f, engine)?;
         }
         match &self.authorization {
             None => {}
@@ -120,7 +123,7 @@ pub(super) struct Tables<'a> {
 }
 
 /// An entry as written: `[NAME=]TEXT`, or a table's fields.
-enum Entry<'t> {
+pub(super) enum Entry<'t> {
     Short(String, Origin),
     Fields(BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>, Origin),
 }
@@ -165,11 +168,11 @@ impl Tables<'_> {
         self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
-    fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
+    pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
         self.mistakes.add(origin.clone(), Some(self.key), text);
     }
 
-    fn entries<'t>(
+    pub(super) fn entries<'t>(
         &mut self,
         value: &'t Spanned<DeValue<'t>>,
         place: &Place<'_>,
@@ -212,7 +215,11 @@ impl Tables<'_> {
     }
 
     /// A text field; what is there and is no text is noted.
-    fn text(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, name: &str) -> Option<(String, Origin)> {
+    pub(super) fn text(
+        &mut self,
+        fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>,
+        name: &str,
+    ) -> Option<(String, Origin)> {
         let (value, origin) = fields.get(name)?;
         match value {
             DeValue::String(text) => Some((text.to_string(), origin.clone())),
@@ -282,11 +289,12 @@ impl Tables<'_> {
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
         let (authorization, asked) = (self.authorization(fields), self.text(fields, "ask_for_load_report"));
         let asked = asked.and_then(|(text, origin)| orca::asked(&text).map_err(|text| self.wrong(&origin, text)).ok());
+        let engine = self.text(fields, "engine").map(|(engine, _)| engine);
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, authorization, ask_for_load_report: asked, ..target })
+        Some(Target { gpus, models, engine, authorization, ask_for_load_report: asked, ..target })
     }
 
     /// What a target gets in the header authorization. No message shows it.
@@ -372,6 +380,7 @@ impl Tables<'_> {
             address: address?,
             gpus: None,
             models: Vec::new(),
+            engine: None,
             authorization: None,
             ask_for_load_report: None,
         })
@@ -452,14 +461,6 @@ impl Tables<'_> {
         }
         scopes
     }
-}
-
-/// A model as requests name it.
-fn check_model(name: &str) -> Result<String, String> {
-    if (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("\"{}\" is not a model's name: use 1 to {MODEL_BYTES_MAX} bytes of text", name.escape_default()))
 }
 
 /// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.

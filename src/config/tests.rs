@@ -140,7 +140,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Text(_), "otlp.endpoint" | "otlp.traces_endpoint") => quoted("http://h:4317"),
         (Kind::Text(_), "otlp.logs_endpoint") => quoted("http://h:4318/v1/logs"),
         (Kind::Text(_), "otlp.candidates") => quoted("all"),
-        (Kind::Text(_), "otlp.provider") => quoted("sglang"),
+        (Kind::Text(_), "otlp.provider" | "fleet.engine") => quoted("sglang"),
         (Kind::Text(_), _) => quoted("/other"),
         (Kind::List { .. }, "record.headers") => "[\"x-run-id\"]".to_owned(),
         (Kind::List { .. }, "routes.cors_origins") => "[\"https://chat.example\"]".to_owned(),
@@ -165,6 +165,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Targets, _) => "[{ url = \"http://h:1\" }]".to_owned(),
         (Kind::Authorization, _) => quoted("Bearer 0123456789abcdef"),
         (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
+        (Kind::Engines, _) => "[{ name = \"mine\", waiting = \"queue\" }]".to_owned(),
         (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
     }
 }

@@ -6,6 +6,9 @@ use super::keys::CREDENTIALS;
 use crate::lookup::LinkTemplate;
 use crate::tenant::Network;
 
+/// The longest name of a model, in bytes: from a request no longer one is read.
+const MODEL_BYTES_MAX: usize = 256;
+
 /// The longest name of a target or token.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -87,4 +90,12 @@ pub(super) fn check_name(name: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
+}
+
+/// A model as requests name it.
+pub(super) fn check_model(name: &str) -> Result<String, String> {
+    if (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("\"{}\" is not a model's name: use 1 to {MODEL_BYTES_MAX} bytes of text", name.escape_default()))
 }

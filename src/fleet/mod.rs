@@ -44,7 +44,7 @@ use crate::snapshot::{Attached, FleetView, Health};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
-pub use engine::{Observation, Pages};
+pub use engine::{AUTO, Candidates, Combine, EngineSettings, Engines, Input, Observation, Pages, Row, shipped};
 use fetch::Fetcher;
 pub use roster::Change;
 use roster::Roster;
@@ -90,6 +90,10 @@ pub struct Settings {
     pub healthy_after: u32,
     /// Where the metrics page is.
     pub metrics_path: String,
+    /// Whose metrics targets serve: the name of an engine, or [`AUTO`].
+    pub engine: String,
+    /// Engines of one's own.
+    pub engines: Vec<EngineSettings>,
     /// After so many failed requests in a row a target is passed over for a while; never with 0.
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
@@ -111,13 +115,15 @@ pub struct TargetSettings {
     pub gpus: Option<u32>,
     /// The models it serves; none named means any.
     pub models: Vec<String>,
+    /// Whose metrics it serves, in place of [`Settings::engine`].
+    pub engine: Option<String>,
 }
 
 #[cfg(test)]
 impl TargetSettings {
     /// One that serves any model.
     fn plain(name: &str, address: &str) -> Self {
-        Self { name: name.into(), address: address.into(), gpus: None, models: Vec::new() }
+        Self { name: name.into(), address: address.into(), gpus: None, models: Vec::new(), engine: None }
     }
 }
 
@@ -140,6 +146,8 @@ impl Settings {
             unhealthy_after: 3,
             healthy_after: 1,
             metrics_path: "/metrics".into(),
+            engine: AUTO.into(),
+            engines: Vec::new(),
             eject_after: 5,
             eject_time: Duration::from_secs(10),
             connector: None,
@@ -166,6 +174,7 @@ type Watcher = (Arc<Slot>, AbortHandle);
 #[derive(Debug)]
 struct Watch {
     settings: Settings,
+    engines: Engines,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     budget: Budget,
@@ -185,6 +194,7 @@ impl Fleet {
         let watch = Watch {
             scraper: Fetcher::new(&settings, settings.poll_timeout, Arc::clone(&budget.scrapes)),
             prober: Fetcher::new(&settings, settings.probe_timeout, Arc::clone(&budget.probes)),
+            engines: Engines::new(&settings.engines),
             settings,
             clock,
             metrics,

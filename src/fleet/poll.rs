@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{StatusCode, Uri};
 
 use super::budget::stretched;
-use super::engine::Pages;
+use super::engine::{Candidates, Observation, Pages};
 use super::fetch::{FetchError, with_causes};
 use super::prometheus;
 use super::slot::Slot;
@@ -31,17 +31,19 @@ enum ScrapeError {
     /// Nothing on it is a sample: a web page, an error in words, an empty body.
     NotMetrics,
     /// It has samples, but none of the engine's.
-    NoEngineSeries,
+    NoEngineSeries(String),
 }
 
 /// Scrapes for ever. The owner of the task ends it.
 pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
-    let mut pages = Pages::new(watch.settings.window);
+    let candidates = watch.engines.candidates(slot.engine.as_deref().unwrap_or(&watch.settings.engine));
+    slot.expects(candidates.expected());
+    let mut pages = Pages::new(candidates.clone(), watch.settings.window);
     // The first round is spread as the budget wants it: a small fleet is known at once, a large one is not asked at once.
     tokio::time::sleep(watch.budget.scrape_interval_min().mul_f64(rand::random())).await;
     loop {
         let start = tokio::time::Instant::now();
-        let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages)).await;
+        let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages, &candidates)).await;
         let duration = start.elapsed();
         settle(&watch, &slot, result, duration);
         let interval =
@@ -53,7 +55,13 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
 
 /// Asks once; answers how many scrapes before had failed in a row. The values count from the moment of asking: an age
 /// may be too high by the time the answer took, never too low.
-async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Result<u32, ScrapeError> {
+async fn scrape(
+    watch: &Watch,
+    slot: &Slot,
+    uri: &Uri,
+    pages: &mut Pages,
+    candidates: &Candidates,
+) -> Result<u32, ScrapeError> {
     let (at, in_flight) = (Instant::now(), slot.live.in_flight());
     let settings = &watch.settings;
     let answer = watch.scraper.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
@@ -62,9 +70,22 @@ async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Res
     }
     let text = answer.body?;
     match pages.read(&text, at) {
-        Some(page) => Ok(slot.scraped(watch.clock.at(at), in_flight, &page)),
-        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries),
+        Some(page) => {
+            tell_of(slot, &page);
+            Ok(slot.scraped(watch.clock.at(at), in_flight, &page))
+        }
+        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries(candidates.names())),
         None => Err(ScrapeError::NotMetrics),
+    }
+}
+
+/// Says in the log whose page it is, and what was expected on it in vain, whenever that changes.
+fn tell_of(slot: &Slot, page: &Observation) {
+    let (name, watched) = (&*slot.target.name, slot.live.watched());
+    let known = watched.engine.as_ref() == Some(&page.engine);
+    if !known || watched.series_missing != page.absent {
+        let (engine, missing) = (&*page.engine, page.absent.join(", "));
+        tracing::info!(pod = name, engine, missing, "metrics page read");
     }
 }
 
@@ -117,7 +138,7 @@ impl ScrapeError {
             Self::Fetch(error) => error.reason(),
             Self::Status(_) => "status",
             Self::NotMetrics => "not_metrics",
-            Self::NoEngineSeries => "no_engine_series",
+            Self::NoEngineSeries(_) => "no_engine_series",
         }
     }
 }
@@ -134,7 +155,11 @@ impl fmt::Display for ScrapeError {
             Self::Fetch(error) => fmt::Display::fmt(error, f),
             Self::Status(status) => write!(f, "status {status} instead of 200, check the metrics path"),
             Self::NotMetrics => f.write_str("the page has no metrics, check address and metrics path"),
-            Self::NoEngineSeries => f.write_str("the page has metrics, but none of vLLM's, check what runs there"),
+            Self::NoEngineSeries(engines) => write!(
+                f,
+                "the page has metrics, but none that {engines} has: check what runs there, and name it in fleet.engine or as \
+                 the target's engine"
+            ),
         }
     }
 }
@@ -143,7 +168,7 @@ impl Error for ScrapeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Fetch(error) => error.source(),
-            Self::Status(_) | Self::NotMetrics | Self::NoEngineSeries => None,
+            Self::Status(_) | Self::NotMetrics | Self::NoEngineSeries(_) => None,
         }
     }
 }

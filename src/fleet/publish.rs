@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ejection::{Ejection, Rule};
-use super::engine;
 use super::rates::FleetWindow;
 use super::slot::{Observed, Slot, State};
 use crate::snapshot::members::BLOCK;
@@ -156,8 +155,10 @@ impl Latest {
         fresh_within: Duration,
         window_ms: u32,
     ) -> (Arc<Sample>, Option<Moment>) {
-        let readings =
-            Quantity::ALL.map(|quantity| reading(quantity, known.values[quantity as usize], now, fresh_within));
+        let readings = Quantity::ALL.map(|quantity| {
+            let place = quantity as usize;
+            reading(known.gives[place], known.values[place], now, fresh_within)
+        });
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
         let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
@@ -166,9 +167,9 @@ impl Latest {
 }
 
 /// Each value by its own age: a fresh one freshens no other.
-fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
+fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
     match observed {
-        None if engine::gives(quantity) => Reading::MISSING,
+        None if given => Reading::MISSING,
         None => Reading::UNSUPPORTED,
         Some(Observed { value, at, source }) => {
             let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
@@ -180,7 +181,7 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
 #[cfg(test)]
 mod tests {
     use super::super::TargetSettings;
-    use super::super::engine::Observation;
+    use super::super::engine::{EXPECTED, Observation};
     use super::*;
     use crate::snapshot::{Excluded, Source};
 
@@ -218,7 +219,7 @@ mod tests {
         }
 
         fn scraped(&self, target: usize, values: [Option<f64>; Quantity::COUNT]) {
-            let page = Observation { values, garbage: 0, absent: Vec::new() };
+            let page = Observation { values, garbage: 0, absent: Vec::new(), engine: "vllm".into(), gives: EXPECTED };
             let slot = &self.slots[target];
             slot.scraped(self.at(), slot.live.in_flight(), &page);
         }
@@ -333,6 +334,8 @@ mod tests {
             values: [Some(1.0), Some(2.0), None, None, None, None, None, None],
             garbage: 0,
             absent: Vec::new(),
+            engine: "vllm".into(),
+            gives: [true; Quantity::COUNT],
         };
         bench.slots[0].scraped(EPOCH.plus(Duration::from_millis(1_400)), 0, &page);
         let view = bench.view_after(100);

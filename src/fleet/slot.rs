@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::TargetSettings;
-use super::engine::Observation;
-use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target};
+use super::engine::{self, Observation};
+use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target, Watched};
 
 /// One target's place in the fleet.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Slot {
     pub(super) target: Arc<Target>,
     /// The models it serves; none named means any.
     pub(super) models: Box<[Box<str>]>,
+    /// Whose metrics it serves, if anybody said of this target.
+    pub(super) engine: Option<Box<str>>,
     pub(super) live: Arc<Live>,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
@@ -32,6 +34,8 @@ struct Known {
 pub(super) struct State {
     pub(super) health: Health,
     pub(super) values: [Option<Observed>; Quantity::COUNT],
+    /// Which quantities the target's engine can give.
+    pub(super) gives: [bool; Quantity::COUNT],
     /// The gateway's requests in flight when the last page that said something was asked for; and of those that have come
     /// or gone since, the ones that a load report has told of.
     pub(super) in_flight_at_scrape: Option<u32>,
@@ -70,7 +74,9 @@ pub struct Problems {
     /// Lines of the last good page that could not be read or believed.
     pub garbage_lines: u32,
     /// The series that were expected on the last good page and were not on it, by their newest name, without `_total`.
-    pub series_missing: Box<[&'static str]>,
+    pub series_missing: Box<[String]>,
+    /// Whose page it is; `None` until one could be read.
+    pub engine: Option<Arc<str>>,
     /// Why the last probe failed; `None` if it did not.
     pub probe_error: Option<Box<str>>,
 }
@@ -78,7 +84,8 @@ pub struct Problems {
 impl Slot {
     /// Nothing is known of the target yet.
     pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
-        let state = State { health: Health::Unknown, values: [None; Quantity::COUNT], in_flight_at_scrape: None };
+        let (values, gives) = ([None; Quantity::COUNT], engine::EXPECTED);
+        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None };
         Self::of(slot, settings, Arc::default(), Known { state, problems: Problems::default() })
     }
 
@@ -90,11 +97,12 @@ impl Slot {
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, models } = settings;
+        let TargetSettings { name, address, gpus, models, engine } = settings;
         let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
+            engine: engine.as_deref().map(Into::into),
             live,
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
@@ -108,6 +116,7 @@ impl Slot {
         **name == *settings.name
             && **address == *settings.address
             && *gpus == settings.gpus
+            && self.engine.as_deref() == settings.engine.as_deref()
             && models.eq(settings.models.iter().map(String::as_str))
     }
 
@@ -124,6 +133,7 @@ impl Slot {
         if says_something {
             known.state.in_flight_at_scrape = Some(in_flight);
         }
+        let gives_otherwise = std::mem::replace(&mut known.state.gives, page.gives) != page.gives;
         let problems = &mut known.problems;
         problems.scrape_error = None;
         let failures = std::mem::take(&mut problems.scrape_failures);
@@ -131,8 +141,12 @@ impl Slot {
         if *problems.series_missing != *page.absent {
             problems.series_missing = page.absent.as_slice().into();
         }
+        if problems.engine.as_ref() != Some(&page.engine) {
+            problems.engine = Some(Arc::clone(&page.engine));
+        }
+        self.show(problems);
         drop(known);
-        if says_something {
+        if says_something || gives_otherwise {
             self.changed.store(true, Ordering::Release);
         }
         failures
@@ -168,7 +182,32 @@ impl Slot {
         let problems = &mut self.lock().problems;
         problems.scrape_error = Some(error.into());
         problems.scrape_failures = problems.scrape_failures.saturating_add(1);
+        self.show(problems);
         problems.scrape_failures
+    }
+
+    /// Before the first page: which quantities are to be expected.
+    pub(super) fn expects(&self, gives: [bool; Quantity::COUNT]) {
+        let mut known = self.lock();
+        if known.problems.engine.is_none() && known.state.gives != gives {
+            known.state.gives = gives;
+            drop(known);
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Shows operators how it goes, if that is news.
+    fn show(&self, problems: &Problems) {
+        let watched = Watched {
+            engine: problems.engine.clone(),
+            series_missing: problems.series_missing.to_vec(),
+            garbage_lines: problems.garbage_lines,
+            scrape_failures: problems.scrape_failures,
+            scrape_error: problems.scrape_error.clone(),
+        };
+        if *self.live.watched() != watched {
+            self.live.set_watched(watched);
+        }
     }
 
     /// How long a scrape took, and how long after its start the next one comes.

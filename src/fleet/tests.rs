@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{Fleet, Problems, Settings, TargetSettings};
+use super::{EngineSettings, Fleet, Input, Problems, Row, Settings, TargetSettings};
 use crate::clock::Clock;
 use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source};
 use crate::telemetry::Metrics;
@@ -251,7 +251,7 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
         (ok(""), "not_metrics", "no metrics"),
         (ok("<!doctype html>\n<title>vllm:num_requests_waiting 3</title>\n"), "not_metrics", "no metrics"),
         (ok("vllm:num_requests_waiting three\n"), "not_metrics", "no metrics"),
-        (ok("tgi_queue_size 3\n"), "no_engine_series", "none of vLLM's"),
+        (ok("tgi_queue_size 3\n"), "no_engine_series", "none that vllm or sglang has"),
         (Reply::Raw(String::new()), "broken", "no valid HTTP answer: connection closed"),
         (Reply::Raw("SSH-2.0-OpenSSH_9.6\r\n".into()), "broken", "no valid HTTP answer: "),
         (Reply::Raw(head(500) + GOOD_LINE), "broken", "broke within the answer"),
@@ -304,6 +304,72 @@ async fn values_age_while_a_page_is_away_and_freshen_when_it_is_back() {
     until("fresh again", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
     assert_eq!(running.problems(0).scrape_error, None);
     assert_eq!(running.problems(0).series_missing.len(), 6);
+}
+
+#[tokio::test]
+async fn whatever_becomes_of_a_page_its_last_values_age_and_everybody_can_see_why() {
+    const GOOD: &str = "vllm:num_requests_waiting 3\nvllm:num_requests_running 5\n";
+    let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+    let cases = [
+        (Reply::Raw(head(GOOD.len() + 500) + GOOD), "broke within the answer"),
+        (ok(&"vllm:num_requests_waiting 9\n".repeat(100)), "longer than 1000 bytes"),
+        (Reply::Hang, "no complete answer within"),
+        (ok("\u{0}\u{1}\u{fffd}{{{\n= = =\n"), "no metrics"),
+    ];
+    for (reply, words) in cases {
+        let pod = Pod::start(ok(GOOD), ok("")).await;
+        let running = start(&[&pod.address], |settings| {
+            settings.fresh_within = 300 * MS;
+            settings.poll_timeout = 100 * MS;
+            settings.poll_bytes_max = 1000;
+        });
+        until("a value", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+        pod.metrics(reply);
+        until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
+        assert_eq!(running.reading(0, Quantity::Waiting).value, Some(3.0), "{words}: the last value stays");
+        assert_eq!(running.reading(0, Quantity::Running).value, Some(5.0), "{words}");
+        let watched = running.member(0).live.watched();
+        assert!(watched.scrape_failures > 0 && watched.scrape_error.as_ref().unwrap().contains(words), "{watched:?}");
+        assert_eq!(watched.engine.as_deref(), Some("vllm"), "{words}: what it was is known");
+    }
+}
+
+#[tokio::test]
+async fn a_page_with_broken_lines_counts_for_the_others_and_says_how_many() {
+    // Its number may have been cut: the last line has no end.
+    let pod = Pod::start(
+        ok("vllm:num_requests_waiting 3\n{{{\nvllm:num_requests_running x\nvllm:kv_cache_usage_perc 0.0"),
+        ok(""),
+    )
+    .await;
+    let running = start(&[&pod.address], |_| {});
+    until("a value", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+    let watched = running.member(0).live.watched();
+    assert_eq!((watched.garbage_lines, watched.series_missing.len(), &watched.scrape_error), (3, 6, &None));
+    assert_eq!(running.reading(0, Quantity::KvCacheUsage), Reading::MISSING);
+}
+
+#[tokio::test]
+async fn each_target_goes_by_its_own_engine() {
+    let pages = ["tgi_queue_size 4\n", "sglang:num_queue_reqs 5\n", "our_queue 6\n"];
+    let mut pods = Vec::new();
+    for page in pages {
+        pods.push(Pod::start(ok(page), ok("")).await);
+    }
+    let addresses: Vec<_> = pods.iter().map(|pod| pod.address.as_str()).collect();
+    let running = start(&addresses, |settings| {
+        settings.targets[0].engine = Some("tgi".into());
+        settings.targets[2].engine = Some("ours".into());
+        let (input, names) = (Input::Waiting, vec!["our_queue".into()]);
+        let rows = vec![Row { input, combine: input.combine(), scale: 1.0, names }];
+        settings.engines = vec![EngineSettings { name: "ours".into(), rows }];
+    });
+    for (target, (value, engine)) in [(4.0, "tgi"), (5.0, "sglang"), (6.0, "ours")].into_iter().enumerate() {
+        until(engine, || running.reading(target, Quantity::Waiting).fresh() == Some(value)).await;
+        assert_eq!(running.member(target).live.watched().engine.as_deref(), Some(engine));
+    }
+    let kv_cache = [0, 1, 2].map(|target| running.reading(target, Quantity::KvCacheUsage).freshness);
+    assert_eq!(kv_cache, [Freshness::Unsupported, Freshness::Missing, Freshness::Unsupported]);
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! `/v1/fleet`: the view that the next decision would be made from, with ages as of now.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
 use crate::snapshot::document::State;
-use crate::snapshot::{Excluded, FleetView, Health, Member, Moment};
+use crate::snapshot::{Excluded, FleetView, Health, Member, Moment, Watched};
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -30,6 +32,15 @@ struct TargetPart<'a> {
     /// Counts the target's published states within the run.
     sample: u64,
     published: String,
+    /// Whose metrics it serves, as far as a page has shown.
+    engine: Option<Arc<str>>,
+    /// What its engine's table expected on the last page in vain.
+    series_missing: Vec<String>,
+    /// Lines of the last page that could not be read or believed.
+    garbage_lines: u32,
+    /// Scrapes that have failed since the last good one, and why the last did.
+    scrape_failures: u32,
+    scrape_error: Option<Box<str>>,
     state: State,
 }
 
@@ -86,6 +97,7 @@ const COLUMNS: [table::Column; 12] = {
 impl<'a> TargetPart<'a> {
     fn of(member: &'a Member, eligible: bool, now: Moment) -> Self {
         let sample = &member.sample;
+        let watched = Watched::clone(&member.live.watched());
         let (gateway_requests_per_second, gateway_tokens_per_second) = member.live.rates();
         Self {
             name: &sample.target.name,
@@ -98,6 +110,11 @@ impl<'a> TargetPart<'a> {
             gateway_tokens_per_second,
             sample: sample.n,
             published: sample.published.to_string(),
+            engine: watched.engine,
+            series_missing: watched.series_missing,
+            garbage_lines: watched.garbage_lines,
+            scrape_failures: watched.scrape_failures,
+            scrape_error: watched.scrape_error,
             state: State::at(sample, now),
         }
     }

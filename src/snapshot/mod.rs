@@ -35,4 +35,4 @@ pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};
 pub use sampling::{Keep, Ratio, Sampling};
 pub use trace::{RemoteSpan, SpanId, TraceContext, TraceId};
-pub use view::{Attached, FleetView, Live, Reported};
+pub use view::{Attached, FleetView, Live, Reported, Watched};

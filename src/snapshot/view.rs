@@ -1,12 +1,11 @@
 //! The fleet at one moment: immutable, swapped whole, captured by one pointer.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::members::{Member, Members};
 use super::moment::Moment;
@@ -70,6 +69,8 @@ pub struct Live {
     has_report: AtomicBool,
     /// Elsewhere, so that all that moves with each request stays in one line.
     reported: Box<Mutex<Reported>>,
+    /// Written by scrapes and read by people; no request comes by here. Elsewhere, likewise.
+    watched: Box<Mutex<Arc<Watched>>>,
 }
 
 /// What the target's load reports have said since the fleet's last tick.
@@ -81,7 +82,32 @@ pub struct Reported {
     pub in_flight: u32,
 }
 
+/// How it goes with the target's metrics page: for operators, not for choices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Watched {
+    /// Whose page it is; `None` until one could be read.
+    pub engine: Option<Arc<str>>,
+    /// The series that were expected on the last good page and were not on it, by their newest name.
+    pub series_missing: Vec<String>,
+    /// Lines of the last good page that could not be read or believed.
+    pub garbage_lines: u32,
+    /// Scrapes that have failed since the last good one.
+    pub scrape_failures: u32,
+    /// Why the last scrape failed; `None` if it did not.
+    pub scrape_error: Option<Box<str>>,
+}
+
 impl Live {
+    /// How it goes with the target's page.
+    pub fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Written by the fleet's scrapes only.
+    pub fn set_watched(&self, watched: Watched) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(watched);
+    }
+
     /// A request was sent to the target.
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);

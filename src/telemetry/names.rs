@@ -215,6 +215,10 @@ metrics! {
         "Age of each value that is known of the target";
     TARGET_FRESH "snapgate_target_value_fresh" Gauge, "1", ["target", "quantity"], Stable,
         "1 if the value may be used for a choice, 0 if it is stale or missing; no series if no source can give it";
+    TARGET_SERIES_MISSING "snapgate_target_series_missing" Gauge, "{series}", ["target"], Stable,
+        "Series that were expected on the last metrics page of the target, by its engine's table, and were not on it";
+    TARGET_GARBAGE_LINES "snapgate_target_garbage_lines" Gauge, "{line}", ["target"], Stable,
+        "Lines of the last metrics page of the target that could not be read or believed";
     SCRAPES "snapgate_scrapes_total" Counter, "{scrape}", ["target"], Stable, "Metric pages of the target that were read";
     SCRAPE_FAILURES "snapgate_scrape_failures_total" Counter, "{scrape}", ["target", "reason"], Stable,
         "Metric pages of the target that could not be read, by reason";

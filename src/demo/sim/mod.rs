@@ -18,6 +18,7 @@ mod page;
 mod pod;
 mod prefixes;
 mod settings;
+mod sglang_page;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -25,10 +26,12 @@ mod wire;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -36,7 +39,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 pub use faults::{FAULT_HEADER, Fault, FaultError, TOKENS_HEADER};
-pub use settings::{LoadReports, Misbehaviour, SimSettings};
+pub use settings::{LoadReports, Misbehaviour, SimEngine, SimSettings};
 
 use pod::Pod;
 use wire::{ResetSwitch, Wire};
@@ -64,8 +67,13 @@ enum Door {
 }
 
 impl Sim {
-    /// Takes the address; port 0 takes a free one.
+    /// Takes the address; port 0 takes a free one. Reads the page that it is to serve, if one was recorded.
     pub async fn bind(listen: SocketAddr, settings: SimSettings) -> io::Result<Self> {
+        let read = |file: &PathBuf| {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+            std::fs::read(file).map(Bytes::from).map_err(named)
+        };
+        let page = settings.page.as_ref().map(read).transpose()?;
         let (address, door) = if settings.misbehaviour.refuse {
             let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.bind(listen)?;
@@ -74,7 +82,7 @@ impl Sim {
             let listener = TcpListener::bind(listen).await?;
             (listener.local_addr()?, Door::Open(listener))
         };
-        Ok(Self { address, door, pod: Arc::new(Pod::new(settings)) })
+        Ok(Self { address, door, pod: Arc::new(Pod::new(settings, page)) })
     }
 
     /// The address that was taken.

@@ -160,7 +160,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// A label's value may hold anything; three characters need a backslash.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 

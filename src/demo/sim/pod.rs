@@ -18,7 +18,8 @@ use super::faults::{Fault, tokens_of_request};
 use super::generation::{Generation, Pace};
 use super::load_report::{self, Asked};
 use super::page::Page;
-use super::settings::{ANSWER_TOKENS, SimSettings};
+use super::settings::{ANSWER_TOKENS, SimEngine, SimSettings};
+use super::sglang_page;
 use super::totals::FinishReason;
 use super::wire::{OnPurpose, ResetSwitch};
 use crate::clock::Clock;
@@ -43,10 +44,12 @@ pub(super) struct Pod {
     requests: AtomicU64,
     fingerprint: String,
     model_json: String,
+    /// A recorded metrics page, in place of its own.
+    page: Option<Bytes>,
 }
 
 impl Pod {
-    pub(super) fn new(settings: SimSettings) -> Self {
+    pub(super) fn new(settings: SimSettings, page: Option<Bytes>) -> Self {
         let clock = Clock::start();
         Self {
             seed: settings.seed.unwrap_or_else(rand::random),
@@ -56,6 +59,7 @@ impl Pod {
             requests: AtomicU64::new(0),
             fingerprint: format!("vllm-0.32.0-{:08x}", hash_of(&settings.model) as u32),
             model_json: json_text(&settings.model),
+            page,
             settings,
         }
     }
@@ -211,10 +215,16 @@ impl Pod {
         if !self.settings.metrics_delay.is_zero() {
             tokio::time::sleep(self.settings.metrics_delay).await;
         }
+        if let Some(page) = &self.page {
+            return response(StatusCode::OK, PAGE, page.clone().into());
+        }
         let (load, totals) = self.engine.read();
         let (model, kv_blocks) = (self.settings.model.as_str(), self.settings.kv_blocks);
-        let page = Page { model, kv_blocks, created: self.started.0 as f64 / 1e6 };
-        response(StatusCode::OK, PAGE, Bytes::from(page.text(load, &totals)).into())
+        let text = match self.settings.engine {
+            SimEngine::Vllm => Page { model, kv_blocks, created: self.started.0 as f64 / 1e6 }.text(load, &totals),
+            SimEngine::Sglang => sglang_page::text(model, load, &totals),
+        };
+        response(StatusCode::OK, PAGE, Bytes::from(text).into())
     }
 
     fn models(&self) -> Response<SimBody> {

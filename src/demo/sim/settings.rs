@@ -1,5 +1,6 @@
 //! The knobs of a simulated pod. The comments of the fields are the text of `snapgate sim --help`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -71,6 +72,14 @@ pub struct SimSettings {
     #[arg(long)]
     pub unhealthy: bool,
 
+    /// Whose names are on the /metrics page; answers are vLLM's in either case
+    #[arg(long, value_enum, default_value_t = SimEngine::Vllm)]
+    pub engine: SimEngine,
+
+    /// Serve this file as the /metrics page, whatever the pod does
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+
     /// Time to make the /metrics page
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub metrics_delay: Duration,
@@ -93,6 +102,15 @@ pub enum LoadReports {
     Full,
     /// So that no two in a row are wrong in the same way
     Malformed,
+}
+
+/// Whose names a simulated pod uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimEngine {
+    /// vLLM's.
+    Vllm,
+    /// SGLang's.
+    Sglang,
 }
 
 /// What goes wrong at a pod as a whole.
@@ -162,6 +180,8 @@ impl Default for SimSettings {
             seed: None,
             keep_alive: None,
             unhealthy: false,
+            engine: SimEngine::Vllm,
+            page: None,
             metrics_delay: Duration::ZERO,
             load_reports: LoadReports::Vllm,
             misbehaviour: Misbehaviour::default(),

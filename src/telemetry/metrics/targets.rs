@@ -149,6 +149,12 @@ impl Targets {
             gauges(page, definition(quantity), &members, |member| member.sample.reading(quantity).value);
         }
         write_ages(page, &members, scrape);
+        // Before the first page nothing is missing.
+        let watched = |member: &Member| Some(member.live.watched()).filter(|watched| watched.engine.is_some());
+        gauges(page, &names::TARGET_SERIES_MISSING, &members, |member| {
+            Some(watched(member)?.series_missing.len() as f64)
+        });
+        gauges(page, &names::TARGET_GARBAGE_LINES, &members, |member| Some(f64::from(watched(member)?.garbage_lines)));
     }
 }
 
