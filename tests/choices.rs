@@ -9,7 +9,7 @@ use snapgate::replay::{self, Question};
 use snapgate::snapshot::Policy;
 use snapgate::store::Reader;
 
-use crate::gateway::{Answer, End, Found, Gateway, Request, Setup, Sims, Stopped, until};
+use crate::gateway::{Answer, Client, End, Found, Gateway, Request, Setup, Sims, Stopped, until};
 
 /// Requests sent at one time, and how many of them one after the other.
 const CLIENTS: u64 = 6;
@@ -221,6 +221,10 @@ fn a_request_may_name_its_target_only_where_that_is_allowed_and_only_one_of_the_
         assert_eq!(seen, (400, &json!("target_not_found"), &json!("target-pod")), "{name}");
         assert_eq!(ended(&gateway, &answer).text_at("/outcome/ending"), Some("rejected"));
     }
+    // It was understood: the next request on its connection is served.
+    let mut client = Client::to(gateway.data);
+    let statuses = ["t9", "t0"].map(|name| client.ask(&asks_for("a").with("target-pod", name)).status);
+    assert_eq!(statuses, [400, 200]);
     let free = gateway.ask(&asks_for("a"));
     assert_eq!(ended(&gateway, &free).at("/decision/forced"), &json!(false));
     drop(gateway);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -13,7 +13,9 @@ use snapgate::snapshot::{Ending, Record};
 use snapgate::store::Reader;
 use tempfile::TempDir;
 
-use crate::process::{Client, Engine, Gateway, ask_once, binary, completion, eventually};
+use crate::gateway::upstream::Received;
+use crate::gateway::{Then, Upstream};
+use crate::process::{Client, Engine, Gateway, PATIENCE, ask_once, binary, completion, eventually};
 
 /// How often the configuration changes under load.
 const RELOADS: usize = 50;
@@ -167,6 +169,53 @@ fn a_request_that_was_still_coming_is_decided_by_one_configuration_the_new_one()
     let seen = [&found["gateway"]["config"], &found["decision"]["policy"], &found["decision"]["target"]];
     assert_eq!(seen, [&json!(config(&gateway)), &json!("round_robin"), &json!("pod-1")], "{found}");
     assert_ne!(config(&gateway), before);
+}
+
+/// The credential has left the configuration together with its target, and still is nobody else's.
+#[test]
+fn a_target_that_a_reload_brings_between_two_tries_does_not_get_the_key_of_the_target_before() {
+    let ((tell, asked), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+    let may_go_on = Mutex::new(may_go_on);
+    let fails = Upstream::start(move |_| {
+        tell.send(()).expect("the test listens");
+        may_go_on.lock().expect("no script panics").recv_timeout(PATIENCE).expect("the test goes on");
+        Then::Close
+    });
+    let serves = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let place = Place::new(0);
+    let target =
+        |name: &str, pod: &Upstream| format!("[[targets]]\nname = \"{name}\"\nurl = \"http://{}\"\n", pod.address);
+    place.write(&format!("{}authorization = \"Bearer the-key-of-a\"\n", target("a", &fails)), 0..0);
+    let gateway = place.start();
+    let ask = |key: &str| {
+        let request = format!("GET /v1/models HTTP/1.1\r\nhost: a\r\n{key}\r\n");
+        Client::connect(gateway.data).and_then(|mut client| client.ask(request.as_bytes(), |_| {}))
+    };
+    for (round, key) in ["authorization: Bearer the-clients-key\r\n", ""].into_iter().enumerate() {
+        let answer = thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(key));
+            asked.recv_timeout(PATIENCE).expect("the first target is asked");
+            place.write(&target("b", &serves), 0..0);
+            gateway.hang_up();
+            until_reloaded(&gateway, "applied", 2 * round + 1);
+            go_on.send(()).expect("the script listens");
+            asking.join().expect("it is answered").expect("it is answered")
+        });
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        place.write(&format!("{}authorization = \"Bearer the-key-of-a\"\n", target("a", &fails)), 0..0);
+        gateway.hang_up();
+        until_reloaded(&gateway, "applied", 2 * round + 2);
+    }
+    let keys = |pod: &Upstream| {
+        let received = pod.received();
+        let key = |request: &Received| request.head.header("authorization").map(str::to_owned);
+        received.iter().map(key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&fails), [Some("Bearer the-key-of-a".to_owned()), Some("Bearer the-key-of-a".to_owned())]);
+    assert_eq!(keys(&serves), [Some("Bearer the-clients-key".to_owned()), None]);
 }
 
 #[test]

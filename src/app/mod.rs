@@ -138,8 +138,8 @@ struct Shared {
 impl App {
     /// Builds and starts everything.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let (data, admin) = (bind("listen", config.listen)?, bind("admin", config.admin)?);
-        let admin_address = admin.local_addr().map_err(StartError::Thread)?;
+        let ((data, _), admin) = (bind("listen", config.listen)?, bind("admin", config.admin)?);
+        let admin_address = admin.1;
         let (clock, metrics) = (Clock::start(), Metrics::new());
         let data_dir = config.store.as_ref().map(|_| DataDir::open(&config.data_dir)).transpose();
         let data_dir = data_dir.map_err(StartError::DataDir)?;
@@ -290,8 +290,15 @@ fn this_run(config: &Config, data_dir: Option<&DataDir>, clock: &Clock) -> Run {
     }
 }
 
-fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|source| StartError::Bind { setting, address, source })
+/// Listens for a runtime, which may not be held up by it; answers where, too.
+fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    listen().map_err(|source| StartError::Bind { setting, address, source })
 }
 
 fn load_acceptor(
@@ -413,7 +420,7 @@ fn start_lookup(
     shared: &Shared,
     fleet: &Arc<Fleet>,
     (reader, erase): (Option<Reader>, Option<EraseSource>),
-    (listener, acceptor): (TcpListener, Option<Arc<Acceptor>>),
+    ((listener, address), acceptor): ((TcpListener, SocketAddr), Option<Arc<Acceptor>>),
     control: &Runtime,
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
     let readiness = {
@@ -436,8 +443,7 @@ fn start_lookup(
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let listen = || {
-        listener.set_nonblocking(true)?;
-        if acceptor.is_none() && !listener.local_addr()?.ip().is_loopback() {
+        if acceptor.is_none() && !address.ip().is_loopback() {
             tracing::warn!(
                 "the admin listener is open beyond loopback without TLS: tokens and records travel in clear; set \
                  admin_tls.cert and admin_tls.key"
@@ -446,7 +452,7 @@ fn start_lookup(
         let _context = control.enter();
         tokio::net::TcpListener::from_std(listener)
     };
-    let listener = listen().map_err(StartError::Thread)?;
+    let listener = listen().map_err(|source| StartError::Bind { setting: "admin", address, source })?;
     let metrics = Arc::clone(&shared.metrics);
     let serving = control.spawn(async move {
         let rotating = lookup::rotate_tokens(Arc::clone(&settings), Arc::clone(&metrics));

@@ -18,7 +18,7 @@ pub use rank::{Look, Ranked, Ranking, rank};
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::sample::mix;
 use crate::snapshot::{
-    Candidate, Candidates, Excluded, Fallback, FleetView, Inputs, Live, Member, Policy, Pool, Reason,
+    Attempt, Candidate, Candidates, Excluded, Fallback, FleetView, Inputs, Live, Member, Policy, Pool, Reason,
 };
 
 /// The largest `width` that may be configured.
@@ -45,19 +45,29 @@ pub struct Choice {
     pub live: Arc<Live>,
 }
 
-/// Chooses among the pool's eligible targets, of which it looks at `width` at most; `None` if there are none.
-pub fn target(view: &FleetView, pool: &Pool, policy: Policy, width: usize, inputs: &Inputs) -> Option<Choice> {
+/// Chooses among the pool's eligible targets that have not been `tried`, of which it looks at `width` at most; `None` if
+/// there are none. What has been tried is passed over among so many more places, so that it takes nobody's.
+pub fn target(
+    view: &FleetView,
+    pool: &Pool,
+    policy: Policy,
+    width: usize,
+    inputs: &Inputs,
+    tried: &[Attempt],
+) -> Option<Choice> {
     let member_at = |place: u32| pool.eligible[place as usize] as usize;
-    let (eligible, count) = (pool.eligible.len(), pool.eligible.len().min(looks_max(policy, width)));
+    let (eligible, width) = (pool.eligible.len(), looks_max(policy, width));
+    let count = eligible.min(WIDTH_MAX).min(width + tried.len());
     let look = |place: u32| {
         let index = member_at(place);
         let Member { sample, live } = &view.members[index];
         Look { sample, place, in_flight: live.in_flight(), identity: view.pools.identities[index] }
     };
+    let is_untried = |look: &Look<'_>| tried.iter().all(|attempt| attempt.target.slot != look.sample.target.slot);
     let mut looks = ArrayVec::<Look<'_>, WIDTH_MAX>::new();
     match places(policy, eligible, count, inputs) {
-        Ok(places) => looks.extend(places.into_iter().map(look)),
-        Err(hash) => looks.extend(pool.walk(hash).take(count).map(look)),
+        Ok(places) => looks.extend(places.into_iter().map(look).filter(is_untried).take(width)),
+        Err(hash) => looks.extend(pool.walk(hash).take(count).map(look).filter(is_untried).take(width)),
     }
     let Ranking { ranked, reason, fallback, no_fresh_state } = rank(policy, eligible as u32, inputs, &looks)?;
     let candidate = |ranked: &Ranked| {

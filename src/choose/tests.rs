@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::sample::mix;
-use crate::snapshot::{Freshness, Health, Moment, Quantity, Reading, Sample, Source, Target};
+use crate::snapshot::{Attempt, Freshness, Health, Moment, Quantity, Reading, Sample, Source, Target};
 
 /// One target of a made-up fleet.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ fn inputs(ticket: u64, draw: u64) -> Inputs {
 }
 
 fn choose(view: &FleetView, policy: Policy, inputs: &Inputs) -> Option<Choice> {
-    target(view, view.pools.all(), policy, 16, inputs)
+    target(view, view.pools.all(), policy, 16, inputs, &[])
 }
 
 #[track_caller]
@@ -271,6 +271,42 @@ fn a_prefix_that_is_asked_for_too_often_overflows_to_others_and_a_session_does_n
     }
 }
 
+/// A try at the choice's first target.
+fn attempt(choice: &Choice) -> Attempt {
+    Attempt {
+        target: Arc::clone(&choice.candidates.first().unwrap().sample.target),
+        started_offset_us: 0,
+        connect_us: None,
+        first_byte_offset_us: None,
+        status: None,
+        error: None,
+    }
+}
+
+#[test]
+fn a_request_that_fails_everywhere_meets_every_target_once_however_few_are_looked_at() {
+    for targets in [3, 80] {
+        let view = fleet(&vec![IDLE; targets]);
+        for (policy, width) in
+            Policy::ALL.into_iter().flat_map(|policy| [(policy, 1), (policy, 16), (policy, WIDTH_MAX)])
+        {
+            // As many as `upstream.retries` may allow, and the first.
+            let (mut tried, tries) = (Vec::<Attempt>::new(), targets.min(11));
+            for draw in 0..tries as u64 {
+                let inputs = Inputs { draw: mix(draw), ticket: Some(mix(draw)), ..inputs(0, 7) };
+                let choice = target(&view, view.pools.all(), policy, width, &inputs, &tried).unwrap();
+                assert!(choice.candidates.len() <= looks_max(policy, width), "{policy:?} {width}");
+                tried.push(attempt(&choice));
+            }
+            let met: HashSet<_> = tried.iter().map(|attempt| attempt.target.slot).collect();
+            assert_eq!(met.len(), tries, "{policy:?} {width}");
+            if targets == tries {
+                assert!(target(&view, view.pools.all(), policy, width, &inputs(1, 1), &tried).is_none());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_forced_target_is_taken_as_it_is() {
     let view = fleet(&[IDLE, Pod { health: Health::Unhealthy, ..busy(3) }]);
@@ -301,7 +337,7 @@ proptest! {
         let view = fleet(&pods);
         for policy in Policy::ALL {
             let inputs = inputs(ticket, draw);
-            let choice = target(&view, view.pools.all(), policy, width, &inputs).unwrap();
+            let choice = target(&view, view.pools.all(), policy, width, &inputs, &[]).unwrap();
             let distinct: HashSet<_> = names(&choice).into_iter().collect();
             prop_assert_eq!(choice.candidates.len(), pods.len().min(looks_max(policy, width)));
             prop_assert_eq!(distinct.len(), choice.candidates.len());

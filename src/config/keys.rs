@@ -288,7 +288,7 @@ const COMMON: &[Key] = &[
         doc: "Until a client's TLS handshake is complete." },
     Key { path: "timeouts.request_header", kind: time(10 * MS, H), default: "60s",
         doc: "Until a request's head is complete; on a kept connection counted from the last answer, so that idle \
-              clients are let go, in HTTP/2 too." },
+              clients are let go, in HTTP/2 too. A change is for connections opened from then on." },
     Key { path: "timeouts.request_body", kind: time(10 * MS, H), default: "30s",
         doc: "Until a request's body is complete." },
     Key { path: "timeouts.connect", kind: time(MS, 60 * S), default: "2s",
@@ -302,7 +302,7 @@ const COMMON: &[Key] = &[
         doc: "How long a WebSocket may stay without a byte in either direction; pings count." },
     Key { path: "timeouts.client_stall", kind: time(10 * MS, D), default: "60s",
         doc: "How long a client may leave what is sent to it lying: then its connection is closed, and with it the \
-              target's." },
+              target's. A change is for connections opened from then on." },
     Key { path: "timeouts.shutdown_delay", kind: time(0, H), default: "0s",
         doc: "How long after SIGTERM new connections are still accepted, while /readyz already says no. Behind a load \
               balancer: as long as it takes to notice. A second signal ends the delay and the grace at once." },
@@ -333,9 +333,11 @@ const COMMON: &[Key] = &[
         doc: "Unused connections kept per target and data thread." },
     Key { path: "upstream.retries", kind: count(0, 10), default: "2",
         doc: "How often a request is tried again, each time at a target that it has not met, when a target could not be \
-              connected to or broke the connection before its answer began." },
+              connected to or broke the connection before its answer began. After a reload another try has the new targets, \
+              width and credentials, and still the policy of the first." },
     Key { path: "upstream.retry_share", kind: Kind::Share, default: "0.1",
-        doc: "The share of requests that may be tried again, lest an outage is multiplied; some more at first." },
+        doc: "The share of requests that may be tried again, lest an outage is multiplied; some more at first. In \
+              thousandths: one at least, unless it is 0." },
     Key { path: "upstream.retry_timeouts", kind: Kind::Switch, default: "false",
         doc: "Try again as well when the head of the answer did not come in time. The first target may still be at work." },
     Key { path: "upstream.ca", kind: Kind::Text(file), default: "",

@@ -274,3 +274,31 @@ impl Write for Watched {
         this.written(written, cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_pauses_again_and_again_is_served_until_one_pause_is_too_long() {
+        const STALL: Duration = Duration::from_secs(10);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let flushes = Flushes::default();
+        let mut watched = flushes.of(Stream::Plain(stream), STALL);
+        let cx = &mut Context::from_waker(Waker::noop());
+        for pause in 0..100 {
+            assert!(watched.written(Poll::Pending, cx).is_pending());
+            tokio::time::advance(STALL - Duration::from_millis(1)).await;
+            assert!(watched.written(Poll::Pending, cx).is_pending(), "pause {pause} is just short enough");
+            assert!(matches!(watched.written(Poll::Ready(Ok(1)), cx), Poll::Ready(Ok(1))));
+        }
+        assert_eq!(flushes.stalled(), None);
+        assert!(watched.written(Poll::Pending, cx).is_pending());
+        tokio::time::advance(STALL).await;
+        let Poll::Ready(Err(error)) = watched.written(Poll::Pending, cx) else { panic!("it is given up") };
+        assert_eq!((error.kind(), flushes.stalled()), (io::ErrorKind::TimedOut, Some(STALL)));
+    }
+}

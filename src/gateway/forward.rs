@@ -77,14 +77,12 @@ pub(super) async fn send(
             Some(whole) => request = whole,
             None => return Err(refusal),
         }
+        let Some(elsewhere) = recorder.elsewhere(&steer) else { return Err(refusal) };
         if !thread.retries.spend() {
             thread.gateway.metrics.retries_denied.inc();
             return Err(refusal);
         }
-        match recorder.choose_again(&steer) {
-            Some(untried) => target = untried,
-            None => return Err(refusal),
-        }
+        target = recorder.go(elsewhere);
         thread.gateway.metrics.retries.inc();
     }
     unreachable!("the last try returns")
@@ -173,7 +171,7 @@ fn outgoing(head: &mut request::Parts, recorder: &Recorder, request_id: Upstream
 }
 
 /// What a target gets as `authorization`: its own, else that for all targets, else what the client sent. Nobody gets what is
-/// another target's. The settings are those that the target came with.
+/// another target's, whatever the try before put there. The settings are those that the target came with.
 fn authorize(
     headers: &mut HeaderMap,
     thread: &Thread,
@@ -181,12 +179,10 @@ fn authorize(
     target: &Target,
     clients: Option<&HeaderValue>,
 ) {
-    let own = &recorder.current().settings.authorization_of;
-    let credential = own.get(&*target.name).or(thread.gateway.authorization.as_ref());
+    let own = recorder.current().settings.authorization_of.get(&*target.name);
+    let credential = own.or(thread.gateway.authorization.as_ref());
     match (credential, clients) {
         (Some(credential), _) => drop(headers.insert(AUTHORIZATION, credential.value())),
-        // None was ever put in its place.
-        (None, _) if own.is_empty() => {}
         (None, Some(clients)) => drop(headers.insert(AUTHORIZATION, clients.clone())),
         (None, None) => drop(headers.remove(AUTHORIZATION)),
     }

@@ -27,18 +27,18 @@ pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), R
     let headers = &head.headers;
     // Servers that compare methods without their case would read another one, and another end of its answer.
     if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Err(malformed("the request's method is not in upper case"));
+        return Err(Refusal::malformed("the request's method is not in upper case"));
     }
     if !only_chunked(headers) {
-        return Err(malformed("the request's transfer-encoding is not just `chunked`"));
+        return Err(Refusal::malformed("the request's transfer-encoding is not just `chunked`"));
     }
     if DECISIVE.iter().any(|name| headers.contains_key(*name)) {
-        return Err(malformed("the request has a header whose name some servers read as another one"));
+        return Err(Refusal::malformed("the request has a header whose name some servers read as another one"));
     }
     host(head)?;
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
     if !target.starts_with('/') || !target.is_ascii() {
-        return Err(malformed("the request's target is not a path in plain ASCII"));
+        return Err(Refusal::malformed("the request's target is not a path in plain ASCII"));
     }
     if are_too_many(headers, &ADDED_TO_REQUESTS, headers_max) {
         return Err(Refusal::rejected(
@@ -52,13 +52,13 @@ pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), R
 /// A body where HTTP gives it no meaning: a server that does not read it reads a request there.
 pub(super) fn body(method: &Method, body: &[u8]) -> Result<(), Refusal> {
     if !body.is_empty() && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        return Err(malformed("a GET, HEAD or OPTIONS request has no body here"));
+        return Err(Refusal::malformed("a GET, HEAD or OPTIONS request has no body here"));
     }
     Ok(())
 }
 
-/// Whether a path that is compared with nothing means the same to everybody: no dot segments, nothing that turns into a
-/// separator or a control character when it is decoded once more or once less.
+/// Whether a path that is compared with nothing means the same to everybody: no dot segments, also for those who take `%2F`
+/// for a separator, and nothing that turns into a dot, a backslash, a percent sign or a control character when it is decoded.
 pub(super) fn path(path: &str) -> Result<(), Refusal> {
     let bytes = path.as_bytes();
     let escapes_are_plain = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(at, _)| {
@@ -68,8 +68,10 @@ pub(super) fn path(path: &str) -> Result<(), Refusal> {
         decoded.is_some_and(|byte| !byte.is_ascii_control() && !matches!(byte, b'.' | b'\\' | b'%'))
     });
     let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    if path.starts_with("//") || path.contains('\\') || !escapes_are_plain || path.split('/').any(is_dots) {
-        return Err(malformed("the request's path can be read in more than one way"));
+    let mut segments =
+        path.split('/').flat_map(|segment| segment.split("%2f")).flat_map(|segment| segment.split("%2F"));
+    if path.starts_with("//") || path.contains('\\') || !escapes_are_plain || segments.any(is_dots) {
+        return Err(Refusal::malformed("the request's path can be read in more than one way"));
     }
     Ok(())
 }
@@ -79,22 +81,22 @@ fn host(head: &request::Parts) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() || host.is_none() && head.version == Version::HTTP_11 {
-        return Err(malformed("the request has no host, or more than one"));
+        return Err(Refusal::malformed("the request has no host, or more than one"));
     }
     let is_plain = |host: &HeaderValue| {
         host.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte))
     };
     if host.is_some_and(|host| !is_plain(host)) {
-        return Err(malformed("the request's host is not HOST or HOST:PORT"));
+        return Err(Refusal::malformed("the request's host is not HOST or HOST:PORT"));
     }
     let Some(authority) = head.uri.authority() else { return Ok(()) };
     if authority.as_str().contains('@')
         || head.uri.scheme().is_some_and(|it| *it != Scheme::HTTP && *it != Scheme::HTTPS)
     {
-        return Err(malformed("the request's target names a user, or is not for HTTP"));
+        return Err(Refusal::malformed("the request's target names a user, or is not for HTTP"));
     }
     if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
-        return Err(malformed("the request's target and its host header name different hosts"));
+        return Err(Refusal::malformed("the request's target and its host header name different hosts"));
     }
     Ok(())
 }
@@ -144,10 +146,6 @@ fn are_too_many(headers: &HeaderMap, added: &[HeaderName], max: usize) -> bool {
     headers.len() + added.len() > max && headers.len() + missing() > max
 }
 
-fn malformed(message: &'static str) -> Refusal {
-    Refusal::rejected(StatusCode::BAD_REQUEST, message)
-}
-
 fn broken(detail: &'static str) -> Refusal {
     let message = "the target's answer is not framed as HTTP wants it";
     Refusal::failed(Ending::UpstreamReset, message, Some(detail.into()))
@@ -170,6 +168,11 @@ mod tests {
             "/v1/%2e%2e/metrics",
             "/v1/%2E/x",
             "/v1/..;/x",
+            "/v1/x%2f..%2fmetrics",
+            "/v1/x%2F../metrics",
+            "/v1/..%2Fmetrics",
+            "/v1/x%2f.%2F",
+            "/v1/x%2f..;a%2Fmetrics",
             "/v1\\..\\metrics",
             "/v1/%5c",
             "/v1/models%00",

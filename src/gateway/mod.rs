@@ -125,7 +125,7 @@ pub struct Settings {
     pub head_bytes_max: usize,
     /// Header lines in a request's head. As it was at the start.
     pub headers_max: usize,
-    /// For a client's request head, counted from the last answer on a kept connection.
+    /// For a client's request head, counted from the last answer on a kept connection. For connections opened from then on.
     pub request_head_timeout: Duration,
     /// For a client's body.
     pub request_body_timeout: Duration,
@@ -137,7 +137,7 @@ pub struct Settings {
     pub silence_max: Duration,
     /// For a WebSocket in which nothing moves either way.
     pub websocket_idle: Duration,
-    /// For a client to take more of what is sent to it.
+    /// For a client to take more of what is sent to it. For connections opened from then on.
     pub client_stall: Duration,
     /// How long an upstream connection is kept idle; less than the engine keeps it, or it breaks in use.
     /// As it was at the start.
@@ -315,7 +315,7 @@ impl Thread {
                     respond::allow(&mut response, origin);
                 }
                 // After a request that is not understood, nothing on its connection is.
-                if refusal.status == StatusCode::BAD_REQUEST || unread.is_some_and(|body| !body.is_end_stream()) {
+                if refusal.malformed || unread.is_some_and(|body| !body.is_end_stream()) {
                     respond::close(&mut response, version);
                     flushes.linger();
                 }
@@ -377,6 +377,7 @@ impl Thread {
 
     /// Whether the request may go any further.
     fn admit(&self, settings: &Settings, head: &request::Parts) -> Result<(), Refusal> {
+        // This request is counted already. The gauge that is shown is the one that decides.
         if self.gateway.metrics.in_flight.get() > settings.in_flight_max as i64 {
             let message = "the gateway is at its limit of requests in flight: try again soon";
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));

@@ -136,7 +136,7 @@ async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result
 fn broken(error: &hyper::Error) -> Refusal {
     let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     if matches!(cause, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
-        return Refusal::rejected(StatusCode::BAD_REQUEST, "the request's body is not framed as HTTP wants it");
+        return Refusal::malformed("the request's body is not framed as HTTP wants it");
     }
     // Nobody will read this answer: it is for the record.
     Refusal::failed(Ending::ClientDisconnected, "the request's body broke off", Some(with_causes(error).into()))

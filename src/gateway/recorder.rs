@@ -37,6 +37,15 @@ pub struct Recorder {
     draft: Option<Draft>,
 }
 
+/// Where a request may be tried again.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    target: Arc<Target>,
+    live: Arc<Live>,
+    /// What the target came with.
+    current: Arc<Current>,
+}
+
 /// What is known of a request that has not ended.
 #[derive(Debug)]
 struct Draft {
@@ -154,7 +163,7 @@ impl Recorder {
         #[cfg(test)]
         gateway.spring(Trap::Choose);
         let view = view.take().expect("a request is steered before it is decided");
-        let (choice, inputs, eligible) = current.steering.choose(&view, request.model.as_deref(), steer)?;
+        let (choice, inputs, eligible) = current.steering.choose(&view, request.model.as_deref(), steer, &[])?;
         let Choice { candidates, excluded, reason, fallback, live } = choice;
         live.begin();
         let decided = Instant::now();
@@ -179,23 +188,30 @@ impl Recorder {
         Ok(record)
     }
 
-    /// Chooses once more, from the view of now and by the configuration that came with it, among the targets that the
-    /// request has not met, and counts it there.
-    pub(super) fn choose_again(&mut self, steer: &Steer<'_>) -> Option<Arc<Target>> {
-        let Self { gateway, current, draft, .. } = self;
-        let Draft { stage: Stage::Decided { record, live }, attempts, .. } = draft.as_mut()? else { return None };
-        let view = gateway.fleet.view();
-        adopt(current, &view);
-        let (choice, ..) = current.steering.choose(&view, record.issued.request.model.as_deref(), steer).ok()?;
-        let met = |target: &Target| attempts.iter().any(|attempt| attempt.target.slot == target.slot);
-        let mut candidates = choice.candidates.iter().map(|candidate| &candidate.sample.target);
-        let target = Arc::clone(candidates.find(|target| !met(target))?);
-        let moved = Arc::clone(&view.member(target.slot)?.live);
-        live.failed();
-        live.end();
-        moved.begin();
-        *live = moved;
-        Some(target)
+    /// Looks for a target that the request has not met, in the view of now. Targets, width and credentials are those of the
+    /// configuration that came with the view; policy and hashes stay what the first choice went by.
+    pub(super) fn elsewhere(&self, steer: &Steer<'_>) -> Option<Elsewhere> {
+        let Draft { stage: Stage::Decided { record, .. }, attempts, .. } = self.draft.as_ref()? else { return None };
+        let view = self.gateway.fleet.view();
+        let mut current = Arc::clone(&self.current);
+        adopt(&mut current, &view);
+        let model = record.issued.request.model.as_deref();
+        let (choice, ..) = current.steering.choose(&view, model, steer, attempts).ok()?;
+        let target = Arc::clone(&choice.candidates.first()?.sample.target);
+        Some(Elsewhere { target, live: choice.live, current })
+    }
+
+    /// Goes there: the request is counted at that target from now on, and is of the configuration that it came with.
+    pub(super) fn go(&mut self, elsewhere: Elsewhere) -> Arc<Target> {
+        let Elsewhere { target, live: moved, current } = elsewhere;
+        if let Stage::Decided { live, .. } = &mut self.draft_mut().stage {
+            live.failed();
+            live.end();
+            moved.begin();
+            *live = moved;
+        }
+        self.current = current;
+        target
     }
 
     /// A try begins; what becomes of it is written into the answer's last element.

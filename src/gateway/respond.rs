@@ -83,6 +83,8 @@ pub(super) struct Refusal {
     pub(super) message: Cow<'static, str>,
     /// For operators.
     pub(super) detail: Option<Box<str>>,
+    /// The request can be read in more than one way, and so could what follows it on its connection.
+    pub(super) malformed: bool,
 }
 
 impl Refusal {
@@ -90,7 +92,13 @@ impl Refusal {
     pub(super) fn rejected(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
         let kind = "invalid_request_error";
-        Self { ending: Ending::Rejected, status, kind, about: None, detail: Some((&*message).into()), message }
+        let detail = Some((&*message).into());
+        Self { ending: Ending::Rejected, status, kind, about: None, detail, message, malformed: false }
+    }
+
+    /// A request of which nobody can say for sure what it is.
+    pub(super) fn malformed(message: &'static str) -> Self {
+        Self { malformed: true, ..Self::rejected(StatusCode::BAD_REQUEST, message) }
     }
 
     /// The same, with the part of the request that is wrong and a code that programs compare.
@@ -101,7 +109,7 @@ impl Refusal {
     /// A request that could not be served; the status is that of the ending.
     pub(super) fn failed(ending: Ending, message: impl Into<Cow<'static, str>>, detail: Option<Box<str>>) -> Self {
         let status = StatusCode::from_u16(ending.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { ending, status, kind: "server_error", about: None, message: message.into(), detail }
+        Self { ending, status, kind: "server_error", about: None, message: message.into(), detail, malformed: false }
     }
 }
 

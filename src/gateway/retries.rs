@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What one try costs. Shares are whole thousandths of it.
+/// What one try costs. Shares are whole thousandths of it: one at least, unless there shall be none.
 const TRY: u32 = 1_000;
 
 /// Tries that may be saved up, and that there are at the start: a thread with few requests has some for its first failures.
@@ -41,7 +41,8 @@ impl RetryBudget {
 }
 
 fn per_request(share: f64) -> u32 {
-    (share.clamp(0.0, 1.0) * f64::from(TRY)).round() as u32
+    let rounded = (share.clamp(0.0, 1.0) * f64::from(TRY)).round() as u32;
+    if share > 0.0 { rounded.max(1) } else { 0 }
 }
 
 #[cfg(test)]
@@ -61,6 +62,14 @@ mod tests {
         assert_eq!(failing(1_000), 109, "when every request fails");
         (0..100_000).for_each(|_| budget.earn(0.1));
         assert_eq!((0..100).filter(|_| budget.spend()).count(), SAVED_MAX as usize, "however long all went well");
+    }
+
+    #[test]
+    fn however_small_a_share_is_some_are_tried_again() {
+        let budget = RetryBudget::new(0.000_1);
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), SAVED_MAX as usize);
+        (0..TRY).for_each(|_| budget.earn(0.000_1));
+        assert!(budget.spend());
     }
 
     #[test]

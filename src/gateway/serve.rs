@@ -150,6 +150,7 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, dealt: Vec<Dealt>,
 }
 
 fn deal(gateway: &Gateway, dealt: &[Dealt], stream: TcpStream) {
+    // The gauge that is shown is the one that decides.
     let refuse = || gateway.metrics.connections_refused.inc();
     if gateway.metrics.connections.get() >= gateway.current.load().settings.connections_max as i64 {
         refuse();
@@ -215,8 +216,10 @@ impl Data {
             let Some(stream) = stream else { break };
             self.serve(&thread, stream, held.clone());
         }
-        // Accepted before the stop: these are served like those that are open.
-        while let Ok(stream) = self.receiver.try_recv() {
+        // Accepted before the stop: these are served like those that are open. From here on the acceptor can deal no more,
+        // so that none is left behind when this looks for the last time.
+        self.receiver.close();
+        while let Some(stream) = self.receiver.recv().await {
             self.serve(&thread, stream, held.clone());
         }
         drop(held);

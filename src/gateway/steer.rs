@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::identify::TARGET_POD;
 use super::request_peek::Prompt;
 use crate::choose::{self, Choice};
-use crate::snapshot::{FleetView, Inputs, Policy};
+use crate::snapshot::{Attempt, FleetView, Inputs, Policy};
 use crate::tenant::Key;
 
 /// How targets are chosen.
@@ -109,12 +109,13 @@ impl Steering {
         first_bits(&blake3::keyed_hash(&self.session_key, session))
     }
 
-    /// Chooses from the view; answers what the choice depended on, too.
+    /// Chooses from the view, among targets that have not been tried; answers what the choice depended on, too.
     pub(super) fn choose(
         &self,
         view: &FleetView,
         model: Option<&str>,
         steer: &Steer<'_>,
+        tried: &[Attempt],
     ) -> Result<(Choice, Inputs, u32), Undecided> {
         let pool = view.pools.of_model(model);
         let Steer { policy, prefix_hash, session_hash, forced, repeated } = *steer;
@@ -133,7 +134,7 @@ impl Steering {
             // It has had its turn: with two targets, of which one fails, that one would always be next.
             inputs.ticket = Some(if repeated { inputs.draw } else { pool.next_turn() });
         }
-        let choice = choose::target(view, pool, policy, self.settings.width, &inputs);
+        let choice = choose::target(view, pool, policy, self.settings.width, &inputs, tried);
         choice.map(|choice| (choice, inputs, eligible)).ok_or(Undecided::NoTarget)
     }
 }

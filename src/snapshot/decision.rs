@@ -229,8 +229,7 @@ pub struct Decision {
     pub eligible: u32,
     /// How many could not, and why.
     pub excluded: Excluded,
-    /// Those that were looked at, best first, and last those that could not be scored: the first is the chosen one, and
-    /// failover goes down the list.
+    /// Those that were looked at, best first, and last those that could not be scored. The first is the chosen one.
     pub candidates: Candidates,
     /// What else the choice depended on.
     pub inputs: Inputs,

@@ -57,29 +57,16 @@ fn a_client_that_stops_reading_is_let_go_and_the_record_says_why() {
 }
 
 #[test]
-fn a_slow_reader_that_goes_on_reading_gets_everything() {
-    const BYTES: usize = 8 << 20;
-    let upstream = Upstream::start(|exchange| {
-        exchange.answer("200 OK", "", &"x".repeat(BYTES));
-        Then::Next
-    });
-    // Much less than the whole answer takes here, much more than one pause.
-    let gateway = Setup::before(&[upstream.address]).set("timeouts.client_stall", "2s").start();
-    let mut client = Client::to(gateway.data);
-    client.send(&Request::chat());
-    let head = client.head();
-    assert_eq!(client.rest_of(head).body.len(), BYTES);
-}
-
-#[test]
 fn a_head_that_is_cut_short_or_too_slow_is_counted_and_an_idle_client_is_not() {
     let sims = Sims::one();
-    let gateway = Setup::before(sims.addresses()).set("timeouts.request_header", "100ms").start();
+    // So long that whoever sends at once is not cut off, however busy the machine is.
+    let gateway = Setup::before(sims.addresses()).set("timeouts.request_header", "3s").start();
     let unparsed = || metric(&gateway, "snapgate_unparsed_requests_total");
-    assert_eq!(rest_of(sends(gateway.data, b"")), b"", "an idle client is let go");
+    let idle = sends(gateway.data, b"");
     let kept = sends(gateway.data, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert!(rest_of(kept).starts_with(b"HTTP/1.1 200 "), "and so is one that idles after its answer");
     assert_eq!(gateway.ask(&Request::chat()).status, 200, "left after an answer");
+    assert_eq!(rest_of(idle), b"", "an idle client is let go");
+    assert!(rest_of(kept).starts_with(b"HTTP/1.1 200 "), "and so is one that idles after its answer");
     assert_eq!(unparsed(), 0);
 
     rest_of(sends(gateway.data, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n"));

@@ -133,14 +133,23 @@ fn nothing_stays_in_flight_whatever_went_wrong() {
     let sims = Sims::one();
     let dead = Sims::refusing(1);
     let targets = [sims.addresses()[0], dead.addresses()[0]];
-    let gateway =
-        Setup::before(&targets).set("timeouts.response_head", "50ms").set("limits.body_bytes", "1KiB").start();
-    for fault in ["none", "reset", "reset-after=1", "hang", "garbage-after=1", "error=503"] {
+    let setup = || Setup::before(&targets).set("limits.body_bytes", "1KiB");
+    let ask = |gateway: &Gateway, fault: &str| {
         let answer = gateway.ask(&Request::stream(2).with("x-sim-fault", fault));
         gateway.ended(&answer.id());
+        answer.status
+    };
+    let gateway = setup().start();
+    assert_eq!(ask(&gateway, "none"), 200);
+    for fault in ["reset", "reset-after=1", "garbage-after=1", "error=503"] {
+        ask(&gateway, fault);
     }
-    gateway.ask(&Request::get("/no/such/path"));
-    gateway.ask(&Request::post("/v1/completions", vec![b' '; 2048]));
+    assert_eq!(gateway.ask(&Request::get("/no/such/path")).status, 404);
+    assert_eq!(gateway.ask(&Request::post("/v1/completions", vec![b' '; 2048])).status, 413);
+    assert_idle(&gateway);
+
+    let gateway = setup().set("timeouts.response_head", "50ms").start();
+    assert_eq!(ask(&gateway, "hang"), 504);
     assert_idle(&gateway);
 }
 
@@ -152,8 +161,9 @@ fn hanging_up() -> (SocketAddr, Arc<AtomicUsize>) {
     let counted = Arc::clone(&connections);
     let hang_up = move || {
         for stream in listener.incoming() {
+            // Before whoever is hung up on knows of it.
+            counted.fetch_add(1, Ordering::SeqCst);
             drop(stream);
-            counted.fetch_add(1, Ordering::Relaxed);
         }
     };
     // It ends with the process of the tests.
@@ -165,7 +175,10 @@ fn hanging_up() -> (SocketAddr, Arc<AtomicUsize>) {
 fn a_target_that_hangs_up_on_everybody_is_asked_once_by_each_request() {
     const REQUESTS: usize = 20;
     let (address, connections) = hanging_up();
-    let gateway = Setup::before(&[address]).set("fleet.probe_interval", "10s").start();
+    // Nobody comes in between but for one probe and one poll, which are waited for.
+    let setup = Setup::before(&[address]).set("fleet.probe_interval", "1h").set("fleet.poll_interval", "30m");
+    let gateway = setup.set("fleet.fresh_within", "1h").set("fleet.window", "1h").start();
+    until("it was probed and polled", || (connections.load(Ordering::SeqCst) == 2).then_some(()));
     for _ in 0..REQUESTS {
         let answer = gateway.ask(&Request::chat());
         assert_eq!(answer.status, 502, "{}", answer.text());
@@ -173,9 +186,10 @@ fn a_target_that_hangs_up_on_everybody_is_asked_once_by_each_request() {
         assert_ended(&found, "upstream_reset", Some("target"), 502);
         assert_eq!(found.list("/attempts").len(), 1);
     }
-    let connections = connections.load(Ordering::Relaxed);
-    // Besides the requests there are the polls, two a second, and on a busy machine this takes some seconds.
-    assert!(connections < 2 * REQUESTS, "{connections} connections for {REQUESTS} requests");
+    assert_eq!(connections.load(Ordering::SeqCst), 2 + REQUESTS);
+    let denied = "snapgate_retries_denied_total 0";
+    let metrics = gateway.admin("/metrics").text;
+    assert!(metrics.lines().any(|line| line == denied), "nothing is spent where there is nowhere to go: {metrics}");
     assert_idle(&gateway);
 }
 

@@ -124,11 +124,11 @@ struct Identity {
 pub struct Metrics {
     /// Requests whose head could not be parsed: they are the only ones without a snapshot.
     pub unparsed: Counter,
-    /// Client connections open now.
+    /// Client connections open now. The gateway goes by it when it takes another one (`limits.connections`).
     pub connections: Gauge,
     /// Client connections closed at once, because the limit was reached.
     pub connections_refused: Counter,
-    /// Requests between accept and finish.
+    /// Requests between accept and finish. The gateway goes by it when it lets another one in (`limits.in_flight`).
     pub in_flight: Gauge,
     /// Tries after a request's first.
     pub retries: Counter,
