@@ -1,7 +1,6 @@
 //! The one table of all keys: what each means, what it may hold, and what it is when nobody says.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use super::engines::engine_name;
 use super::logs::{candidates, log_level};
@@ -9,6 +8,7 @@ use super::texts::{
     file, header, header_name, instance, link, network, optional_header, origin, path, request_path, route,
 };
 use super::value::Kind;
+pub(super) use super::value::{bytes, count, time};
 use super::{orca, otlp};
 use crate::snapshot::Policy;
 
@@ -489,15 +489,3 @@ const COMMON: &[Key] = &[
         doc: "Reload by itself when this file has changed and has stood unchanged for a second, as with SIGHUP. Follows \
               symbolic links, so that a Kubernetes ConfigMap is taken up when its volume is." },
 ];
-
-pub(super) const fn time(min_ms: u64, max_ms: u64) -> Kind {
-    Kind::Duration { min: Duration::from_millis(min_ms), max: Duration::from_millis(max_ms) }
-}
-
-pub(super) const fn bytes(min: u64, max: u64) -> Kind {
-    Kind::Bytes { min, max }
-}
-
-pub(super) const fn count(min: u64, max: u64) -> Kind {
-    Kind::Count { min, max }
-}

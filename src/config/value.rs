@@ -292,6 +292,21 @@ pub(super) fn parse_address(text: &str, host: IpAddr) -> Result<SocketAddr, Stri
     })
 }
 
+/// A time from so many milliseconds to so many.
+pub(super) const fn time(min_ms: u64, max_ms: u64) -> Kind {
+    Kind::Duration { min: Duration::from_millis(min_ms), max: Duration::from_millis(max_ms) }
+}
+
+/// So many bytes.
+pub(super) const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+/// A whole number.
+pub(super) const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
