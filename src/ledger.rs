@@ -1,8 +1,8 @@
 //! What has been issued and is not stored yet: the reason an ID resolves from the moment a client can read it.
 //!
 //! A record enters at the decision (or at its finish, if none was made) and leaves when it is committed or dropped, so
-//! the ledger is bounded by the requests in flight plus the hand-off's queue. A drop leaves through a bounded ring, whose
-//! overflow the store keeps as counts per second.
+//! the ledger is bounded by the requests in flight plus the hand-off's queue. A drop is remembered by its ID in a bounded
+//! ring, and every drop in a count of its second, which the store keeps once it can.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -75,6 +75,8 @@ struct Dropped {
     reasons: HashMap<SnapshotId, DropReason, BuildHasherDefault<RandomBits>>,
     /// Not stored yet: by second, then by reason.
     counts: BTreeMap<u64, [u64; DropReason::ALL.len()]>,
+    /// With the store since the last call, which may have them by now or give them back.
+    taken: Vec<DropCount>,
 }
 
 impl Dropped {
@@ -133,19 +135,35 @@ impl Ledger {
         locked(&self.dropped).reasons.get(&id).copied()
     }
 
+    /// Of the drops of the second in which the ID was issued, those for the most frequent reason, if the store may not know
+    /// of them: whoever misses a record there, and finds no drop of its ID, asks here.
+    pub fn counted(&self, id: SnapshotId) -> Option<DropCount> {
+        let second = id.unix_ms() / 1000;
+        let dropped = locked(&self.dropped);
+        let mut counts = dropped.counts.get(&second).copied().unwrap_or_default();
+        for taken in dropped.taken.iter().filter(|taken| taken.second == second) {
+            counts[taken.reason as usize] += taken.count;
+        }
+        let (reason, count) = DropReason::ALL.into_iter().zip(counts).max_by_key(|(_, count)| *count)?;
+        (count > 0).then_some(DropCount { second, reason, count })
+    }
+
     /// The drops since the last call, for the store to keep.
     pub fn take_drop_counts(&self) -> Vec<DropCount> {
-        let counts = std::mem::take(&mut locked(&self.dropped).counts);
+        let mut dropped = locked(&self.dropped);
+        let counts = std::mem::take(&mut dropped.counts);
         let by_reason = |(second, counts): (u64, [u64; DropReason::ALL.len()])| {
             let counts = DropReason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0);
             counts.map(move |(reason, count)| DropCount { second, reason, count })
         };
-        counts.into_iter().flat_map(by_reason).collect()
+        dropped.taken = counts.into_iter().flat_map(by_reason).collect();
+        dropped.taken.clone()
     }
 
     /// The store could not keep them: they are to be taken again.
     pub fn return_drop_counts(&self, counts: Vec<DropCount>) {
         let mut dropped = locked(&self.dropped);
+        dropped.taken.clear();
         for DropCount { second, reason, count } in counts {
             dropped.count(second, reason, count);
         }
@@ -267,8 +285,14 @@ mod tests {
         let known = |number| ledger.dropped(id(1_800_000_000, number)).is_some();
         assert_eq!((known(0), known(beyond - 1), known(beyond)), (false, false, true));
         assert!(known(DROPPED_IDS_MAX as u64 + beyond - 1));
-        let all = DROPPED_IDS_MAX as u64 + beyond;
-        assert_eq!(ledger.take_drop_counts(), [count(1_800_000_000, DropReason::QueueFull, all)]);
+        let all = count(1_800_000_000, DropReason::QueueFull, DROPPED_IDS_MAX as u64 + beyond);
+        let forgotten = || ledger.counted(id(1_800_000_000, 0));
+        assert_eq!(forgotten(), Some(all));
+        let taken = ledger.take_drop_counts();
+        assert_eq!((&*taken, forgotten()), (&[all][..], Some(all)), "while the store tries, too");
+        ledger.return_drop_counts(taken);
+        assert_eq!((forgotten(), ledger.counted(id(1_800_000_001, 0))), (Some(all), None));
+        assert_eq!(ledger.take_drop_counts(), [all]);
         assert_eq!(ledger.take_drop_counts(), [], "they are taken once");
     }
 

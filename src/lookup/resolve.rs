@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::Lookup;
 use super::key::Key;
-use crate::ledger::{DropReason, Ledger};
+use crate::ledger::{DropCount, DropReason, Ledger};
 use crate::snapshot::{Document, Moment, Record, SnapshotId};
 use crate::store::{ReadError, Reader, Resolution};
 
@@ -200,6 +200,12 @@ fn in_memory(ledger: &Ledger, id: SnapshotId) -> Option<Answer> {
     ledger.dropped(id).map(|reason| Err(Absence::Dropped { reason, counted: None }))
 }
 
+/// Whether it may be one of the drops that a store with a full disk cannot even count.
+fn not_stored_yet(ledger: &Ledger, id: SnapshotId) -> Option<Absence> {
+    let DropCount { second, reason, count } = ledger.counted(id)?;
+    Some(Absence::Dropped { reason, counted: Some((Moment(second * 1_000_000), count)) })
+}
+
 /// Answers a key from the ledger, if there is one, and the store, if there is one. Blocks while it reads.
 ///
 /// A key that reads as an ID but is none that has a record is tried as a trace ID and a client's request ID, too; if it
@@ -255,7 +261,7 @@ fn by_id(ledger: Option<&Ledger>, reader: Option<&Reader>, key: &Key, now: Momen
         }
         Resolution::Lost { run_started, last_heartbeat } => Err(Absence::Lost { run_started, last_heartbeat }),
         Resolution::Erased => Err(Absence::Erased),
-        Resolution::Unknown => Err(Absence::Unknown),
+        Resolution::Unknown => Err(ledger.and_then(|ledger| not_stored_yet(ledger, id)).unwrap_or(Absence::Unknown)),
         Resolution::IssuedElsewhere => Err(Absence::IssuedElsewhere),
     })
 }

@@ -74,6 +74,7 @@ async fn every_absence_says_what_it_is() {
     let at = |ago| gateway.clock.now().minus(ago);
     let (expired, dropped) = (gateway.record(hour * 3, 1, true), gateway.record(SOON, 2, true));
     let counted = specimen::id(at(Duration::from_secs(120)), gateway.tag, 3);
+    let uncounted = specimen::id(at(Duration::from_secs(180)), gateway.tag, 8);
     let lost = specimen::id(at(hour * 3 / 4), gateway.tag, 4);
     let unknown = specimen::id(at(Duration::from_secs(300)), gateway.tag, 5);
     let elsewhere = specimen::id(at(SOON), InstanceTag(gateway.tag.0 ^ 1), 6);
@@ -83,11 +84,15 @@ async fn every_absence_says_what_it_is() {
     gateway.writer.maintain(gateway.clock.now(), false, SOON);
     gateway.ledger.insert(Arc::clone(&dropped));
     gateway.ledger.drop_record(dropped.id(), DropReason::QueueFull);
+    // As after a commit that failed: the store's disk is full, and the ring has forgotten the ID.
+    let drop_count = DropCount { second: uncounted.unix_ms() / 1000, reason: DropReason::StoreFailed, count: 70_000 };
+    gateway.ledger.return_drop_counts(vec![drop_count]);
 
     for (id, status, state, reason) in [
         (expired.id(), 410, "expired", json!("retention")),
         (dropped.id(), 410, "dropped", json!("queue_full")),
         (counted, 410, "dropped", json!("store_failed")),
+        (uncounted, 410, "dropped", json!("store_failed")),
         (lost, 410, "lost", json!("unclean_end")),
         (unknown, 404, "unknown", json!(null)),
         (future, 404, "unknown", json!(null)),
