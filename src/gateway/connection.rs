@@ -171,7 +171,7 @@ async fn serve_http1(thread: Arc<Thread>, stream: Stream, phases: Phases) {
 
 async fn serve_http2(thread: Arc<Thread>, stream: Stream, phases: Phases) {
     let Settings { request_head_timeout, head_bytes_max, client_stall, .. } = thread.gateway.current.load().settings;
-    let flushes = Flushes::of_streams();
+    let flushes = Flushes::of_streams(client_stall);
     let streams = Streams::new(flushes.clone(), client_stall);
     let mut builder = http2::Builder::new(streams.clone());
     builder

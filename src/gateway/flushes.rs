@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -32,8 +33,8 @@ struct Counted {
     awaited: AtomicBool,
     /// Whom the next flush wakes; empty but for bodies that broke off.
     waiting: Mutex<Vec<Waker>>,
-    /// The connection speaks HTTP/2.
-    streams: bool,
+    /// The connection speaks HTTP/2; a stream of which the client takes nothing for so long is given up.
+    streams: Option<Duration>,
     /// The system takes no more from us.
     blocked: AtomicBool,
     lingers: AtomicBool,
@@ -53,29 +54,37 @@ struct Counted {
 
 impl Flushes {
     /// Those of a connection with many streams, each with a task of its own.
-    pub(super) fn of_streams() -> Self {
-        Self(Arc::new(Counted { streams: true, ..Counted::default() }))
+    pub(super) fn of_streams(stall_max: Duration) -> Self {
+        Self(Arc::new(Counted { streams: Some(stall_max), ..Counted::default() }))
     }
 
-    /// A mark to wait from.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { flushes: self.0.done.load(Relaxed), yielded: false }
+    /// Whether a body has to keep its last piece for [`Flushes::mark`].
+    pub(super) fn by_piece(&self) -> bool {
+        self.0.streams.is_some()
     }
 
-    /// Ready when all that was handed to the connection before the mark has gone out.
+    /// A mark to wait from. `last` is the piece that the body gave last, if it keeps it.
+    pub(super) fn mark(&self, last: Option<Bytes>) -> Mark {
+        let stall = self.0.streams.map(Silence::new);
+        Mark { flushes: self.0.done.load(Relaxed), yielded: false, last, stall }
+    }
+
+    /// Ready when all that was handed to the connection before the mark has gone out, or the client takes nothing of it.
     ///
-    /// A body is asked for more only when the window has room for all it gave before. So on HTTP/2 the connection's task,
-    /// which was woken before this one, has written everything as soon as it had its turn, or the socket takes no more.
-    pub(super) fn poll_gone(&self, mark: &mut Mark, cx: &Context<'_>) -> Poll<()> {
+    /// On HTTP/2 a piece may lie in its stream until the client makes room, while others are written; a reset would throw it
+    /// away. It is let go of when it is written, and then nobody else holds it. Without a piece there is only the head: the
+    /// connection's task, which was woken before this one, has written it once it had its turn, or the socket takes no more.
+    pub(super) fn poll_gone(&self, mark: &mut Mark, cx: &mut Context<'_>) -> Poll<()> {
         let counted = &self.0;
-        let gone = match counted.streams {
-            false => counted.done.load(Relaxed) != mark.flushes,
-            true if !mark.yielded => {
+        let gone = match (&mut mark.stall, &mark.last) {
+            (None, _) => counted.done.load(Relaxed) != mark.flushes,
+            (Some(_), _) if !mark.yielded => {
                 mark.yielded = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            true => !counted.blocked.load(Relaxed),
+            (Some(stall), Some(last)) => last.is_unique() || stall.poll_too_long(cx),
+            (Some(_), None) => !counted.blocked.load(Relaxed),
         };
         if gone {
             return Poll::Ready(());
@@ -161,10 +170,13 @@ impl Flushes {
 }
 
 /// Where a body has broken off.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Mark {
     flushes: u64,
     yielded: bool,
+    last: Option<Bytes>,
+    /// On HTTP/2.
+    stall: Option<Silence>,
 }
 
 /// A connection that counts its flushes, gives up on a client that does not read, and reads to the end what a refused one

@@ -81,6 +81,8 @@ pub(super) struct RecordedBody {
     silence: Silence,
     /// Of the client's connection.
     flushes: Flushes,
+    /// The piece that was given last, where the client's connection has to know.
+    last: Option<Bytes>,
     failed: Option<Failed>,
     done: bool,
 }
@@ -101,7 +103,7 @@ impl RecordedBody {
         flushes: Flushes,
     ) -> Self {
         let (lease, silence) = (Some(lease), Silence::new(silence_max));
-        let mut body = Self { inner, recorder, lease, silence, flushes, failed: None, done: false };
+        let mut body = Self { inner, recorder, lease, silence, flushes, last: None, failed: None, done: false };
         if body.inner.is_end_stream() {
             body.complete();
         }
@@ -116,15 +118,15 @@ impl RecordedBody {
         self.recorder.finish(Ending::Completed, None, None);
     }
 
-    fn fail(&mut self, error: StreamError, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+    fn fail(&mut self, error: StreamError, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         self.lease = None;
         self.recorder.finish(error.ending(), None, Some(error.to_string().into()));
-        self.failed = Some(Failed { error, mark: self.flushes.mark() });
+        self.failed = Some(Failed { error, mark: self.flushes.mark(self.last.take()) });
         self.poll_failed(cx)
     }
 
     /// The error, as soon as all that came before it has gone out.
-    fn poll_failed(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         if let Some(failed) = &mut self.failed {
             ready!(self.flushes.poll_gone(&mut failed.mark, cx));
         }
@@ -162,6 +164,7 @@ impl Body for RecordedBody {
                 let now = Instant::now();
                 if let Some(data) = frame.data_ref() {
                     this.recorder.frame(data, now.into_std());
+                    this.last = this.flushes.by_piece().then(|| data.clone());
                 } else if let Some(trailers) = frame.trailers_mut()
                     && let Some(taken) = respond::trailers(trailers)
                 {

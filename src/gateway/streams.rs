@@ -1,8 +1,8 @@
 //! The streams of one HTTP/2 connection: how many are open, since when there is none, and which of them its client leaves
 //! lying while it reads others.
 //!
-//! hyper asks a body for more only when the client has made room for what it got before. So a body that has given a piece
-//! and is not asked again is one whose client does not read, and the task that drives its stream can tell and give up.
+//! hyper asks a body for more only when the client has made room for some of what it got before. So a body that has given a
+//! piece and is not asked again is one whose client does not read, and the task that drives its stream can tell and give up.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
