@@ -20,7 +20,7 @@ fn pages(criterion: &mut Criterion) {
         ("1 MB", of(1_000_000)),
     ] {
         group.throughput(Throughput::Bytes(page.len() as u64));
-        let mut pages = Pages::new(Engines::new(&[]).candidates(AUTO), Duration::from_secs(10));
+        let mut pages = Pages::new(Engines::new(&[]).possible(AUTO), Duration::from_secs(10));
         let start = Instant::now();
         pages.read(page.as_bytes(), start).expect("it is an engine's");
         let mut seconds = 0;
@@ -37,7 +37,7 @@ fn pages(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(BUSY.len() as u64));
     group.bench_function("vllm busy, first page", |bencher| {
         bencher.iter_batched(
-            || Pages::new(engines.candidates(AUTO), Duration::from_secs(10)),
+            || Pages::new(engines.possible(AUTO), Duration::from_secs(10)),
             |mut pages| pages.read(BUSY.as_bytes(), Instant::now()),
             BatchSize::SmallInput,
         );

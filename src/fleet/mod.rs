@@ -44,7 +44,7 @@ use crate::snapshot::{Attached, FleetView, Health};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
-pub use engine::{AUTO, Candidates, Combine, EngineSettings, Engines, Input, Observation, Pages, Row, shipped};
+pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pages, Possible, Row, shipped};
 use fetch::Fetcher;
 pub use roster::Change;
 use roster::Roster;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{StatusCode, Uri};
 
 use super::budget::stretched;
-use super::engine::{Candidates, Observation, Pages};
+use super::engine::{Observation, Pages};
 use super::fetch::{FetchError, with_causes};
 use super::prometheus;
 use super::slot::Slot;
@@ -36,14 +36,14 @@ enum ScrapeError {
 
 /// Scrapes for ever. The owner of the task ends it.
 pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
-    let candidates = watch.engines.candidates(slot.engine.as_deref().unwrap_or(&watch.settings.engine));
-    slot.expects(candidates.expected());
-    let mut pages = Pages::new(candidates.clone(), watch.settings.window);
+    let possible = watch.engines.possible(slot.engine.as_deref().unwrap_or(&watch.settings.engine));
+    slot.expects(possible.expected());
+    let mut pages = Pages::new(possible, watch.settings.window);
     // The first round is spread as the budget wants it: a small fleet is known at once, a large one is not asked at once.
     tokio::time::sleep(watch.budget.scrape_interval_min().mul_f64(rand::random())).await;
     loop {
         let start = tokio::time::Instant::now();
-        let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages, &candidates)).await;
+        let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages)).await;
         let duration = start.elapsed();
         settle(&watch, &slot, result, duration);
         let interval =
@@ -55,13 +55,7 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
 
 /// Asks once; answers how many scrapes before had failed in a row. The values count from the moment of asking: an age
 /// may be too high by the time the answer took, never too low.
-async fn scrape(
-    watch: &Watch,
-    slot: &Slot,
-    uri: &Uri,
-    pages: &mut Pages,
-    candidates: &Candidates,
-) -> Result<u32, ScrapeError> {
+async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Result<u32, ScrapeError> {
     let (at, in_flight) = (Instant::now(), slot.live.in_flight());
     let settings = &watch.settings;
     let answer = watch.scraper.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
@@ -74,7 +68,7 @@ async fn scrape(
             tell_of(slot, &page);
             Ok(slot.scraped(watch.clock.at(at), in_flight, &page))
         }
-        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries(candidates.names())),
+        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries(pages.engines())),
         None => Err(ScrapeError::NotMetrics),
     }
 }

@@ -68,8 +68,8 @@ impl Publisher {
         self.pools = Arc::new(pools(slots, &self.latest, Some(&self.pools)));
     }
 
-    /// The view of now. A target gets a new sample if a page or a load report brought values, if its health changed or if a value went
-    /// stale since the last view. On the way the gateway's own rates are brought up to date.
+    /// The view of now. A target gets a new sample if a page or a load report brought values, if its health changed or if a
+    /// value went stale since the last view. On the way the gateway's own rates are brought up to date.
     pub(super) fn view(&mut self, slots: &[Arc<Slot>], instant: Instant, now: Moment) -> FleetView {
         let span = self.window.tick(instant, slots.iter().map(|slot| slot.live.totals()));
         let mut one_came_or_went = false;

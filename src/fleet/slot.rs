@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::TargetSettings;
 use super::engine::{self, Observation};
-use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target, Watched};
+use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target};
 
 /// One target's place in the fleet.
 #[derive(Debug)]
@@ -60,23 +60,14 @@ impl Observed {
     }
 }
 
-/// What stands in the way of knowing a target: for operators, not for choices.
+/// What stands in the way of knowing a target, besides what [`Watched`](crate::snapshot::Watched) says of its page: for
+/// operators, not for choices.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Problems {
-    /// Why the last scrape failed; `None` if it did not.
-    pub scrape_error: Option<Box<str>>,
-    /// How many scrapes have failed since the last good one.
-    pub scrape_failures: u32,
     /// How long the last scrape took, good or not; `None` before the first.
     pub scrape_duration: Option<Duration>,
     /// How long after the start of the last scrape the next one starts; more than configured if it was stretched.
     pub scrape_interval: Option<Duration>,
-    /// Lines of the last good page that could not be read or believed.
-    pub garbage_lines: u32,
-    /// The series that were expected on the last good page and were not on it, by their newest name, without `_total`.
-    pub series_missing: Box<[String]>,
-    /// Whose page it is; `None` until one could be read.
-    pub engine: Option<Arc<str>>,
     /// Why the last probe failed; `None` if it did not.
     pub probe_error: Option<Box<str>>,
 }
@@ -134,18 +125,14 @@ impl Slot {
             known.state.in_flight_at_scrape = Some(in_flight);
         }
         let gives_otherwise = std::mem::replace(&mut known.state.gives, page.gives) != page.gives;
-        let problems = &mut known.problems;
-        problems.scrape_error = None;
-        let failures = std::mem::take(&mut problems.scrape_failures);
-        problems.garbage_lines = page.garbage;
-        if *problems.series_missing != *page.absent {
-            problems.series_missing = page.absent.as_slice().into();
-        }
-        if problems.engine.as_ref() != Some(&page.engine) {
-            problems.engine = Some(Arc::clone(&page.engine));
-        }
-        self.show(problems);
         drop(known);
+        let failures = self.live.watch(|watched| {
+            watched.engine = Some(Arc::clone(&page.engine));
+            watched.series_missing.clone_from(&page.absent);
+            watched.garbage_lines = page.garbage;
+            watched.scrape_error = None;
+            std::mem::take(&mut watched.scrape_failures)
+        });
         if says_something || gives_otherwise {
             self.changed.store(true, Ordering::Release);
         }
@@ -179,34 +166,20 @@ impl Slot {
 
     /// A page could not be read: every value keeps its age. Answers how many scrapes in a row have failed.
     pub(super) fn scrape_failed(&self, error: &str) -> u32 {
-        let problems = &mut self.lock().problems;
-        problems.scrape_error = Some(error.into());
-        problems.scrape_failures = problems.scrape_failures.saturating_add(1);
-        self.show(problems);
-        problems.scrape_failures
+        self.live.watch(|watched| {
+            watched.scrape_error = Some(error.into());
+            watched.scrape_failures = watched.scrape_failures.saturating_add(1);
+            watched.scrape_failures
+        })
     }
 
     /// Before the first page: which quantities are to be expected.
     pub(super) fn expects(&self, gives: [bool; Quantity::COUNT]) {
         let mut known = self.lock();
-        if known.problems.engine.is_none() && known.state.gives != gives {
+        if self.live.watched().engine.is_none() && known.state.gives != gives {
             known.state.gives = gives;
             drop(known);
             self.changed.store(true, Ordering::Release);
-        }
-    }
-
-    /// Shows operators how it goes, if that is news.
-    fn show(&self, problems: &Problems) {
-        let watched = Watched {
-            engine: problems.engine.clone(),
-            series_missing: problems.series_missing.to_vec(),
-            garbage_lines: problems.garbage_lines,
-            scrape_failures: problems.scrape_failures,
-            scrape_error: problems.scrape_error.clone(),
-        };
-        if *self.live.watched() != watched {
-            self.live.set_watched(watched);
         }
     }
 
@@ -230,7 +203,7 @@ impl Slot {
 
     /// How many scrapes in a row have failed.
     pub(super) fn scrape_failures(&self) -> u32 {
-        self.lock().problems.scrape_failures
+        self.live.watched().scrape_failures
     }
 
     /// What has changed since the last call; `None` if nothing.

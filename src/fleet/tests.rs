@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{EngineSettings, Fleet, Input, Problems, Row, Settings, TargetSettings};
 use crate::clock::Clock;
-use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source};
+use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source, Watched};
 use crate::telemetry::Metrics;
 
 const BUSY: &str = include_str!("../../tests/fixtures/vllm-0.32.0/metrics-busy.txt");
@@ -194,6 +194,10 @@ impl Running {
         *self.member(target).sample.reading(quantity)
     }
 
+    fn watched(&self, target: usize) -> Arc<Watched> {
+        self.member(target).live.watched()
+    }
+
     fn problems(&self, target: usize) -> Problems {
         self.fleet.problems().swap_remove(target)
     }
@@ -231,9 +235,9 @@ async fn a_pods_page_becomes_the_view() {
     assert_eq!((waiting.freshness, waiting.source), (Freshness::Fresh, Some(Source::Scrape)));
     assert!(waiting.observed <= sample.published && sample.published <= view.published);
     assert_eq!((&*view.pools.all().eligible, sample.target.gpus), (&[0][..], Some(8)));
-    let problems = running.problems(0);
-    assert_eq!((&problems.scrape_error, &problems.probe_error, problems.garbage_lines), (&None, &None, 0));
-    assert!(problems.series_missing.is_empty() && problems.scrape_duration.is_some());
+    let (problems, watched) = (running.problems(0), running.watched(0));
+    assert_eq!((&watched.scrape_error, &problems.probe_error, watched.garbage_lines), (&None, &None, 0));
+    assert!(watched.series_missing.is_empty() && problems.scrape_duration.is_some());
     assert!(running.metrics.page().contains("snapgate_scrapes_total{target=\"t0\"}"));
 }
 
@@ -272,9 +276,10 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
         settings.poll_bytes_max = 1000;
     });
     for (target, (reason, words)) in expected.into_iter().enumerate() {
-        until(&format!("{reason} of {target}"), || running.problems(target).scrape_failures >= 2).await;
+        until(&format!("{reason} of {target}"), || running.watched(target).scrape_failures >= 2).await;
         let problems = running.problems(target);
-        let error = problems.scrape_error.unwrap();
+        let watched = running.watched(target);
+        let error = watched.scrape_error.as_ref().unwrap();
         assert!(error.contains(words), "{target}: {error}");
         let counted = format!("snapgate_scrape_failures_total{{target=\"t{target}\",reason=\"{reason}\"}}");
         let page = running.metrics.page();
@@ -302,8 +307,8 @@ async fn values_age_while_a_page_is_away_and_freshen_when_it_is_back() {
 
     pod.metrics(ok("vllm:num_requests_waiting 4\n"));
     until("fresh again", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
-    assert_eq!(running.problems(0).scrape_error, None);
-    assert_eq!(running.problems(0).series_missing.len(), 6);
+    assert_eq!(running.watched(0).scrape_error, None);
+    assert_eq!(running.watched(0).series_missing.len(), 6);
 }
 
 #[tokio::test]
@@ -328,7 +333,7 @@ async fn whatever_becomes_of_a_page_its_last_values_age_and_everybody_can_see_wh
         until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
         assert_eq!(running.reading(0, Quantity::Waiting).value, Some(3.0), "{words}: the last value stays");
         assert_eq!(running.reading(0, Quantity::Running).value, Some(5.0), "{words}");
-        let watched = running.member(0).live.watched();
+        let watched = running.watched(0);
         assert!(watched.scrape_failures > 0 && watched.scrape_error.as_ref().unwrap().contains(words), "{watched:?}");
         assert_eq!(watched.engine.as_deref(), Some("vllm"), "{words}: what it was is known");
     }
@@ -344,7 +349,7 @@ async fn a_page_with_broken_lines_counts_for_the_others_and_says_how_many() {
     .await;
     let running = start(&[&pod.address], |_| {});
     until("a value", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
-    let watched = running.member(0).live.watched();
+    let watched = running.watched(0);
     assert_eq!((watched.garbage_lines, watched.series_missing.len(), &watched.scrape_error), (3, 6, &None));
     assert_eq!(running.reading(0, Quantity::KvCacheUsage), Reading::MISSING);
 }
@@ -366,7 +371,7 @@ async fn each_target_goes_by_its_own_engine() {
     });
     for (target, (value, engine)) in [(4.0, "tgi"), (5.0, "sglang"), (6.0, "ours")].into_iter().enumerate() {
         until(engine, || running.reading(target, Quantity::Waiting).fresh() == Some(value)).await;
-        assert_eq!(running.member(target).live.watched().engine.as_deref(), Some(engine));
+        assert_eq!(running.watched(target).engine.as_deref(), Some(engine));
     }
     let kv_cache = [0, 1, 2].map(|target| running.reading(target, Quantity::KvCacheUsage).freshness);
     assert_eq!(kv_cache, [Freshness::Unsupported, Freshness::Missing, Freshness::Unsupported]);

@@ -87,7 +87,7 @@ pub struct Reported {
 pub struct Watched {
     /// Whose page it is; `None` until one could be read.
     pub engine: Option<Arc<str>>,
-    /// The series that were expected on the last good page and were not on it, by their newest name.
+    /// The series that were expected on the last good page and were not on it, by their newest name, without `_total`.
     pub series_missing: Vec<String>,
     /// Lines of the last good page that could not be read or believed.
     pub garbage_lines: u32,
@@ -103,9 +103,9 @@ impl Live {
         Arc::clone(&self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Written by the fleet's scrapes only.
-    pub fn set_watched(&self, watched: Watched) {
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(watched);
+    /// Changed by the fleet's scrapes only. Whoever looked before keeps what was there.
+    pub fn watch<T>(&self, change: impl FnOnce(&mut Watched) -> T) -> T {
+        change(Arc::make_mut(&mut *self.watched.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// A request was sent to the target.

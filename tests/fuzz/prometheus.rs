@@ -46,7 +46,7 @@ pub(crate) const PARSER: Parser = Parser {
 
 /// Whatever comes: values that can be true, no more garbage than lines, and the same garbage however lines are handed over.
 fn read(bytes: &[u8]) -> String {
-    let (mut pages, start) = (Pages::new(Engines::new(&[]).candidates(AUTO), Duration::from_secs(10)), Instant::now());
+    let (mut pages, start) = (Pages::new(Engines::new(&[]).possible(AUTO), Duration::from_secs(10)), Instant::now());
     let first = pages.read(bytes, start);
     check(first.as_ref(), bytes);
     // A part of the page, and the page again: counters fall and grow.

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn the_fleet_takes_the_page_for_sglangs_and_misses_nothing() {
         let page = text("a\"b", Load { running: 3, waiting: 2, kv_usage: 0.5 }, &Totals::default());
-        let mut pages = Pages::new(Engines::new(&[]).candidates(AUTO), Duration::from_secs(10));
+        let mut pages = Pages::new(Engines::new(&[]).possible(AUTO), Duration::from_secs(10));
         let read = pages.read(page.as_bytes(), Instant::now()).unwrap();
         assert_eq!((&*read.engine, read.garbage, read.absent.len()), ("sglang", 0, 0), "{page}");
         assert_eq!(read.values[..3], [Some(2.0), Some(3.0), Some(0.5)]);

@@ -58,8 +58,8 @@ pub struct Engines {
 }
 
 /// Those that a target may be.
-#[derive(Clone, Debug)]
-pub struct Candidates {
+#[derive(Debug)]
+pub struct Possible {
     engines: Vec<Arc<Engine>>,
 }
 
@@ -72,22 +72,16 @@ impl Engines {
     }
 
     /// Of a name only that one; of [`AUTO`], those that can be recognised. A name that there is not is nobody's.
-    pub fn candidates(&self, name: &str) -> Candidates {
+    pub fn possible(&self, name: &str) -> Possible {
         let engines = match name {
             AUTO => self.all[..DETECTED].to_vec(),
             name => self.all.iter().filter(|engine| &*engine.name == name).cloned().collect(),
         };
-        Candidates { engines }
+        Possible { engines }
     }
 }
 
-impl Candidates {
-    /// Their names, for messages.
-    pub(super) fn names(&self) -> String {
-        let names: Vec<_> = self.engines.iter().map(|engine| &*engine.name).collect();
-        names.join(" or ")
-    }
-
+impl Possible {
     /// Which quantities are to be expected before a page has come.
     pub(super) fn expected(&self) -> [bool; Quantity::COUNT] {
         if let [engine] = &self.engines[..] { engine.gives } else { EXPECTED }
@@ -187,7 +181,7 @@ pub struct Observation {
 /// The pages of one target in their order: remembers what rates and ratios need of the earlier ones.
 #[derive(Debug)]
 pub struct Pages {
-    candidates: Candidates,
+    possible: Possible,
     window: Duration,
     known: Option<Known>,
 }
@@ -205,8 +199,14 @@ struct Known {
 
 impl Pages {
     /// Pages of one of these engines. Rates and ratios will be over `window`.
-    pub fn new(candidates: Candidates, window: Duration) -> Self {
-        Self { candidates, window, known: None }
+    pub fn new(possible: Possible, window: Duration) -> Self {
+        Self { possible, window, known: None }
+    }
+
+    /// The names of the engines that the target may be, for messages.
+    pub(super) fn engines(&self) -> String {
+        let names: Vec<_> = self.possible.engines.iter().map(|engine| &*engine.name).collect();
+        names.join(" or ")
     }
 
     /// Reads the page that was asked for at `at`; `None` if nothing of it is an engine's.
@@ -221,7 +221,7 @@ impl Pages {
                 return Some(known.observe(&page, at));
             }
         }
-        let pages = self.candidates.engines.iter().map(|engine| (engine, Page::read(text, engine)));
+        let pages = self.possible.engines.iter().map(|engine| (engine, Page::read(text, engine)));
         // Of equals the last would win, so it is asked from the end.
         let (engine, page) = pages.rev().max_by_key(|(_, page)| page.rows()).filter(|(_, page)| page.rows() > 0)?;
         let known = self.known.insert(Known::new(Arc::clone(engine), self.window));
@@ -283,7 +283,7 @@ mod tests {
 
     /// What the last of the pages gives, when one is read each second.
     fn last_of(pages: &[&[u8]]) -> Option<Observation> {
-        let (mut target, start) = (Pages::new(Engines::new(&[]).candidates(AUTO), WINDOW), Instant::now());
+        let (mut target, start) = (Pages::new(Engines::new(&[]).possible(AUTO), WINDOW), Instant::now());
         let mut seconds = 0..;
         pages
             .iter()
@@ -312,7 +312,7 @@ mod tests {
                     let page =
                         format!("{} 1\n", if name.contains('{') { name.to_string() } else { format!("{name}{{}}") });
                     let engines = Engines::new(&[]);
-                    let read = Pages::new(engines.candidates(table.name), WINDOW).read(page.as_bytes(), Instant::now());
+                    let read = Pages::new(engines.possible(table.name), WINDOW).read(page.as_bytes(), Instant::now());
                     let read = read.unwrap_or_else(|| panic!("{page} is not read"));
                     assert!(!read.absent.contains(&names[0].to_string()), "{page}: {read:?}");
                 }
@@ -443,8 +443,7 @@ mod tests {
     fn what_was_never_tried_counts_only_where_it_is_named() {
         let page = "tgi_queue_size 3\ntgi_batch_current_size 2\n";
         assert_eq!(last_of(&[page.as_bytes()]), None);
-        let read =
-            Pages::new(Engines::new(&[]).candidates("tgi"), WINDOW).read(page.as_bytes(), Instant::now()).unwrap();
+        let read = Pages::new(Engines::new(&[]).possible("tgi"), WINDOW).read(page.as_bytes(), Instant::now()).unwrap();
         assert_eq!(read.values[..2], [Some(3.0), Some(2.0)]);
         assert!(!read.gives[Quantity::KvCacheUsage as usize] && read.gives[Quantity::EngineTokensPerSecond as usize]);
     }
@@ -454,7 +453,7 @@ mod tests {
         let page = "nv_trt_llm_request_metrics{model=\"m\",request_type=\"waiting\",version=\"1\"} 3\n\
                     nv_trt_llm_request_metrics{request_type=\"active\"} 5\n\
                     nv_trt_llm_request_metrics{not_request_type=\"active\"} 9\n";
-        let read = Pages::new(Engines::new(&[]).candidates("triton"), WINDOW).read(page.as_bytes(), Instant::now());
+        let read = Pages::new(Engines::new(&[]).possible("triton"), WINDOW).read(page.as_bytes(), Instant::now());
         assert_eq!(read.unwrap().values[..2], [Some(3.0), Some(5.0)]);
     }
 
@@ -470,7 +469,7 @@ mod tests {
                 row(Input::PrefixMisses, Combine::Growth, 1.0, "misses"),
             ],
         };
-        let mut pages = Pages::new(Engines::new(&[own]).candidates("mine"), WINDOW);
+        let mut pages = Pages::new(Engines::new(&[own]).possible("mine"), WINDOW);
         let (start, page) = (Instant::now(), "kv_percent{e=\"0\"} 20\nkv_percent{e=\"1\"} 25\nbusy 1\nbusy 3\n");
         pages.read(format!("{page}hits 10\nmisses_total 5\n").as_bytes(), start);
         let read =
