@@ -367,7 +367,7 @@ impl Metrics {
             rows
         };
         let dropped = by_reason(|counts| &counts.dropped);
-        page.family(&names::DROPPED, dropped.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::DROPPED, &dropped);
         page.family(&names::SKIPPED, read.iter().map(|(labels, counts)| (&labels[..], counts.skipped)));
         page.family(&names::PENDING, read.iter().map(|(labels, counts)| (&labels[..], counts.pending)));
         if let Some(Scrape { now, .. }) = scrape {
@@ -375,7 +375,7 @@ impl Metrics {
             page.family(&names::EXIT_LAG, lags);
         }
         let errors = by_reason(|counts| &counts.errors);
-        page.family(&names::EXIT_ERRORS, errors.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::EXIT_ERRORS, &errors);
         self.write_queues(page, &exits);
     }
 
@@ -429,6 +429,5 @@ impl Metrics {
 }
 
 fn words<const LABELS: usize>(page: &mut Page, definition: &Definition, counters: &ByWords<LABELS>) {
-    let list = counters.list();
-    page.family(definition, list.iter().map(|(labels, count)| (&labels[..], *count)));
+    page.rows(definition, &counters.list());
 }

@@ -56,6 +56,15 @@ impl Page {
         }
     }
 
+    /// The same, of series that were collected.
+    pub(super) fn rows<const LABELS: usize>(
+        &mut self,
+        definition: &Definition,
+        rows: &[([&str; LABELS], impl Display)],
+    ) {
+        self.family(definition, rows.iter().map(|(labels, value)| (&labels[..], value)));
+    }
+
     /// A metric without labels.
     pub(super) fn single(&mut self, definition: &Definition, value: impl Display) {
         self.family(definition, [(&[][..], value)]);

@@ -382,7 +382,7 @@ impl Requests {
                 ended.push(([ending.name(), FAULTS[fault]], count));
             }
         }
-        page.family(&names::REQUESTS, ended.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::REQUESTS, &ended);
     }
 
     pub(super) fn write_series(&self, page: &mut Page) {
@@ -414,7 +414,7 @@ impl Requests {
             ("target", &self.target_overflowed),
         ];
         let overflowed = overflowed.map(|(label, count)| ([label], count.get()));
-        page.family(&names::LABELS_OVERFLOWED, overflowed.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::LABELS_OVERFLOWED, &overflowed);
     }
 
     /// Operations are summed up: they are no label of tokens.
@@ -442,15 +442,15 @@ impl Requests {
                 }
             }
         }
-        page.family(&names::DECISIONS, decided.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::DECISIONS, &decided);
     }
 
     pub(super) fn write_choices(&self, page: &mut Page) {
         let load = |(label, count): (&'static str, &AtomicU64)| ([label], count.load(Relaxed));
         let fallbacks: Vec<_> = Fallback::ALL.map(Fallback::name).into_iter().zip(&self.fallbacks).map(load).collect();
-        page.family(&names::FALLBACKS, fallbacks.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::FALLBACKS, &fallbacks);
         let excluded: Vec<_> = EXCLUSIONS.into_iter().zip(&self.excluded).map(load).collect();
-        page.family(&names::EXCLUSIONS, excluded.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::EXCLUSIONS, &excluded);
         for (definition, histogram) in [
             (&names::CHOOSE_DURATION, &self.choose),
             (&names::CHOSEN_WAITING, &self.chosen_waiting),

@@ -94,33 +94,31 @@ impl Targets {
     pub(super) fn write_decisions(&self, page: &mut Page) {
         let list = self.list();
         let counts = list.iter().map(|(name, target)| ([&**name], target.decisions.load(Relaxed))).collect::<Vec<_>>();
-        page.family(&names::TARGET_DECISIONS, counts.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::TARGET_DECISIONS, &counts);
     }
 
     pub(super) fn write_attempts(&self, page: &mut Page) {
         let list = self.list();
-        let of = |(name, target): &'_ (Box<str>, Arc<OfTarget>)| {
-            let name = name.clone();
-            [("answered", &target.answered), ("failed", &target.failed)]
-                .map(|(result, count)| (name.clone(), result, count.load(Relaxed)))
-        };
-        let counts: Vec<_> = list.iter().flat_map(of).collect();
-        let labels: Vec<_> = counts.iter().map(|(name, result, _)| [&**name, *result]).collect();
-        let series = labels.iter().zip(&counts).map(|(labels, (.., count))| (&labels[..], *count));
-        page.family(&names::ATTEMPTS, series);
+        let mut counts = Vec::new();
+        for (name, target) in &list {
+            for (result, count) in [("answered", &target.answered), ("failed", &target.failed)] {
+                counts.push(([&**name, result], count.load(Relaxed)));
+            }
+        }
+        page.rows(&names::ATTEMPTS, &counts);
     }
 
     pub(super) fn write_scrapes(&self, page: &mut Page) {
         let mut list = self.list();
         list.pop();
         let scrapes: Vec<_> = list.iter().map(|(name, target)| ([&**name], target.scrapes.get())).collect();
-        page.family(&names::SCRAPES, scrapes.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::SCRAPES, &scrapes);
         let mut failures = Vec::new();
         for (name, target) in &list {
             let by_reason = locked(&target.scrape_failures);
             failures.extend(by_reason.iter().map(|(reason, count)| ([&**name, *reason], *count)));
         }
-        page.family(&names::SCRAPE_FAILURES, failures.iter().map(|(labels, count)| (&labels[..], *count)));
+        page.rows(&names::SCRAPE_FAILURES, &failures);
         page.histograms(&names::SCRAPE_DURATION, [(&[][..], &self.scrape_seconds)]);
     }
 
@@ -134,8 +132,7 @@ impl Targets {
             let (place, name): (u32, _) = (place, &*member.sample.target.name);
             ([name], u8::from(view.pools.all().eligible.binary_search(&place).is_ok()))
         });
-        let eligible: Vec<_> = eligible.collect();
-        page.family(&names::TARGET_ELIGIBLE, eligible.iter().map(|(labels, value)| (&labels[..], *value)));
+        page.rows(&names::TARGET_ELIGIBLE, &eligible.collect::<Vec<_>>());
         gauges(page, &names::TARGET_HEALTHY, &members, |member| match member.sample.health {
             Health::Unknown => None,
             Health::Healthy => Some(1.0),
@@ -160,10 +157,8 @@ impl Targets {
 
 /// One gauge, or a counter that the fleet keeps, of every target that has it.
 fn gauges(page: &mut Page, definition: &Definition, members: &[&Member], value: impl Fn(&Member) -> Option<f64>) {
-    let of = |member: &&Member| Some((member.sample.target.name.clone(), value(member)?));
-    let values: Vec<_> = members.iter().filter_map(of).collect();
-    let labels: Vec<_> = values.iter().map(|(name, _)| [&**name]).collect();
-    page.family(definition, labels.iter().zip(&values).map(|(labels, (_, value))| (&labels[..], *value)));
+    let rows = members.iter().filter_map(|member| Some(([&*member.sample.target.name], value(member)?)));
+    page.rows(definition, &rows.collect::<Vec<_>>());
 }
 
 fn write_ages(page: &mut Page, members: &[&Member], scrape: &Scrape<'_>) {
@@ -179,8 +174,8 @@ fn write_ages(page: &mut Page, members: &[&Member], scrape: &Scrape<'_>) {
             }
         }
     }
-    page.family(&names::TARGET_AGE, ages.iter().map(|(labels, age)| (&labels[..], *age)));
-    page.family(&names::TARGET_FRESH, fresh.iter().map(|(labels, fresh)| (&labels[..], *fresh)));
+    page.rows(&names::TARGET_AGE, &ages);
+    page.rows(&names::TARGET_FRESH, &fresh);
 }
 
 const fn definition(quantity: Quantity) -> &'static Definition {
