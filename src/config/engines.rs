@@ -1,6 +1,5 @@
 //! `[[engines]]`: what an engine of one's own calls its numbers.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use toml::Spanned;
@@ -9,7 +8,7 @@ use toml::de::DeValue;
 use super::build::Values;
 use super::layers::Effective;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
-use super::tables::{Entry, Tables};
+use super::tables::{Entry, Fields, Tables};
 use super::texts::check_name;
 use super::value::{Value, quoted, quoted_list};
 use crate::fleet::{AUTO, Combine, EngineSettings, Input, Row, shipped};
@@ -107,13 +106,8 @@ impl Tables<'_> {
         engines
     }
 
-    fn engine(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Engine> {
-        if !fields.contains_key("name") {
-            self.wrong(origin, "an engine needs a `name`: targets name it as their `engine`");
-        }
-        let name = self
-            .text(fields, "name")
-            .and_then(|(name, origin)| check_name(&name).map_err(|text| self.wrong(&origin, text)).ok());
+    fn engine(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Engine> {
+        let name = self.needed_name(fields, origin, "an engine needs a `name`: targets name it as their `engine`");
         let mut rows = Vec::new();
         for input in Input::ALL {
             if let Some((value, origin)) = fields.get(input.name()) {

@@ -122,10 +122,13 @@ pub(super) struct Tables<'a> {
     pub(super) referenced: &'a mut BTreeSet<String>,
 }
 
+/// An entry's fields by their names, each with where it stands.
+pub(super) type Fields<'t> = BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>;
+
 /// An entry as written: `[NAME=]TEXT`, or a table's fields.
 pub(super) enum Entry<'t> {
     Short(String, Origin),
-    Fields(BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>, Origin),
+    Fields(Fields<'t>, Origin),
 }
 
 impl Tables<'_> {
@@ -194,12 +197,7 @@ impl Tables<'_> {
         entries
     }
 
-    fn fields<'t>(
-        &mut self,
-        table: &'t DeTable<'t>,
-        place: &Place<'_>,
-        known: &[&'static str],
-    ) -> BTreeMap<&'t str, (&'t DeValue<'t>, Origin)> {
+    fn fields<'t>(&mut self, table: &'t DeTable<'t>, place: &Place<'_>, known: &[&'static str]) -> Fields<'t> {
         let mut fields = BTreeMap::new();
         for (name, value) in table {
             let origin = place.at(name.span());
@@ -215,11 +213,7 @@ impl Tables<'_> {
     }
 
     /// A text field; what is there and is no text is noted.
-    pub(super) fn text(
-        &mut self,
-        fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>,
-        name: &str,
-    ) -> Option<(String, Origin)> {
+    pub(super) fn text(&mut self, fields: &Fields<'_>, name: &str) -> Option<(String, Origin)> {
         let (value, origin) = fields.get(name)?;
         match value {
             DeValue::String(text) => Some((text.to_string(), origin.clone())),
@@ -228,6 +222,15 @@ impl Tables<'_> {
                 None
             }
         }
+    }
+
+    /// The `name` of an entry that cannot be without one; `without` says why.
+    pub(super) fn needed_name(&mut self, fields: &Fields<'_>, origin: &Origin, without: &str) -> Option<String> {
+        if !fields.contains_key("name") {
+            self.wrong(origin, without);
+        }
+        let (name, origin) = self.text(fields, "name")?;
+        check_name(&name).map_err(|text| self.wrong(&origin, text)).ok()
     }
 
     fn targets(&mut self, entries: Vec<Entry<'_>>) -> Vec<Target> {
@@ -273,7 +276,7 @@ impl Tables<'_> {
         self.named_target(name, url, (origin, origin))
     }
 
-    fn target(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Target> {
+    fn target(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Target> {
         let name = self.text(fields, "name");
         let gpus = fields.get("gpus").and_then(|(value, origin)| {
             let gpus = value.as_integer().and_then(|gpus| gpus.as_str().parse().ok());
@@ -298,7 +301,7 @@ impl Tables<'_> {
     }
 
     /// What a target gets in the header authorization. No message shows it.
-    fn authorization(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<CredentialSettings> {
+    fn authorization(&mut self, fields: &Fields<'_>) -> Option<CredentialSettings> {
         let (text, file) = (self.text(fields, "authorization"), self.text(fields, "authorization_file"));
         let (settings, origin) = match (text, file) {
             (Some(_), Some((_, origin))) => {
@@ -418,13 +421,8 @@ impl Tables<'_> {
         Some(Token { name: name?, secret: secret?, scopes: vec![Scope::Read], file: None })
     }
 
-    fn token(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Token> {
-        if !fields.contains_key("name") {
-            self.wrong(origin, "a token needs a `name`: it says in the log who asked");
-        }
-        let name = self
-            .text(fields, "name")
-            .and_then(|(name, origin)| check_name(&name).map_err(|text| self.wrong(&origin, text)).ok());
+    fn token(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Token> {
+        let name = self.needed_name(fields, origin, "a token needs a `name`: it says in the log who asked");
         let forms: Vec<_> =
             ["token", "token_file", "token_env"].into_iter().filter(|form| fields.contains_key(form)).collect();
         let [form] = forms[..] else {
@@ -450,7 +448,7 @@ impl Tables<'_> {
     }
 
     /// What a token allows: to read, if nothing is said.
-    fn scopes(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<Vec<Scope>> {
+    fn scopes(&mut self, fields: &Fields<'_>) -> Option<Vec<Scope>> {
         let Some((value, origin)) = fields.get("scope") else { return Some(vec![Scope::Read]) };
         let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
         let scopes: Option<Vec<_>> = names.and_then(|names| names.map(|name| Scope::from_name(name?)).collect());

@@ -60,7 +60,6 @@ pub struct Told {
 pub fn state(decision: &Decision, sample: &Sample, wanted: impl Fn(&str) -> bool) -> Vec<Entry> {
     let fresh = |quantity| sample.reading(quantity).fresh();
     let (kv_cache, gpu) = (fresh(Quantity::KvCacheUsage), fresh(Quantity::GpuUtilization));
-    let mut oldest = None;
     let entry = |metric: Metric| {
         let value = match metric.name {
             "kv_cache_usage_perc" => kv_cache,
@@ -79,9 +78,8 @@ pub fn state(decision: &Decision, sample: &Sample, wanted: impl Fn(&str) -> bool
         Some(Entry { metric, value: value? })
     };
     let mut entries: Vec<_> = METRICS.into_iter().filter(|metric| wanted(metric.name)).filter_map(entry).collect();
-    for reading in sample.readings.iter().filter(|reading| reading.fresh().is_some()) {
-        oldest = oldest.max(reading.age_ms(decision.decided));
-    }
+    let told = sample.readings.iter().filter(|reading| reading.fresh().is_some());
+    let oldest = told.filter_map(|reading| reading.age_ms(decision.decided)).max();
     let age = METRICS[METRICS.len() - 1];
     if let Some(oldest) = oldest.filter(|_| wanted(age.name) && !entries.is_empty()) {
         entries.push(Entry { metric: age, value: oldest as f64 });
