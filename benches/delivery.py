@@ -23,7 +23,6 @@ import signal
 import sqlite3
 import statistics
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -32,8 +31,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT / "tests" / "otlp")]
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span  # noqa: E402
 from receiver import Answer, Receiver, free_port, receiving  # noqa: E402
-from soak import Processes, port_of, resident_mib  # noqa: E402
+from soak import port_of, resident_mib, run  # noqa: E402
 
 FAULTS = {
     "none": Answer(),
@@ -89,11 +89,17 @@ def options():
 class Ids(Receiver):
     """Keeps the snapshot IDs of the spans of requests that it took, and no spans."""
 
+    dead = False
+
     def traces(self, request, size, headers):
+        if self.dead:
+            # Ends the thread of a connection that is still open, and with it the connection.
+            sys.exit()
         spans = [span for of_resource in request.resource_spans for scope in of_resource.scope_spans for span in scope.spans]
         answer = self.answer(spans, size, headers)
         if answer.status == 200:
-            for span in spans:
+            # Each attempt's span names the snapshot, too.
+            for span in (span for span in spans if span.kind == Span.SPAN_KIND_SERVER):
                 for pair in span.attributes:
                     if pair.key == "snapgate.snapshot.id":
                         self.seen[pair.value.string_value] += 1
@@ -139,6 +145,17 @@ class Gateway:
 
     def pending(self):
         return sum(of.get("pending", 0) for of in self.books().values())
+
+    def settled(self):
+        """Waits until nothing is pending and nothing more comes; answers what is pending when the patience ends."""
+        deadline, before = time.monotonic() + PATIENCE, None
+        while time.monotonic() < deadline:
+            books = self.books()
+            if books == before and not any(of.get("pending", 0) for of in books.values()):
+                return 0
+            before = books
+            time.sleep(0.5)
+        return self.pending()
 
 
 class Watch(threading.Thread):
@@ -192,7 +209,8 @@ def deliver(directory, chosen, processes):
     print(f"{'window':>7} {'receiver':>9} {'requests/s':>11} {'p50 us':>7} {'p99 us':>7} {'pending':>8} {'resident MiB':>13}")
     for number in range(chosen.windows):
         faulty = number % 2 == 1 and (chosen.fault != "none" or chosen.kill)
-        if faulty and FAULTS[chosen.fault] is None:
+        receiver.dead = faulty and FAULTS[chosen.fault] is None
+        if receiver.dead:
             serving.__exit__(None, None, None)
         receiver.rule = lambda spans, answer=FAULTS[chosen.fault] if faulty else None: answer or Answer()
         requests, middle, slow, wrong = window(processes, directory, gateway, chosen, faulty and chosen.kill)
@@ -201,16 +219,15 @@ def deliver(directory, chosen, processes):
         print(f"{number + 1:7} {chosen.fault if faulty else 'well':>9} {requests / chosen.window:11.0f} {middle:7} {slow:7} "
               f"{gateway.pending():8} {resident_mib(gateway.process.pid):13.1f}", flush=True)
         receiver.rule = lambda spans: Answer()
-        if faulty and FAULTS[chosen.fault] is None:
+        if receiver.dead:
+            receiver.dead = False
             serving = receiving(receiver, "http/protobuf", port)
             serving.__enter__()
-    deadline = time.monotonic() + PATIENCE
-    while gateway.pending() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    left = gateway.settled()
     watch.over.set()
     watch.join()
-    faults += watch.faults[:3] + [f"at rest: {left}" for left in [gateway.unbalanced()] if left]
-    faults += [f"{gateway.pending()} are pending after {PATIENCE:.0f} s"] if gateway.pending() else []
+    faults += watch.faults[:3] + [f"books at rest: {exits}" for exits in [gateway.unbalanced()] if exits]
+    faults += [f"{left} are pending after {PATIENCE:.0f} s"] if left else []
     faults += [f"wrk: {errors} errors"] if errors else []
     books = gateway.books()
     gateway.process.send_signal(signal.SIGTERM)
@@ -244,15 +261,6 @@ def compared(directory, receiver, chosen, books):
     return faults
 
 
-def main():
-    chosen = options()
-    with tempfile.TemporaryDirectory(prefix="snapgate-delivery-") as directory, open(Path(directory) / "log", "a") as log:
-        processes = Processes(chosen.binary, log)
-        try:
-            return 1 if deliver(Path(directory), chosen, processes) else 0
-        finally:
-            processes.kill()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    chosen = options()
+    sys.exit(run("delivery", chosen.binary, lambda directory, processes: deliver(directory, chosen, processes)))

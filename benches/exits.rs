@@ -4,20 +4,21 @@
 //! `json_log/file` to a file, whose pages the kernel has to find and fill. `otlp_traces` and `otlp_logs` encode export
 //! requests. One element is one snapshot.
 
+mod records;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, Write};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use records::{START, spread};
 use snapgate::config::{Config, Machine, Sources, Targets};
 use snapgate::sink::Sink as _;
 use snapgate::sink::json_log::JsonLog;
 use snapgate::sink::otlp::{Encoder, Signal};
-use snapgate::snapshot::outcome::Answer;
 use snapgate::snapshot::{
-    Attempt, Candidate, Decision, Document, Ending, Excluded, Freshness, Health, Inputs, InstanceTag, Issued, Moment,
-    Operation, Outcome, Policy, Quantity, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId, Source,
-    Target, Timings, TraceContext,
+    Document, Health, InstanceTag, Issued, Moment, Outcome, Policy, Record, Run, Sample, SnapshotId, Target,
+    TraceContext,
 };
 
 /// Three pods, and as many as a decision holds by default.
@@ -28,8 +29,6 @@ const BATCH: u64 = 500;
 
 /// The file begins anew at this size, lest a bench fills the disk.
 const FILE_BYTES: u64 = 64 << 20;
-
-const START: Moment = Moment(1_795_435_995_000_000);
 
 /// A file that is written over and over.
 struct Endless {
@@ -58,7 +57,7 @@ fn json_log(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("json_log");
     group.throughput(Throughput::Elements(BATCH));
     for candidates in CANDIDATES {
-        let records = records(candidates);
+        let records = delivery(candidates);
         let mut lines = Vec::new();
         group.bench_with_input(BenchmarkId::new("render", candidates), &records, |bencher, records| {
             bencher.iter(|| {
@@ -90,7 +89,7 @@ fn otlp(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(signal.exit());
         group.throughput(Throughput::Elements(BATCH));
         for candidates in CANDIDATES {
-            let (records, mut encoder) = (records(candidates), Encoder::new(signal, &settings));
+            let (records, mut encoder) = (delivery(candidates), Encoder::new(signal, &settings));
             let bytes = encoder.encode(&records).message().len() as u64 / BATCH;
             eprintln!("{candidates} candidates: {bytes} bytes a snapshot");
             group.bench_with_input(BenchmarkId::new("encode", candidates), &records, |bencher, records| {
@@ -104,26 +103,9 @@ fn otlp(criterion: &mut Criterion) {
     }
 }
 
-/// The finaliser of splitmix64: numbers that look random and can be made again.
-fn spread(index: u64) -> u64 {
-    let mut z = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
 /// One delivery. Its decisions share the samples of one view, as they do within a tick.
-fn records(candidates: u32) -> Vec<Arc<Record>> {
-    let samples: Vec<_> = (0..candidates).map(sample).collect();
-    let run = Arc::new(Run {
-        id: RunId(7),
-        instance: "gw-1".into(),
-        tag: InstanceTag(7),
-        version: "0.1.0".into(),
-        config: "c0ffee12".into(),
-        config_text: "".into(),
-        started: START,
-    });
+fn delivery(candidates: u32) -> Vec<Arc<Record>> {
+    let (samples, run) = ((0..candidates).map(sample).collect::<Vec<_>>(), records::run(InstanceTag(7)));
     (0..BATCH).map(|index| Arc::new(record(index, &samples, &run))).collect()
 }
 
@@ -131,118 +113,22 @@ fn record(index: u64, samples: &[Arc<Sample>], run: &Arc<Run>) -> Record {
     let draw = spread(index);
     let issued_at = Moment(START.0 + 50 * index);
     let id = SnapshotId::new(issued_at.unix_ms(), run.tag, draw);
-    let request = Request {
-        method: "POST".into(),
-        path: "/v1/chat/completions".into(),
-        operation: Operation::Chat,
-        model: Some("llama-3.1-8b".into()),
-        stream: Some(true),
-        body_bytes: 400 + draw % 4_000,
-        body_unread: false,
-        max_tokens: Some(256),
-        client_request_id: None,
-        tenant: None,
-        user_agent: Some("OpenAI/Python 1.52.0".into()),
-        labels: Vec::new(),
-    };
-    let decision = decision(issued_at, samples, draw);
-    let outcome = outcome(id, Arc::clone(decision.target()), draw);
-    let (run, trace) = (Arc::clone(run), TraceContext::root(id));
+    let busy = (draw % 40) as f64;
+    let parts = |rank: usize| [4.0 * rank as f64, busy, rank as f64];
+    let decision = records::decision(Policy::LeastQueue, issued_at, samples.to_vec(), draw, parts);
+    let outcome = records::outcome(id, Arc::clone(decision.target()), draw);
+    let outcome = Outcome { trace_exported: Some(true), ..outcome };
+    let (run, trace, request) = (Arc::clone(run), TraceContext::root(id), records::request(draw));
     Record::closed(Issued { id, issued_at, run, trace, request, decision: Some(decision) }, outcome)
-}
-
-fn decision(issued_at: Moment, samples: &[Arc<Sample>], draw: u64) -> Decision {
-    let mut samples = samples.to_vec();
-    let first = draw as usize % samples.len();
-    samples.rotate_left(first);
-    let eligible = samples.len() as u32;
-    let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
-        place: Some(sample.target.slot),
-        sample,
-        in_flight: (draw % 40) as u32 + index as u32,
-        requests_per_second: (30_000 + draw % 900) as f64 / 10.0,
-        tokens_per_second: (1_480_000 + draw % 9_000) as f64 / 10.0,
-        score: Some((draw % 40) as f64 + 5.0 * index as f64),
-        score_parts: [4.0 * index as f64, (draw % 40) as f64, index as f64],
-    };
-    Decision {
-        policy: Policy::LeastQueue,
-        reason: Reason::LowestScore,
-        forced: false,
-        fallback: None,
-        decided_offset_ns: 20_000 + draw % 40_000,
-        choose_ns: 1_000 + draw % 900,
-        decided: Moment(issued_at.0 + 30),
-        view_published: Moment(issued_at.0 - draw % 100_000),
-        eligible,
-        excluded: Excluded::default(),
-        candidates: samples.into_iter().enumerate().map(candidate).collect(),
-        inputs: Inputs { draw, ..Inputs::default() },
-    }
 }
 
 fn sample(slot: u32) -> Arc<Sample> {
     let draw = spread(u64::from(slot));
     let published = Moment(START.0 - 100_000);
-    let reading = |value| Reading {
-        value: Some(value),
-        observed: Moment(published.0 - draw % 500_000),
-        source: Some(Source::Scrape),
-        freshness: Freshness::Fresh,
-    };
-    let mut readings = [Reading::UNSUPPORTED; Quantity::COUNT];
-    readings[Quantity::Waiting as usize] = reading((draw % 5) as f64);
-    readings[Quantity::Running as usize] = reading((draw % 40) as f64);
-    readings[Quantity::KvCacheUsage as usize] = reading(draw as f64 / u64::MAX as f64);
-    readings[Quantity::PrefixCacheHitRatio as usize] = reading((draw >> 7) as f64 / u64::MAX as f64);
-    readings[Quantity::EngineRequestsPerSecond as usize] = reading((draw % 1000) as f64 / 7.0);
-    readings[Quantity::EngineTokensPerSecond as usize] = reading((draw % 1_000_000) as f64 / 7.0);
     let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
     let target = Arc::new(Target { slot, name, address, gpus: Some(1) });
-    let sample = Sample::new(target, 1, published, Health::Healthy, readings, 10_000);
+    let sample = Sample::new(target, 1, published, Health::Healthy, records::readings(published, draw), 10_000);
     Arc::new(sample.with_in_flight_at_scrape(Some((draw % 9) as u32)))
-}
-
-fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
-    let (first_byte, tokens) = (3_000 + draw % 9_000, 20 + draw % 400);
-    let attempt = Attempt {
-        target,
-        started_offset_us: 60 + draw % 60,
-        connect_us: Some(0),
-        first_byte_offset_us: Some(first_byte),
-        status: Some(200),
-        error: None,
-    };
-    let answer = Answer {
-        finish_reason: Some("stop".into()),
-        response_id: Some(format!("chatcmpl-{id}").into()),
-        response_model: Some("llama-3.1-8b".into()),
-        prompt_tokens: Some(50 + draw % 2_000),
-        completion_tokens: Some(tokens),
-        cached_tokens: Some(draw % 50),
-        tokens_estimated: false,
-        load_report: None,
-    };
-    let timings = Timings {
-        first_byte_offset_us: Some(first_byte),
-        first_event_offset_us: Some(first_byte + 200),
-        first_content_offset_us: Some(first_byte + 40_000),
-        end_offset_us: first_byte + 12_000 * tokens,
-        inter_token_p50_us: Some(11_000 + draw % 500),
-        inter_token_p99_us: Some(30_000 + draw % 5_000),
-        inter_token_max_us: Some(41_000 + draw % 50_000),
-    };
-    Outcome {
-        ending: Ending::Completed,
-        status: Some(200),
-        error: None,
-        attempts: vec![attempt],
-        response_bytes: tokens * 113,
-        events: tokens + 2,
-        answer,
-        timings,
-        trace_exported: Some(true),
-    }
 }
 
 criterion_group!(benches, json_log, otlp);

@@ -290,15 +290,16 @@ def soak(directory, chosen, processes):
     return faults
 
 
-def main():
-    chosen = options()
-    with tempfile.TemporaryDirectory(prefix="snapgate-soak-") as directory, open(Path(directory) / "log", "a") as log:
-        processes = Processes(chosen.binary, log)
+def run(name, binary, work):
+    """Does the work in a directory of its own, which goes with it as do the processes it has started; answers the exit code."""
+    with tempfile.TemporaryDirectory(prefix=f"snapgate-{name}-") as directory, open(Path(directory) / "log", "a") as log:
+        processes = Processes(binary, log)
         try:
-            return 1 if soak(Path(directory), chosen, processes) else 0
+            return 1 if work(Path(directory), processes) else 0
         finally:
             processes.kill()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    chosen = options()
+    sys.exit(run("soak", chosen.binary, lambda directory, processes: soak(directory, chosen, processes)))

@@ -6,15 +6,16 @@
 //! bench: the question is what the last million costs, so each record is inserted once.
 #![expect(clippy::print_stdout, reason = "a bench prints what it found")]
 
+mod records;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snapgate::snapshot::outcome::Answer;
+use records::{START, spread};
 use snapgate::snapshot::{
-    Attempt, Candidate, Decision, Ending, Excluded, Freshness, Health, Inputs, InstanceTag, Issued, Moment, Operation,
-    Outcome, Policy, Quantity, Reading, Reason, Record, Request, Run, RunId, Sample, SnapshotId, Source, Target,
-    Timings, TraceContext, TraceId,
+    Health, InstanceTag, Issued, Moment, Policy, Record, Request, Run, Sample, SnapshotId, Target, TraceContext,
+    TraceId,
 };
 use snapgate::store::{DataDir, Reader, Resolution, Settings, Store, Writer};
 
@@ -32,8 +33,6 @@ const LOOKUPS: u64 = 2_000;
 
 /// Longer than any run of records.
 const KEPT: Duration = Duration::from_secs(1 << 26);
-
-const START: Moment = Moment(1_795_435_995_000_000);
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
@@ -177,14 +176,6 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
-/// The finaliser of splitmix64: numbers that look random and can be made again.
-fn spread(index: u64) -> u64 {
-    let mut z = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
 fn brought_trace(index: u64) -> Option<TraceId> {
     let value = u128::from(spread(index ^ 1 << 60)) << 64 | u128::from(spread(index ^ 1 << 61));
     if index.is_multiple_of(10) { TraceId::new(value) } else { None }
@@ -204,22 +195,13 @@ struct Fleet {
 
 impl Fleet {
     fn new(tag: InstanceTag, per_second: f64) -> Self {
-        let run = Run {
-            id: RunId(7),
-            instance: "bench".into(),
-            tag,
-            version: "0.1.0".into(),
-            config: "c0ffee12".into(),
-            config_text: "".into(),
-            started: START,
-        };
         let target = |slot| {
             let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
             Arc::new(Target { slot: slot as u32, name, address, gpus: Some(1) })
         };
         let targets = (0..TARGETS).map(target).collect();
         Self {
-            run: Arc::new(run),
+            run: records::run(tag),
             step: Duration::from_secs_f64(1.0 / per_second),
             targets,
             samples: std::cell::RefCell::default(),
@@ -249,114 +231,18 @@ impl Fleet {
         let (id, moment, draw) = (self.id(index), self.moment(index), spread(index ^ 1 << 63));
         let mut trace = TraceContext::root(id);
         trace.trace_id = brought_trace(index).unwrap_or(trace.trace_id);
-        let request = Request {
-            method: "POST".into(),
-            path: "/v1/chat/completions".into(),
-            operation: Operation::Chat,
-            model: Some("llama-3.1-8b".into()),
-            stream: Some(true),
-            body_bytes: 400 + draw % 4_000,
-            body_unread: false,
-            max_tokens: Some(256),
-            client_request_id: brought_id(index).map(Into::into),
-            tenant: None,
-            user_agent: Some("OpenAI/Python 1.52.0".into()),
-            labels: Vec::new(),
-        };
-        let decision = self.decision(moment, draw);
-        let outcome = outcome(id, Arc::clone(decision.target()), draw);
+        let client_request_id = brought_id(index).map(Into::into);
+        let request = Request { client_request_id, ..records::request(draw) };
+        let parts = |rank: usize| [(draw % 40) as f64 + rank as f64, 0.0, 0.0];
+        let decision = records::decision(Policy::LeastRequest, moment, self.samples(moment), draw, parts);
+        let outcome = records::outcome(id, Arc::clone(decision.target()), draw);
         let issued =
             Issued { id, issued_at: moment, run: Arc::clone(&self.run), trace, request, decision: Some(decision) };
         Arc::new(Record::closed(issued, outcome))
     }
-
-    fn decision(&self, moment: Moment, draw: u64) -> Decision {
-        let mut samples = self.samples(moment);
-        let first = draw as usize % samples.len();
-        samples.rotate_left(first);
-        let candidate = |(index, sample): (usize, Arc<Sample>)| Candidate {
-            sample,
-            place: Some(((first + index) as u64 % TARGETS) as u32),
-            in_flight: (draw % 40) as u32 + index as u32,
-            requests_per_second: (30_000 + draw % 900) as f64 / 10.0,
-            tokens_per_second: (1_480_000 + draw % 9_000) as f64 / 10.0,
-            score: Some((draw % 40) as f64 + index as f64),
-            score_parts: [(draw % 40) as f64 + index as f64, 0.0, 0.0],
-        };
-        Decision {
-            policy: Policy::LeastRequest,
-            reason: Reason::LowestScore,
-            forced: false,
-            fallback: None,
-            decided_offset_ns: 20_000 + draw % 40_000,
-            choose_ns: 1_000 + draw % 900,
-            decided: Moment(moment.0 + 30),
-            view_published: Moment(moment.0 - draw % 100_000),
-            eligible: TARGETS as u32,
-            excluded: Excluded::default(),
-            candidates: samples.into_iter().enumerate().map(candidate).collect(),
-            inputs: Inputs { draw, ..Inputs::default() },
-        }
-    }
 }
 
 fn sample(target: &Arc<Target>, n: u64, published: Moment) -> Arc<Sample> {
-    let draw = spread(n ^ u64::from(target.slot) << 32);
-    let reading = |value| Reading {
-        value: Some(value),
-        observed: Moment(published.0 - draw % 500_000),
-        source: Some(Source::Scrape),
-        freshness: Freshness::Fresh,
-    };
-    let mut readings = [Reading::UNSUPPORTED; Quantity::COUNT];
-    readings[Quantity::Waiting as usize] = reading((draw % 5) as f64);
-    readings[Quantity::Running as usize] = reading((draw % 40) as f64);
-    readings[Quantity::KvCacheUsage as usize] = reading(draw as f64 / u64::MAX as f64);
-    readings[Quantity::PrefixCacheHitRatio as usize] = reading((draw >> 7) as f64 / u64::MAX as f64);
-    readings[Quantity::EngineRequestsPerSecond as usize] = reading((draw % 1000) as f64 / 7.0);
-    readings[Quantity::EngineTokensPerSecond as usize] = reading((draw % 1_000_000) as f64 / 7.0);
+    let readings = records::readings(published, spread(n ^ u64::from(target.slot) << 32));
     Arc::new(Sample::new(Arc::clone(target), n, published, Health::Healthy, readings, 10_000))
-}
-
-fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome {
-    let first_byte = 3_000 + draw % 9_000;
-    let tokens = 20 + draw % 400;
-    let attempt = Attempt {
-        target,
-        started_offset_us: 60 + draw % 60,
-        connect_us: Some(0),
-        first_byte_offset_us: Some(first_byte),
-        status: Some(200),
-        error: None,
-    };
-    let answer = Answer {
-        finish_reason: Some("stop".into()),
-        response_id: Some(format!("chatcmpl-{id}").into()),
-        response_model: Some("llama-3.1-8b".into()),
-        prompt_tokens: Some(50 + draw % 2_000),
-        completion_tokens: Some(tokens),
-        cached_tokens: Some(draw % 50),
-        tokens_estimated: false,
-        load_report: None,
-    };
-    let timings = Timings {
-        first_byte_offset_us: Some(first_byte),
-        first_event_offset_us: Some(first_byte + 200),
-        first_content_offset_us: Some(first_byte + 40_000),
-        end_offset_us: first_byte + 12_000 * tokens,
-        inter_token_p50_us: Some(11_000 + draw % 500),
-        inter_token_p99_us: Some(30_000 + draw % 5_000),
-        inter_token_max_us: Some(41_000 + draw % 50_000),
-    };
-    Outcome {
-        ending: Ending::Completed,
-        status: Some(200),
-        error: None,
-        attempts: vec![attempt],
-        response_bytes: tokens * 113,
-        events: tokens + 2,
-        answer,
-        timings,
-        trace_exported: None,
-    }
 }
