@@ -157,6 +157,8 @@ impl Pipeline {
         let mut closing = self.worker.join().unwrap_or_default();
         let mut exits = Vec::new();
         let mut cursors = Vec::new();
+        // All at once: one that pauses shall not first hear of it when those before it are done.
+        self.lanes.iter().for_each(|lane| lane.stop(deadline));
         for lane in self.lanes {
             let (name, books) = (lane.name(), lane.books());
             let done = lane.join(deadline);

@@ -50,6 +50,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// An exit that follows a rule and notes what it took.
 struct Scripted<F> {
+    name: &'static str,
     taken: Taken,
     rule: F,
 }
@@ -75,7 +76,7 @@ impl Taken {
     where
         F: FnMut(&[u64]) -> Result<Done, Refusal> + Send + 'static,
     {
-        vec![Box::new(Scripted { taken: self.clone(), rule })]
+        vec![Box::new(Scripted { name: EXIT, taken: self.clone(), rule })]
     }
 }
 
@@ -87,7 +88,7 @@ impl<F> std::fmt::Debug for Scripted<F> {
 
 impl<F: FnMut(&[u64]) -> Result<Done, Refusal> + Send> Sink for Scripted<F> {
     fn name(&self) -> &'static str {
-        EXIT
+        self.name
     }
 
     fn reasons(&self) -> &'static [&'static str] {
@@ -518,6 +519,36 @@ fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
     assert_eq!(balance.exits, [balanced(20, 30)], "the rest stays for the next start");
     assert_eq!(taken.numbers(), numbers(0..20));
     drop(last.join().unwrap());
+}
+
+#[test]
+fn all_exits_hear_of_the_deadline_at_once() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let (open, gate) = mpsc::sync_channel::<()>(1);
+    let (refused, is_refused) = mpsc::channel();
+    let first = move |numbers: &[u64]| {
+        // Opened by the other one.
+        gate.recv().ok();
+        Ok(Done::all(numbers.len()))
+    };
+    let mut tries = 0;
+    let second = move |numbers: &[u64]| {
+        tries += 1;
+        if tries == 1 {
+            refused.send(()).unwrap();
+            return Err(Refusal::After("busy", ASKED_PAUSE_MAX));
+        }
+        open.try_send(()).ok();
+        Ok(Done::all(numbers.len()))
+    };
+    let mut sinks = taken.partly(first);
+    sinks.push(Box::new(Scripted { name: "patient", taken: taken.clone(), rule: second }));
+    let running = start(Some(&place), 10, sinks);
+    running.offer([7]);
+    is_refused.recv().unwrap();
+    let (balance, _) = running.stop(PATIENCE);
+    assert_eq!(balance.exits, [balanced(1, 0), ExitBalance { name: "patient", ..balanced(1, 0) }]);
+    assert_eq!(taken.numbers(), [7, 7]);
 }
 
 #[test]
