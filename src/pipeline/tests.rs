@@ -32,6 +32,14 @@ pub(super) fn spring_trap(records: &[Arc<Record>]) {
     assert!(records.iter().all(|record| number(record) != TRAP), "the trap was sprung, as this test wants it");
 }
 
+/// A worker that commits so many records at once panics whenever it looks after the store, until it has stored a thousand.
+const UPKEEP_TRAP: usize = 777;
+
+/// Called by the worker before it looks after the store.
+pub(super) fn spring_upkeep_trap(commit_records: usize, stored: u64) {
+    assert!(commit_records != UPKEEP_TRAP || stored >= 1_000, "the trap was sprung, as this test wants it");
+}
+
 fn number(record: &Record) -> u64 {
     record.outcome().expect("only finished records are handed in").response_bytes
 }
@@ -701,6 +709,28 @@ fn a_panic_in_the_worker_costs_the_record_that_causes_it() {
     assert_eq!(taken.numbers(), expected, "the exits get it, in its place");
     assert_eq!(dropped(&metrics, STORE_EXIT, "panic"), 1);
     assert_eq!(errors(&metrics, STORE_EXIT, "panic"), 2);
+}
+
+#[test]
+fn a_panic_between_transactions_slows_nothing_down() {
+    let place = Place::new();
+    let running = start(Some(&place), UPKEEP_TRAP, Vec::new());
+    let heartbeat = || {
+        let shell = rusqlite::Connection::open(place.0.path().join("snapshots.db")).unwrap();
+        shell.query_row("SELECT heartbeat_unix_us FROM runs", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let first = heartbeat();
+    eventually("a heartbeat", || heartbeat() > first);
+    let panics = errors(&running.metrics, STORE_EXIT, "panic");
+    assert!((1..10).contains(&panics), "{panics}, and not at the start and with each heartbeat");
+    running.offer(0..2_000);
+    running.until_settled();
+    let transactions = sum(&running.metrics, "snapgate_commit_duration_seconds_count");
+    assert!((1..1_000).contains(&transactions), "{transactions}: no batch is to blame, so none is taken apart");
+    assert_eq!(running.stored(), numbers(0..2_000));
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored), (2_000, 2_000));
+    assert_eq!(dropped(&metrics, STORE_EXIT, "panic"), 0);
 }
 
 /// A finished request of an even or an odd tenant.
