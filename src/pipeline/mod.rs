@@ -38,6 +38,10 @@ pub const STORE_EXIT: &str = "store";
 /// A batch that made a thread of the pipeline panic this often is not tried as a whole again: the culprit is looked for.
 const PANICS_PER_BATCH_MAX: u32 = 2;
 
+/// The longest that a request can have been issued without being in the ledger, which it enters when its body is there: no body
+/// may be given more time.
+pub const UNLISTED_MAX: Duration = Duration::from_secs(3600);
+
 /// How the hand-off is bounded and how often it commits.
 #[derive(Clone, Debug)]
 pub struct Settings {

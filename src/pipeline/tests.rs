@@ -10,13 +10,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::erase::{BARRED_LOOK, BARRED_MAX, BARRED_MIN, Erasures};
 use super::lane::{ASKED_PAUSE_MAX, QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX, pause_after};
 use super::*;
 use crate::ledger::DropReason;
 use crate::sink::{Refusal, Taken as Done};
 use crate::snapshot::record::tests::finished;
 use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId, Tenant};
-use crate::store::{DataDir, Erased, Erasure, Store, Subject};
+use crate::store::{DataDir, Erased, Erasure, NotErased, Store, Subject};
 
 /// The scripted exit's name.
 const EXIT: &str = "scripted";
@@ -782,6 +783,84 @@ fn what_a_tenant_wants_deleted_goes_from_wherever_it_is() {
         })
         .unwrap();
     assert_eq!(audit, ("ops".to_owned(), "t_01010101".to_owned(), 10, true));
+}
+
+/// Deletions without a worker: its clock is the test's.
+struct Deleting {
+    eraser: Eraser,
+    erasures: Erasures,
+    writer: Writer,
+    ledger: Ledger,
+    now: Moment,
+}
+
+impl Deleting {
+    fn start(place: &Place) -> Self {
+        let (clock, (eraser, erasures)) = (Clock::start(), erase::channel());
+        let (writer, _) = place.open(&clock);
+        Self { eraser, erasures, writer, ledger: Ledger::default(), now: clock.now().plus(Duration::from_secs(60)) }
+    }
+
+    fn erase(&mut self, subject: Subject) -> Result<Erased, NotErased> {
+        let answer = self.eraser.erase(Erasure { subject, by: "ops".into() }).unwrap();
+        while self.erasures.is_busy() {
+            self.erasures.go_on(&mut self.writer, &self.ledger, self.now, PATIENCE);
+        }
+        answer.blocking_recv().unwrap()
+    }
+
+    /// Time passes, and the worker looks.
+    fn after(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+        self.erasures.lift(&self.ledger, self.now);
+    }
+
+    fn keeps_out(&self, record: &Arc<Record>) -> bool {
+        !self.erasures.sift(&mut vec![Arc::clone(record)]).is_empty()
+    }
+}
+
+#[test]
+fn a_tenant_is_kept_out_until_none_of_its_requests_can_be_on_its_way() {
+    let place = Place::new();
+    let mut deleting = Deleting::start(&place);
+    // In the order of their ends: one whose body still comes, one that streams, and another tenant's that streams for days.
+    let (coming, streaming, stranger) = (owned(1), owned(3), owned(2));
+    for record in [&streaming, &stranger] {
+        deleting.ledger.insert(Arc::clone(record));
+    }
+    assert_eq!(deleting.erase(of_odd().subject).unwrap(), Erased { records: 0, on_their_way: 1 });
+    deleting.after(UNLISTED_MAX);
+    assert!(deleting.keeps_out(&coming) && !deleting.keeps_out(&stranger));
+    deleting.after(BARRED_MIN - UNLISTED_MAX);
+    assert!(deleting.keeps_out(&streaming), "it is in the ledger");
+    deleting.ledger.settle(streaming.id());
+    deleting.after(BARRED_LOOK);
+    assert!(!deleting.keeps_out(&streaming), "the stranger's holds up nobody");
+}
+
+#[test]
+fn a_deletion_beyond_what_can_be_kept_out_is_refused_and_an_id_needs_no_room() {
+    let place = Place::new();
+    let mut deleting = Deleting::start(&place);
+    let tenant = |number: usize| {
+        Subject::Tenant(Tenant([(number % 256) as u8, (number / 256) as u8].repeat(16).try_into().unwrap()))
+    };
+    for number in 0..BARRED_MAX {
+        deleting.erase(tenant(number)).unwrap();
+    }
+    assert!(matches!(deleting.erase(tenant(BARRED_MAX)), Err(NotErased::TooManyBarred)));
+    deleting.erase(tenant(0)).expect("it has its place already");
+    let (stored, open) = (owned(1), owned(3));
+    deleting.ledger.insert(Arc::clone(&open));
+    deleting.erase(Subject::Id(stored.id())).expect("nothing of it is on its way");
+    assert!(matches!(deleting.erase(Subject::Id(open.id())), Err(NotErased::TooManyBarred)));
+    deleting.after(BARRED_MIN);
+    let erased = deleting.erase(Subject::Id(open.id())).unwrap();
+    assert_eq!((erased.on_their_way, deleting.keeps_out(&open)), (1, true));
+    deleting.ledger.settle(open.id());
+    deleting.after(BARRED_LOOK);
+    assert!(!deleting.keeps_out(&open));
 }
 
 #[test]
