@@ -142,7 +142,7 @@ fn lag_at_start(feed: &lane::Feed, reader: Option<&Reader>, end: u64, clock: &Cl
     if let Some(reader) = reader.filter(|_| cursor < end) {
         // If it cannot be read, the lane will say so.
         let first = reader.after(cursor, end, 1).unwrap_or_default().pop();
-        lag.mark(end, first.map_or_else(|| clock.now(), |(_, record)| worker::ended(&record)));
+        lag.mark(end, first.and_then(|(_, record)| record.ended()).unwrap_or_else(|| clock.now()));
     }
     lag
 }

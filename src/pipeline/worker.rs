@@ -152,12 +152,6 @@ struct State {
     stored: u64,
 }
 
-/// When a request ended.
-pub(super) fn ended(record: &Record) -> Moment {
-    let end_offset_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
-    record.issued.issued_at.plus(Duration::from_micros(end_offset_us))
-}
-
 /// For the log: a store that refuses does so forty times a second.
 #[derive(Debug, Default)]
 struct Refusals {
@@ -276,7 +270,7 @@ impl State {
             self.stored += count;
         }
         self.settle(&batch.records, fate);
-        let first = batch.records.first().map(|record| ended(record));
+        let first = batch.records.first().and_then(|record| record.ended());
         for (feed, lag) in &mut self.feeds {
             feed.offer(&batch);
             first.into_iter().for_each(|first| lag.mark(self.next_seq - 1, first));
@@ -288,7 +282,7 @@ impl State {
         let cursors: Vec<_> = self.feeds.iter().map(|(feed, _)| feed.cursor()).collect();
         self.drops = self.ledger.take_drop_counts();
         let began = Instant::now();
-        self.books.set_oldest(self.batch.first().map(|record| ended(record)));
+        self.books.set_oldest(self.batch.first().and_then(|record| record.ended()));
         #[cfg(test)]
         super::tests::spring_trap(&self.batch[..count]);
         match writer.commit(self.next_seq, &self.batch[..count], &cursors, &self.drops, now) {
@@ -322,8 +316,8 @@ impl State {
                 Fate::Failed | Fate::Panicked => self.ledger.drop_record(record.id(), DropReason::StoreFailed),
             }
             self.observer.finished(record);
-            if fate == Fate::Stored {
-                self.metrics.committed(record, committed.since(ended(record)));
+            if let Some(ended) = record.ended().filter(|_| fate == Fate::Stored) {
+                self.metrics.committed(record, committed.since(ended));
             }
         }
     }

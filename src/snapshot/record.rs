@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::decision::Decision;
 use super::id::{InstanceTag, RunId, SnapshotId};
@@ -207,6 +208,12 @@ impl Record {
     /// How it ended; `None` while it is in flight.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
+    }
+
+    /// When it ended; `None` while it is in flight.
+    pub fn ended(&self) -> Option<Moment> {
+        let end_offset_us = self.outcome()?.timings.end_offset_us;
+        Some(self.issued.issued_at.plus(Duration::from_micros(end_offset_us)))
     }
 
     /// An estimate of its memory in bytes, for the hand-off's bound: the parts that vary, on top of a fixed share.
