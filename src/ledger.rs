@@ -171,15 +171,20 @@ impl Ledger {
 
     /// All records that `wanted` accepts, newest first, at most `limit`: for searches by trace or by alias.
     pub fn search(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
-        let mut found = Vec::new();
-        for shard in &self.shards {
-            // Copied out, so that the test runs without the lock.
-            let records: Vec<_> = locked(shard).values().cloned().collect();
-            found.extend(records.into_iter().filter(|record| wanted(record)));
-        }
+        let mut found: Vec<_> = self.records().filter(|record| wanted(record)).collect();
         found.sort_unstable_by_key(|record| std::cmp::Reverse(record.id()));
         found.truncate(limit);
         found
+    }
+
+    /// Whether `wanted` accepts a record. It is asked about no more than it takes.
+    pub fn any(&self, mut wanted: impl FnMut(&Record) -> bool) -> bool {
+        self.records().any(|record| wanted(&record))
+    }
+
+    /// All records, shard by shard. Each shard is copied when its turn comes, so that nothing is asked under its lock.
+    fn records(&self) -> impl Iterator<Item = Arc<Record>> {
+        self.shards.iter().flat_map(|shard| locked(shard).values().cloned().collect::<Vec<_>>())
     }
 
     /// How many records it holds.
@@ -341,5 +346,24 @@ mod tests {
         assert_eq!(numbers(2, |_| true), [900, 899]);
         assert_eq!(numbers(2, |number| number < 100), [17, 4]);
         assert!(numbers(2, |number| number > 1000).is_empty());
+    }
+
+    #[test]
+    fn whether_there_is_one_is_known_with_the_first() {
+        let ledger = Ledger::default();
+        assert!(!ledger.any(|_| true));
+        (0..1000).for_each(|number| ledger.insert(Arc::new(finished(number))));
+        let mut asked = 0;
+        let mut any = |wanted: &dyn Fn(&Record) -> bool| {
+            asked = 0;
+            let any = ledger.any(|record| {
+                asked += 1;
+                wanted(record)
+            });
+            (any, asked)
+        };
+        assert_eq!(any(&|_| true), (true, 1));
+        assert_eq!(any(&|_| false), (false, 1000));
+        assert!(any(&|record| record.id() == finished(500).id()).0);
     }
 }

@@ -37,7 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "store::Erasure",
             "store::Erased",
             "store::Subject",
-            "store::CommitError",
+            "store::NotErased",
             "fleet::view",
         ],
     ),

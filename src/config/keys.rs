@@ -24,6 +24,9 @@ const NETWORKS_MAX: usize = 64;
 /// Names in `record.headers` at most: each may take a place in every record.
 const RECORDED_HEADERS_MAX: usize = 16;
 
+/// Milliseconds that a body may take at most: deleting on request waits for what is not in the ledger yet.
+const REQUEST_BODY_MAX: u64 = crate::pipeline::UNLISTED_MAX.as_millis() as u64;
+
 /// Candidates of one decision at most.
 pub(super) const WIDTH_MAX: u64 = 64;
 
@@ -289,7 +292,7 @@ const COMMON: &[Key] = &[
     Key { path: "timeouts.request_header", kind: time(10 * MS, H), default: "60s",
         doc: "Until a request's head is complete; on a kept connection counted from the last answer, so that idle \
               clients are let go, in HTTP/2 too. A change is for connections opened from then on." },
-    Key { path: "timeouts.request_body", kind: time(10 * MS, H), default: "30s",
+    Key { path: "timeouts.request_body", kind: time(10 * MS, REQUEST_BODY_MAX), default: "30s",
         doc: "Until a request's body is complete." },
     Key { path: "timeouts.connect", kind: time(MS, 60 * S), default: "2s",
         doc: "Until a connection to a target stands. After that the next candidate is tried." },

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
 use super::budget::Meter;
+pub(super) use crate::telemetry::with_causes;
 use crate::tls::{Credential, Dialer};
 
 /// Connections kept open to one target. There is one exchange of a kind at a time.
@@ -158,18 +159,4 @@ impl Error for FetchError {
             Self::Timeout(_) | Self::TooLarge(_) => None,
         }
     }
-}
-
-/// An error and all its causes in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -29,6 +29,7 @@ mod slot;
 mod tests;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -253,7 +254,7 @@ impl Fleet {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                _ = ticks.tick() => self.publish(),
+                _ = ticks.tick() => self.tick(),
                 () = self.changed.notified() => self.follow(&mut tasks, &mut watchers),
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
@@ -264,6 +265,15 @@ impl Fleet {
             }
         }
         tasks.shutdown().await;
+    }
+
+    /// A panic is a bug in one view's way, not a reason to end the polls and probes, too: the next tick tries again.
+    fn tick(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.publish())).is_err() {
+            tracing::error!(
+                "publishing the view of the fleet panicked: until it succeeds, choices go by the last view"
+            );
+        }
     }
 
     /// Publishes the view of now. [`Fleet::run`] does it every `publish_interval`.

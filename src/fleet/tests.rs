@@ -452,6 +452,26 @@ async fn a_slow_page_is_asked_for_less_often() {
 }
 
 #[tokio::test]
+async fn a_tick_that_panics_ends_neither_ticks_nor_polls() {
+    /// Panics when the last view that brings it goes.
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("as this test wants it");
+        }
+    }
+    let pod = Pod::start(ok("vllm:num_requests_waiting 3\n"), ok("")).await;
+    let running = start(&[&pod.address], |_| {});
+    running.fleet.attach(Some(Arc::new(Bomb)));
+    // Only the view has it now: the next tick puts another one in its place.
+    running.fleet.roster().with = None;
+    until("the panic", || running.fleet.roster.is_poisoned()).await;
+    pod.metrics(ok("vllm:num_requests_waiting 4\n"));
+    until("a later value in a later view", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn an_address_that_cannot_be_used_is_a_problem_and_no_panic() {
     let pod = Pod::start(ok(BUSY), ok("")).await;
     let running = start(&["not an address", &pod.address], |_| {});

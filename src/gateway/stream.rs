@@ -17,6 +17,7 @@ use super::recorder::Recorder;
 use super::respond;
 use super::silence::Silence;
 use crate::snapshot::{Ending, ReportPhase};
+pub(super) use crate::telemetry::with_causes;
 
 /// The body broke. The client sees its connection end without the body's end; the record says why.
 #[derive(Debug)]
@@ -52,18 +53,6 @@ impl StreamError {
             Self::Silent(_) => Ending::UpstreamTimeout,
         }
     }
-}
-
-/// An error with what caused it, in one line: hyper keeps the telling part in the source.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Why a client was given up that takes nothing.

@@ -20,10 +20,10 @@ use super::render::words;
 use super::resolve::{TURN_WAIT_MAX, in_turn};
 use super::routes::{failed, json, key_of, text, to_json};
 use crate::snapshot::Tenant;
-use crate::store::{CommitError, Erased, Erasure, Subject};
+use crate::store::{Erased, Erasure, NotErased, Subject};
 
 /// The answer to a deletion, when there is one; none comes if the gateway stops before.
-pub type Erasing = oneshot::Receiver<Result<Erased, CommitError>>;
+pub type Erasing = oneshot::Receiver<Result<Erased, NotErased>>;
 
 /// What an answer says of what a deletion cannot reach.
 const NOT_REACHED: &str =
@@ -113,6 +113,7 @@ async fn erase(lookup: &Lookup, operator: &Operator, subject: Subject, shown: St
             by: by.to_owned(),
             not_reached: NOT_REACHED.into(),
         }),
+        Ok(Err(NotErased::TooManyBarred)) => Err(Problem::too_many_barred()),
         Ok(Err(error)) => Err(Problem::not_erased(&error.to_string())),
         Err(_) => Err(Problem::not_erased("the gateway stopped before it was done")),
     }

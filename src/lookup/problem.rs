@@ -303,6 +303,13 @@ impl Problem {
         Self::new("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many deletions", detail).because("limit")
     }
 
+    /// As much is being kept out of the store as can be.
+    pub(super) fn too_many_barred() -> Self {
+        let detail = "nothing was deleted: after each of so many deletions as there can be, requests that were on their way \
+                      are still being kept out of the store, those of a tenant for an hour. Ask again later";
+        Self::new("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many deletions", detail).because("limit")
+    }
+
     /// A deletion that was not carried out, or not to its end.
     pub(super) fn not_erased(why: &str) -> Self {
         let detail = format!("the deletion did not come to its end ({why}): ask for it again, which does no harm");

@@ -1,29 +1,32 @@
 //! Deleting on request, by the one thread that writes: in order with what is in its queue.
 //!
 //! When the worker takes up a deletion, what is stored is deleted; what is not stored yet, because it waits in the queue or
-//! its request has not ended, is kept out of the store from then on, until nothing of that time is on its way any more.
+//! its request has not ended, is kept out of the store from then on, until nothing that is meant is on its way any more.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 
+use super::UNLISTED_MAX;
 use crate::ledger::Ledger;
 use crate::snapshot::{Moment, Record};
-use crate::store::{CommitError, Erased, Erasure, ErasureJob, Subject, Writer};
+use crate::store::{Erased, Erasure, ErasureJob, NotErased, Subject, Writer};
 
 /// Deletions that may wait for the one under way.
 const WAITING_MAX: usize = 16;
 
-/// Subjects whose records are kept out at one time. Each is compared with every record that comes.
-const BARRED_MAX: usize = 256;
+/// Subjects whose records are kept out at one time; a deletion of one more is refused. Each is compared with every record that
+/// comes.
+pub(super) const BARRED_MAX: usize = 256;
 
-/// A tenant is kept out for at least so long: a request whose body still comes has a time of issue and is in no ledger yet.
-const BARRED_MIN: Duration = Duration::from_secs(600);
+/// A tenant is kept out for so long at least, and a minute more than it can take a request to enter the ledger: only then
+/// does the ledger tell whether one is on its way.
+pub(super) const BARRED_MIN: Duration = UNLISTED_MAX.saturating_add(Duration::from_secs(60));
 
 /// How often to look whether anything that is to be kept out is still on its way.
-const BARRED_LOOK: Duration = Duration::from_secs(1);
+pub(super) const BARRED_LOOK: Duration = Duration::from_secs(1);
 
 /// The end for those who ask. It does not keep the worker alive.
 #[derive(Clone, Debug)]
@@ -32,13 +35,13 @@ pub struct Eraser(Sender<Asked>);
 #[derive(Debug)]
 struct Asked {
     erasure: Erasure,
-    answer: oneshot::Sender<Result<Erased, CommitError>>,
+    answer: oneshot::Sender<Result<Erased, NotErased>>,
 }
 
 impl Eraser {
     /// Asks for a deletion. It is carried out also if nobody waits for the answer, which does not come if the gateway
     /// stops before. `None` if as many wait as may.
-    pub fn erase(&self, erasure: Erasure) -> Option<oneshot::Receiver<Result<Erased, CommitError>>> {
+    pub fn erase(&self, erasure: Erasure) -> Option<oneshot::Receiver<Result<Erased, NotErased>>> {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(Asked { erasure, answer }).ok().map(|()| answered)
     }
@@ -50,11 +53,11 @@ pub(super) struct Erasures {
     asked: Receiver<Asked>,
     current: Option<(Asked, ErasureJob)>,
     barred: Vec<Barred>,
-    looked: Instant,
+    looked: Moment,
 }
 
 /// What was issued up to a moment is kept out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Barred {
     subject: Subject,
     up_to: Moment,
@@ -68,7 +71,7 @@ impl Barred {
 
 pub(super) fn channel() -> (Eraser, Erasures) {
     let (sender, asked) = bounded(WAITING_MAX);
-    (Eraser(sender), Erasures { asked, current: None, barred: Vec::new(), looked: Instant::now() })
+    (Eraser(sender), Erasures { asked, current: None, barred: Vec::new(), looked: Moment(0) })
 }
 
 impl Erasures {
@@ -89,7 +92,7 @@ impl Erasures {
     pub(super) fn go_on(&mut self, writer: &mut Writer, ledger: &Ledger, now: Moment, budget: Duration) -> Option<u64> {
         let (asked, mut job) = match self.current.take() {
             Some(current) => current,
-            None => self.take_up(writer, now)?,
+            None => self.take_up(writer, ledger, now)?,
         };
         let records = match writer.erase(&mut job, budget, now) {
             Ok(Some(records)) => records,
@@ -98,7 +101,7 @@ impl Erasures {
                 return None;
             }
             Err(error) => {
-                refuse(asked, error);
+                refuse(asked, NotErased::Store(error));
                 return None;
             }
         };
@@ -112,22 +115,29 @@ impl Erasures {
         Some(records)
     }
 
-    fn take_up(&mut self, writer: &mut Writer, now: Moment) -> Option<(Asked, ErasureJob)> {
-        if self.barred.len() >= BARRED_MAX {
-            // Asked again each time, until something of what is barred has ended.
+    fn take_up(&mut self, writer: &mut Writer, ledger: &Ledger, now: Moment) -> Option<(Asked, ErasureJob)> {
+        let asked = self.asked.try_recv().ok()?;
+        let subject = asked.erasure.subject;
+        // Nobody knows an ID before its request is in the ledger.
+        let to_bar = match subject {
+            Subject::Id(id) => ledger.get(id).is_some(),
+            Subject::Tenant(_) => true,
+        };
+        if to_bar && self.barred.len() >= BARRED_MAX && self.barred.iter().all(|barred| barred.subject != subject) {
+            refuse(asked, NotErased::TooManyBarred);
             return None;
         }
-        let asked = self.asked.try_recv().ok()?;
         match writer.begin_erasure(&asked.erasure, now) {
             Ok(job) => {
-                let subject = asked.erasure.subject;
                 tracing::info!(%subject, by = asked.erasure.by, "records are being deleted on request");
-                self.barred.retain(|barred| barred.subject != subject);
-                self.barred.push(Barred { subject, up_to: now });
+                if to_bar {
+                    self.barred.retain(|barred| barred.subject != subject);
+                    self.barred.push(Barred { subject, up_to: now });
+                }
                 Some((asked, job))
             }
             Err(error) => {
-                refuse(asked, error);
+                refuse(asked, NotErased::Store(error));
                 None
             }
         }
@@ -135,23 +145,29 @@ impl Erasures {
 
     /// Lifts a bar when nothing that it means is on its way any more.
     pub(super) fn lift(&mut self, ledger: &Ledger, now: Moment) {
-        if self.barred.is_empty() || self.looked.elapsed() < BARRED_LOOK {
+        if self.barred.is_empty() || now.since(self.looked) < BARRED_LOOK {
             return;
         }
-        self.looked = Instant::now();
+        self.looked = now;
+        let is_tenant = |barred: &Barred| matches!(barred.subject, Subject::Tenant(_));
+        let due = |barred: &Barred| is_tenant(barred) && now.since(barred.up_to) >= BARRED_MIN;
+        let mut idle: Vec<_> = self.barred.iter().copied().filter(due).collect();
+        // Once through the ledger for all of them.
+        ledger.any(|record| {
+            idle.retain(|barred| !barred.means(record));
+            idle.is_empty()
+        });
         self.barred.retain(|barred| match barred.subject {
             Subject::Id(id) => ledger.get(id).is_some(),
-            Subject::Tenant(_) => {
-                now.since(barred.up_to) < BARRED_MIN
-                    || !ledger.search(1, |record| record.issued.issued_at <= barred.up_to).is_empty()
-            }
+            Subject::Tenant(_) => !idle.contains(barred),
         });
     }
 }
 
-fn refuse(asked: Asked, error: CommitError) {
+fn refuse(asked: Asked, error: NotErased) {
     let Erasure { subject, by } = asked.erasure;
-    tracing::error!(%subject, by, %error, "a deletion on request failed: ask for it again");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    tracing::error!(%subject, by, %error, source, "a deletion on request failed: ask for it again");
     // Whoever asked may have left.
     asked.answer.send(Err(error)).ok();
 }

@@ -199,13 +199,17 @@ impl Lane {
         self.books.clone()
     }
 
-    /// Lets the lane work until it is done or `deadline` has come. Its feed must be gone.
-    pub(super) fn join(self, deadline: Instant) -> Done {
+    /// Tells the lane and its sink when they have to be done.
+    pub(super) fn stop(&self, deadline: Instant) {
         // The lane may have ended already, and then needs no deadline.
         self.deadline.try_send(deadline).ok();
         if let Some(stop_at) = &self.stop_at {
             stop_at.send_replace(Some(deadline));
         }
+    }
+
+    /// Waits until the lane is done or `deadline`, of which it was told, has come. Its feed must be gone.
+    pub(super) fn join(self, deadline: Instant) -> Done {
         if let Ok(done) = self.ended.recv_deadline(deadline + STUCK_AFTER) {
             // It has sent its last word, so this does not wait; and it cannot have panicked any more.
             self.thread.join().ok();

@@ -38,6 +38,10 @@ pub const STORE_EXIT: &str = "store";
 /// A batch that made a thread of the pipeline panic this often is not tried as a whole again: the culprit is looked for.
 const PANICS_PER_BATCH_MAX: u32 = 2;
 
+/// The longest that a request can have been issued without being in the ledger, which it enters when its body is there: no body
+/// may be given more time.
+pub const UNLISTED_MAX: Duration = Duration::from_secs(3600);
+
 /// How the hand-off is bounded and how often it commits.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -138,7 +142,7 @@ fn lag_at_start(feed: &lane::Feed, reader: Option<&Reader>, end: u64, clock: &Cl
     if let Some(reader) = reader.filter(|_| cursor < end) {
         // If it cannot be read, the lane will say so.
         let first = reader.after(cursor, end, 1).unwrap_or_default().pop();
-        lag.mark(end, first.map_or_else(|| clock.now(), |(_, record)| worker::ended(&record)));
+        lag.mark(end, first.and_then(|(_, record)| record.ended()).unwrap_or_else(|| clock.now()));
     }
     lag
 }
@@ -157,6 +161,8 @@ impl Pipeline {
         let mut closing = self.worker.join().unwrap_or_default();
         let mut exits = Vec::new();
         let mut cursors = Vec::new();
+        // All at once: one that pauses shall not first hear of it when those before it are done.
+        self.lanes.iter().for_each(|lane| lane.stop(deadline));
         for lane in self.lanes {
             let (name, books) = (lane.name(), lane.books());
             let done = lane.join(deadline);

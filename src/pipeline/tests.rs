@@ -10,13 +10,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::erase::{BARRED_LOOK, BARRED_MAX, BARRED_MIN, Erasures};
 use super::lane::{ASKED_PAUSE_MAX, QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX, pause_after};
 use super::*;
 use crate::ledger::DropReason;
 use crate::sink::{Refusal, Taken as Done};
 use crate::snapshot::record::tests::finished;
 use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId, Tenant};
-use crate::store::{DataDir, Erased, Erasure, Store, Subject};
+use crate::store::{DataDir, Erased, Erasure, NotErased, Store, Subject};
 
 /// The scripted exit's name.
 const EXIT: &str = "scripted";
@@ -30,6 +31,14 @@ const TRAP: u64 = 666_666;
 /// Called by the worker before each transaction.
 pub(super) fn spring_trap(records: &[Arc<Record>]) {
     assert!(records.iter().all(|record| number(record) != TRAP), "the trap was sprung, as this test wants it");
+}
+
+/// A worker that commits so many records at once panics whenever it looks after the store, until it has stored a thousand.
+const UPKEEP_TRAP: usize = 777;
+
+/// Called by the worker before it looks after the store.
+pub(super) fn spring_upkeep_trap(commit_records: usize, stored: u64) {
+    assert!(commit_records != UPKEEP_TRAP || stored >= 1_000, "the trap was sprung, as this test wants it");
 }
 
 fn number(record: &Record) -> u64 {
@@ -50,6 +59,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// An exit that follows a rule and notes what it took.
 struct Scripted<F> {
+    name: &'static str,
     taken: Taken,
     rule: F,
 }
@@ -75,7 +85,7 @@ impl Taken {
     where
         F: FnMut(&[u64]) -> Result<Done, Refusal> + Send + 'static,
     {
-        vec![Box::new(Scripted { taken: self.clone(), rule })]
+        vec![Box::new(Scripted { name: EXIT, taken: self.clone(), rule })]
     }
 }
 
@@ -87,7 +97,7 @@ impl<F> std::fmt::Debug for Scripted<F> {
 
 impl<F: FnMut(&[u64]) -> Result<Done, Refusal> + Send> Sink for Scripted<F> {
     fn name(&self) -> &'static str {
-        EXIT
+        self.name
     }
 
     fn reasons(&self) -> &'static [&'static str] {
@@ -521,6 +531,36 @@ fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
 }
 
 #[test]
+fn all_exits_hear_of_the_deadline_at_once() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let (open, gate) = mpsc::sync_channel::<()>(1);
+    let (refused, is_refused) = mpsc::channel();
+    let first = move |numbers: &[u64]| {
+        // Opened by the other one.
+        gate.recv().ok();
+        Ok(Done::all(numbers.len()))
+    };
+    let mut tries = 0;
+    let second = move |numbers: &[u64]| {
+        tries += 1;
+        if tries == 1 {
+            refused.send(()).unwrap();
+            return Err(Refusal::After("busy", ASKED_PAUSE_MAX));
+        }
+        open.try_send(()).ok();
+        Ok(Done::all(numbers.len()))
+    };
+    let mut sinks = taken.partly(first);
+    sinks.push(Box::new(Scripted { name: "patient", taken: taken.clone(), rule: second }));
+    let running = start(Some(&place), 10, sinks);
+    running.offer([7]);
+    is_refused.recv().unwrap();
+    let (balance, _) = running.stop(PATIENCE);
+    assert_eq!(balance.exits, [balanced(1, 0), ExitBalance { name: "patient", ..balanced(1, 0) }]);
+    assert_eq!(taken.numbers(), [7, 7]);
+}
+
+#[test]
 fn an_exit_that_never_comes_back_is_left_behind() {
     let (place, taken) = (Place::new(), Taken::default());
     let (open, gate) = mpsc::sync_channel::<()>(1);
@@ -672,6 +712,28 @@ fn a_panic_in_the_worker_costs_the_record_that_causes_it() {
     assert_eq!(errors(&metrics, STORE_EXIT, "panic"), 2);
 }
 
+#[test]
+fn a_panic_between_transactions_slows_nothing_down() {
+    let place = Place::new();
+    let running = start(Some(&place), UPKEEP_TRAP, Vec::new());
+    let heartbeat = || {
+        let shell = rusqlite::Connection::open(place.0.path().join("snapshots.db")).unwrap();
+        shell.query_row("SELECT heartbeat_unix_us FROM runs", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let first = heartbeat();
+    eventually("a heartbeat", || heartbeat() > first);
+    let panics = errors(&running.metrics, STORE_EXIT, "panic");
+    assert!((1..10).contains(&panics), "{panics}, and not at the start and with each heartbeat");
+    running.offer(0..2_000);
+    running.until_settled();
+    let transactions = sum(&running.metrics, "snapgate_commit_duration_seconds_count");
+    assert!((1..1_000).contains(&transactions), "{transactions}: no batch is to blame, so none is taken apart");
+    assert_eq!(running.stored(), numbers(0..2_000));
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored), (2_000, 2_000));
+    assert_eq!(dropped(&metrics, STORE_EXIT, "panic"), 0);
+}
+
 /// A finished request of an even or an odd tenant.
 fn owned(number: u64) -> Arc<Record> {
     let mut record = finished(number);
@@ -721,6 +783,84 @@ fn what_a_tenant_wants_deleted_goes_from_wherever_it_is() {
         })
         .unwrap();
     assert_eq!(audit, ("ops".to_owned(), "t_01010101".to_owned(), 10, true));
+}
+
+/// Deletions without a worker: its clock is the test's.
+struct Deleting {
+    eraser: Eraser,
+    erasures: Erasures,
+    writer: Writer,
+    ledger: Ledger,
+    now: Moment,
+}
+
+impl Deleting {
+    fn start(place: &Place) -> Self {
+        let (clock, (eraser, erasures)) = (Clock::start(), erase::channel());
+        let (writer, _) = place.open(&clock);
+        Self { eraser, erasures, writer, ledger: Ledger::default(), now: clock.now().plus(Duration::from_secs(60)) }
+    }
+
+    fn erase(&mut self, subject: Subject) -> Result<Erased, NotErased> {
+        let answer = self.eraser.erase(Erasure { subject, by: "ops".into() }).unwrap();
+        while self.erasures.is_busy() {
+            self.erasures.go_on(&mut self.writer, &self.ledger, self.now, PATIENCE);
+        }
+        answer.blocking_recv().unwrap()
+    }
+
+    /// Time passes, and the worker looks.
+    fn after(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+        self.erasures.lift(&self.ledger, self.now);
+    }
+
+    fn keeps_out(&self, record: &Arc<Record>) -> bool {
+        !self.erasures.sift(&mut vec![Arc::clone(record)]).is_empty()
+    }
+}
+
+#[test]
+fn a_tenant_is_kept_out_until_none_of_its_requests_can_be_on_its_way() {
+    let place = Place::new();
+    let mut deleting = Deleting::start(&place);
+    // In the order of their ends: one whose body still comes, one that streams, and another tenant's that streams for days.
+    let (coming, streaming, stranger) = (owned(1), owned(3), owned(2));
+    for record in [&streaming, &stranger] {
+        deleting.ledger.insert(Arc::clone(record));
+    }
+    assert_eq!(deleting.erase(of_odd().subject).unwrap(), Erased { records: 0, on_their_way: 1 });
+    deleting.after(UNLISTED_MAX);
+    assert!(deleting.keeps_out(&coming) && !deleting.keeps_out(&stranger));
+    deleting.after(BARRED_MIN - UNLISTED_MAX);
+    assert!(deleting.keeps_out(&streaming), "it is in the ledger");
+    deleting.ledger.settle(streaming.id());
+    deleting.after(BARRED_LOOK);
+    assert!(!deleting.keeps_out(&streaming), "the stranger's holds up nobody");
+}
+
+#[test]
+fn a_deletion_beyond_what_can_be_kept_out_is_refused_and_an_id_needs_no_room() {
+    let place = Place::new();
+    let mut deleting = Deleting::start(&place);
+    let tenant = |number: usize| {
+        Subject::Tenant(Tenant([(number % 256) as u8, (number / 256) as u8].repeat(16).try_into().unwrap()))
+    };
+    for number in 0..BARRED_MAX {
+        deleting.erase(tenant(number)).unwrap();
+    }
+    assert!(matches!(deleting.erase(tenant(BARRED_MAX)), Err(NotErased::TooManyBarred)));
+    deleting.erase(tenant(0)).expect("it has its place already");
+    let (stored, open) = (owned(1), owned(3));
+    deleting.ledger.insert(Arc::clone(&open));
+    deleting.erase(Subject::Id(stored.id())).expect("nothing of it is on its way");
+    assert!(matches!(deleting.erase(Subject::Id(open.id())), Err(NotErased::TooManyBarred)));
+    deleting.after(BARRED_MIN);
+    let erased = deleting.erase(Subject::Id(open.id())).unwrap();
+    assert_eq!((erased.on_their_way, deleting.keeps_out(&open)), (1, true));
+    deleting.ledger.settle(open.id());
+    deleting.after(BARRED_LOOK);
+    assert!(!deleting.keeps_out(&open));
 }
 
 #[test]

@@ -96,6 +96,7 @@ impl Worker {
             problem,
             batch: Vec::new(),
             drops: Vec::new(),
+            flushing: false,
             panics: 0,
             refusals: Refusals::default(),
             next_seq,
@@ -137,6 +138,8 @@ struct State {
     batch: Vec<Arc<Record>>,
     /// Counts taken from the ledger for the transaction under way, likewise.
     drops: Vec<DropCount>,
+    /// A flush is under way: a panic is its batch's.
+    flushing: bool,
     /// How often what is being committed made this thread panic.
     panics: u32,
     refusals: Refusals,
@@ -147,12 +150,6 @@ struct State {
     wall_stepped: bool,
     offered: u64,
     stored: u64,
-}
-
-/// When a request ended.
-pub(super) fn ended(record: &Record) -> Moment {
-    let end_offset_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
-    record.issued.issued_at.plus(Duration::from_micros(end_offset_us))
 }
 
 /// For the log: a store that refuses does so forty times a second.
@@ -189,6 +186,8 @@ impl State {
         // A panic is a bug in one batch's way, not a reason to lose the pipeline: go on with what was there.
         while !catch_unwind(AssertUnwindSafe(|| self.work(interval))).unwrap_or(false) {
             self.after_panic();
+            // What panics again and again does so no more often than commits are due.
+            std::thread::sleep(interval);
         }
         let Self { writer, ledger, clock, offered, stored, .. } = self;
         Closing { offered, stored, store: writer.map(|writer| (writer, ledger, clock)) }
@@ -225,6 +224,7 @@ impl State {
 
     /// After a panic record by record, so that only the culprit is lost.
     fn flush(&mut self) {
+        self.flushing = true;
         self.keep_out();
         while !self.batch.is_empty() {
             let count = if self.panics == 0 { self.batch.len() } else { 1 };
@@ -237,6 +237,7 @@ impl State {
             self.hand_on(records, fate);
         }
         self.panics = 0;
+        self.flushing = false;
     }
 
     /// What somebody had deleted while it was on its way is not stored, and goes to no exit.
@@ -269,7 +270,7 @@ impl State {
             self.stored += count;
         }
         self.settle(&batch.records, fate);
-        let first = batch.records.first().map(|record| ended(record));
+        let first = batch.records.first().and_then(|record| record.ended());
         for (feed, lag) in &mut self.feeds {
             feed.offer(&batch);
             first.into_iter().for_each(|first| lag.mark(self.next_seq - 1, first));
@@ -281,7 +282,7 @@ impl State {
         let cursors: Vec<_> = self.feeds.iter().map(|(feed, _)| feed.cursor()).collect();
         self.drops = self.ledger.take_drop_counts();
         let began = Instant::now();
-        self.books.set_oldest(self.batch.first().map(|record| ended(record)));
+        self.books.set_oldest(self.batch.first().and_then(|record| record.ended()));
         #[cfg(test)]
         super::tests::spring_trap(&self.batch[..count]);
         match writer.commit(self.next_seq, &self.batch[..count], &cursors, &self.drops, now) {
@@ -315,8 +316,8 @@ impl State {
                 Fate::Failed | Fate::Panicked => self.ledger.drop_record(record.id(), DropReason::StoreFailed),
             }
             self.observer.finished(record);
-            if fate == Fate::Stored {
-                self.metrics.committed(record, committed.since(ended(record)));
+            if let Some(ended) = record.ended().filter(|_| fate == Fate::Stored) {
+                self.metrics.committed(record, committed.since(ended));
             }
         }
     }
@@ -376,7 +377,11 @@ impl State {
     }
 
     fn maintain(&mut self) {
+        // Already now: after a panic it waits for the next heartbeat.
+        self.untidy = false;
         let Some(writer) = &mut self.writer else { return };
+        #[cfg(test)]
+        super::tests::spring_upkeep_trap(self.commit_records, self.stored);
         let report = writer.maintain(self.clock.now(), self.wall_stepped, MAINTENANCE_BUDGET);
         self.untidy = report.expired > 0;
         self.metrics.store_bytes.set(report.store_bytes as i64);
@@ -391,7 +396,7 @@ impl State {
 
     fn after_panic(&mut self) {
         self.books.error("panic");
-        self.panics += 1;
+        self.panics += u32::from(std::mem::take(&mut self.flushing));
         self.ledger.return_drop_counts(std::mem::take(&mut self.drops));
         tracing::error!(records = self.batch.len(), "the pipeline's worker panicked; it goes on with the same batch");
     }

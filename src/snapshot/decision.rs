@@ -236,9 +236,9 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// The winner. A decision without one is never made, only read from a damaged file, and not asked then.
+    /// The winner.
     pub fn chosen(&self) -> Candidate<&Arc<Sample>> {
-        self.candidates.first().expect("a decision has a winner")
+        self.candidates.first().expect("no decision is made or read without a candidate")
     }
 
     /// The policy whose scores the candidates have.

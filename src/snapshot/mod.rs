@@ -1,10 +1,9 @@
 //! The noun of the project: what a snapshot is. Plain data; no IO, no clock, no runtime, no other module.
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
-//! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the
-//! gateway knew of the fleet, [`candidates`] and [`decision`] are what it made of that, [`outcome`] is how it ended,
-//! [`load_report`] is what the target said of its load, [`record`] holds it all
-//! together and [`document`] is its one JSON form.
+//! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the gateway knew of the fleet,
+//! [`candidates`] and [`decision`] are what it made of that, [`load_report`] is what the target said of its load,
+//! [`outcome`] is how it ended, [`record`] holds it all together and [`document`] is its one JSON form.
 
 pub mod candidates;
 pub mod decision;

@@ -1,8 +1,9 @@
 //! One request from issue to finish: what the ledger holds, the hand-off carries and the store keeps.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::decision::Decision;
 use super::id::{InstanceTag, RunId, SnapshotId};
@@ -136,7 +137,8 @@ pub struct Issued {
     pub decision: Option<Decision>,
 }
 
-/// How far a request in flight has come: written by the data path, read by lookups, each number for itself.
+/// How far a request in flight has come: written by the data path, read by lookups, each number for itself; only who sees the
+/// status sees the offset that belongs to it.
 #[derive(Debug, Default)]
 pub struct Progress {
     status: AtomicU16,
@@ -149,7 +151,7 @@ impl Progress {
     /// The head of the answer came.
     pub fn head(&self, status: u16, first_byte_offset_us: u64) {
         self.first_byte_offset_us.store(first_byte_offset_us, Relaxed);
-        self.status.store(status, Relaxed);
+        self.status.store(status, Release);
     }
 
     /// Totals so far.
@@ -160,7 +162,7 @@ impl Progress {
 
     /// Status and offset of the head, if it came.
     pub fn seen_head(&self) -> Option<(u16, u64)> {
-        match self.status.load(Relaxed) {
+        match self.status.load(Acquire) {
             0 => None,
             status => Some((status, self.first_byte_offset_us.load(Relaxed))),
         }
@@ -206,6 +208,12 @@ impl Record {
     /// How it ended; `None` while it is in flight.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
+    }
+
+    /// When it ended; `None` while it is in flight.
+    pub fn ended(&self) -> Option<Moment> {
+        let end_offset_us = self.outcome()?.timings.end_offset_us;
+        Some(self.issued.issued_at.plus(Duration::from_micros(end_offset_us)))
     }
 
     /// An estimate of its memory in bytes, for the hand-off's bound: the parts that vary, on top of a fixed share.

@@ -176,6 +176,9 @@ fn former_fallback(rest: &Rest) -> Result<Option<Fallback>, RowError> {
 fn candidates(json: &str, rest: &Rest, connection: &Connection, known: &mut Known) -> Result<Candidates, RowError> {
     let rows: Vec<CandidateRow> =
         serde_json::from_str(json).map_err(|error| RowError::corrupt(format!("candidates: {error}")))?;
+    if rows.is_empty() {
+        return Err(RowError::corrupt("candidates: none"));
+    }
     let mut beyond = rest.beyond_json.iter();
     let mut number = |written: Option<f64>| {
         let bits = || beyond.next().map(|bits| f64::from_bits(*bits));

@@ -68,6 +68,35 @@ pub struct Erased {
     pub on_their_way: u64,
 }
 
+/// Why a deletion was not carried out, or not to its end.
+#[derive(Debug)]
+pub enum NotErased {
+    /// Of as many subjects as may be, requests on their way are being kept out: it was not begun.
+    TooManyBarred,
+    /// The store refused it.
+    Store(CommitError),
+}
+
+impl fmt::Display for NotErased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyBarred => {
+                f.write_str("after as many deletions as can be, requests on their way are still being kept out")
+            }
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotErased {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::TooManyBarred => None,
+            Self::Store(error) => error.source(),
+        }
+    }
+}
+
 /// A deletion under way.
 #[derive(Debug)]
 pub struct ErasureJob {

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 pub use around::Surroundings;
 pub use data_dir::{DataDir, DataDirError, ReadOnlyDataDir};
-pub use erase::{Erased, Erasure, ErasureJob, Subject};
+pub use erase::{Erased, Erasure, ErasureJob, NotErased, Subject};
 pub use filter::Filter;
 pub use list::Page;
 pub use reader::{MATCHES_MAX, Reader};

@@ -31,7 +31,7 @@ const ROWS_MAX: usize = 4_096;
 /// What a record with its entries in the indices takes, about; rather more, so that no slice deletes too many.
 const RECORD_BYTES: u64 = 512;
 
-/// A record refers to at most sixteen candidates, mostly to fewer that are new: samples deleted for each record.
+/// Samples deleted for each record: of those that it refers to, most are other records', too.
 const SAMPLES_PER_ROW: usize = 4;
 
 /// How often to look for leftovers when no record is to be deleted.

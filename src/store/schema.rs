@@ -115,8 +115,9 @@ const VERSION_3: &str = "
 CREATE TABLE erased (id BLOB PRIMARY KEY, seq INTEGER) WITHOUT ROWID;
 CREATE INDEX erased_seq ON erased (seq);
 
--- Who had what deleted. `subject` is an ID or a tenant's eight digits, `requested_by` a token's name. `ended_unix_us` is
--- NULL while it goes on, and for ever if the process ended before it was done: then it has to be asked for again.
+-- Who had what deleted: the proof, which is kept for good, with about a hundred bytes for each deletion. `subject` is an ID or
+-- a tenant's eight digits, `requested_by` a token's name. `ended_unix_us` is NULL while it goes on, and for ever if the process
+-- ended before it was done: then it has to be asked for again.
 CREATE TABLE erasures (
     erasure INTEGER PRIMARY KEY, requested_unix_us INTEGER NOT NULL, ended_unix_us INTEGER, requested_by TEXT NOT NULL,
     subject TEXT NOT NULL, records INTEGER NOT NULL DEFAULT 0

@@ -27,7 +27,7 @@ const LABELS: &[(&str, &str)] = &[
     ("ending", "What ended the request: `ending` of the snapshot document."),
     (
         "error_type",
-        "Empty unless the target or the gateway is to blame: then the status of an answer that was delivered, else the ending.",
+        "Empty unless the target or the gateway is to blame: then the status of an answer that was delivered, else the ending. `_other` is a status for which there is no room: of 20 errors of an operation, model and target, or 200 combinations of method, status and error.",
     ),
     ("exit", "`store`, `json_log` or another exit that is configured."),
     ("fault", "`client`, `target`, `gateway` or `none`."),
@@ -40,7 +40,7 @@ const LABELS: &[(&str, &str)] = &[
         "http_response_status_code",
         "What the client was sent; empty if nothing was, or if there are more than 200 combinations of method, status and error.",
     ),
-    ("label", "`http_response_status_code`, `model` or `target`."),
+    ("label", "`error_type`, `http_response_status_code`, `model` or `target`."),
     (
         "model",
         "As the request names it, empty if it names none. A model has a name of its own once a request for it has ended well, up to 100 of them; others are `_other`, as are model and target once there are 2000 combinations of operation, model and target.",

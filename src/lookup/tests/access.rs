@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::gateway::{Gateway, Plan, Reply};
 use super::*;
 use crate::snapshot::{Ending, Outcome, Record, Tenant};
-use crate::store::{Erased, Subject};
+use crate::store::{Erased, NotErased, Subject};
 
 const KEY: (&str, &str) = ("authorization", "Bearer sk-mine");
 
@@ -264,13 +264,19 @@ async fn a_deletion_that_is_not_clear_deletes_nothing() {
 
 #[tokio::test]
 async fn a_deletion_that_fails_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let (erase, _) = scripted(Err(()));
-    let gateway = Gateway::start(dir.path(), Plan { erase: Some(erase), ..with_token() }).await;
-    let record = gateway.record(SOON, 1, true);
-    let ops = ("authorization", "Bearer s3cret");
-    let path = format!("/v1/snapshots/{}", record.id());
-    assert_eq!(gateway.ask("DELETE", &path, &[ops]).await.problem(), (500, "failed".to_owned()));
+    let full: EraseSource = Arc::new(|_| {
+        let (sender, receiver) = oneshot::channel();
+        sender.send(Err(NotErased::TooManyBarred)).unwrap();
+        Some(receiver)
+    });
+    for (erase, status, state) in [(scripted(Err(())).0, 500, "failed"), (full, 503, "busy")] {
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start(dir.path(), Plan { erase: Some(erase), ..with_token() }).await;
+        let record = gateway.record(SOON, 1, true);
+        let ops = ("authorization", "Bearer s3cret");
+        let path = format!("/v1/snapshots/{}", record.id());
+        assert_eq!(gateway.ask("DELETE", &path, &[ops]).await.problem(), (status, state.to_owned()));
+    }
 }
 
 #[tokio::test]

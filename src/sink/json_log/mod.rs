@@ -115,7 +115,8 @@ impl JsonLog {
     fn render(&mut self, records: &[Arc<Record>]) {
         self.piece.clear();
         self.written = 0;
-        self.piece_ended = records.get(self.rendered).map_or(self.piece_ended, |record| ended(record));
+        let first = records.get(self.rendered);
+        self.piece_ended = first.and_then(|record| record.ended()).unwrap_or(self.piece_ended);
         for record in &records[self.rendered..] {
             Document::with_candidates(record, self.candidates).write(&mut self.piece);
             self.piece.push(b'\n');
@@ -199,12 +200,6 @@ impl Sink for JsonLog {
         self.batch = None;
         Ok(Taken::all(records.len()))
     }
-}
-
-/// When a snapshot ended, which is the order in which they come.
-fn ended(record: &Record) -> Moment {
-    let offset = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
-    record.issued.issued_at.plus(Duration::from_micros(offset))
 }
 
 fn refused(doing: &'static str, error: &io::Error) -> Refusal {

@@ -24,6 +24,7 @@ use super::request::{GRPC_PREFIX_BYTES, Request as Export, grpc_prefix};
 use super::{PROTOBUF, Protocol, Settings};
 use crate::clock::Clock;
 use crate::sink::Refusal;
+use crate::telemetry::with_causes;
 use crate::tls::{Connector, Dialer};
 
 /// An answer is a few numbers and a sentence; what is longer is none.
@@ -156,11 +157,5 @@ fn grpc(status: http::StatusCode, headers: HeaderMap, body: Collected<Bytes>) ->
 }
 
 fn broken(reason: &'static str, error: &(dyn Error + 'static)) -> Answer {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    Answer::Refused { refusal: Refusal::Later(reason), message }
+    Answer::Refused { refusal: Refusal::Later(reason), message: with_causes(error) }
 }

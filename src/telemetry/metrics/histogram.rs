@@ -24,8 +24,7 @@ impl Exemplar {
     /// Of a finished request.
     pub(super) fn of(record: &Record) -> Self {
         let issued = &record.issued;
-        let end_offset_us = record.outcome().map_or(0, |outcome| outcome.timings.end_offset_us);
-        let at = issued.issued_at.plus(Duration::from_micros(end_offset_us));
+        let at = record.ended().unwrap_or(issued.issued_at);
         Self { snapshot_id: issued.id, trace_id: issued.trace.trace_id, at }
     }
 }

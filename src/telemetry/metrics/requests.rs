@@ -27,8 +27,12 @@ const MODEL_BYTES_MAX: usize = 128;
 /// Combinations of operation, model and target. Each has three histograms of about a kilobyte and a half.
 const SERIES_MAX: usize = 2_000;
 
-/// Combinations of method, status and error: more would be a target that makes up statuses.
-const HTTP_SERIES_MAX: usize = 200;
+/// Combinations of method, status and error: more would be a target that makes up statuses. Others are counted without their
+/// status, which adds at most one for each method and ending.
+pub(super) const HTTP_SERIES_MAX: usize = 200;
+
+/// Errors that one of [`SERIES_MAX`] tells apart; statuses beyond are counted as one.
+pub(super) const ERRORS_MAX: usize = 20;
 
 /// Methods that all know; others are counted as one, as the conventions have it.
 const METHODS: [&str; 10] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE", "QUERY"];
@@ -37,11 +41,13 @@ const METHODS: [&str; 10] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", 
 const NO_MODEL: u32 = 0;
 const OTHER_MODEL: u32 = 1;
 
-/// Why an attempt or a request failed, as a label: nothing, a status, or how the request ended.
+/// Why a request failed, as a label: nothing, a status, or how the request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum ErrorType {
     None,
     Status(u16),
+    /// A status for which there is no room.
+    Other,
     Ended(&'static str),
 }
 
@@ -57,9 +63,15 @@ impl ErrorType {
         }
     }
 
+    /// The same if there is no room for more statuses.
+    fn without_status(self) -> Self {
+        if matches!(self, Self::Status(_)) { Self::Other } else { self }
+    }
+
     fn text(self) -> String {
         match self {
             Self::None => String::new(),
+            Self::Other => OTHER.to_owned(),
             Self::Status(status) => status.to_string(),
             Self::Ended(name) => name.to_owned(),
         }
@@ -77,6 +89,7 @@ type SeriesKey = (&'static str, Arc<str>, Arc<str>);
 struct Series {
     /// Of those that ended well, or badly by the client's fault.
     duration: Histogram,
+    /// Of all others.
     failed: Mutex<BTreeMap<ErrorType, Arc<Histogram>>>,
     first_token: Histogram,
     per_token: Histogram,
@@ -98,18 +111,23 @@ impl Series {
         }
     }
 
-    fn observe(&self, outcome: &Outcome, error: ErrorType, exemplar: &Exemplar) {
-        let seconds = |us: u64| us as f64 / 1e6;
-        let end = outcome.timings.end_offset_us;
-        match error {
-            ErrorType::None => self.duration.observe(seconds(end), Some(exemplar)),
-            error => {
-                let mut failed = locked(&self.failed);
-                let histogram =
-                    failed.entry(error).or_insert_with(|| Arc::new(Histogram::new(&names::GEN_AI_DURATION)));
-                histogram.observe(seconds(end), Some(exemplar));
-            }
+    /// Whether the error was counted as another one, for want of room.
+    fn observe(&self, outcome: &Outcome, error: ErrorType, exemplar: &Exemplar) -> bool {
+        self.observe_tokens(outcome, exemplar);
+        let duration = seconds(outcome.timings.end_offset_us);
+        if error == ErrorType::None {
+            self.duration.observe(duration, Some(exemplar));
+            return false;
         }
+        let mut failed = locked(&self.failed);
+        let fits = failed.len() < ERRORS_MAX || failed.contains_key(&error);
+        let counted = if fits { error } else { error.without_status() };
+        let histogram = failed.entry(counted).or_insert_with(|| Arc::new(Histogram::new(&names::GEN_AI_DURATION)));
+        histogram.observe(duration, Some(exemplar));
+        counted != error
+    }
+
+    fn observe_tokens(&self, outcome: &Outcome, exemplar: &Exemplar) {
         let answer = &outcome.answer;
         self.prompt_tokens.inc_by(answer.prompt_tokens.unwrap_or(0));
         self.cached_tokens.inc_by(answer.cached_tokens.unwrap_or(0));
@@ -118,9 +136,14 @@ impl Series {
         let Some(first) = outcome.timings.first_content_offset_us.filter(|_| streamed_well) else { return };
         self.first_token.observe(seconds(first), Some(exemplar));
         if let Some(after_first @ 1..) = answer.completion_tokens.map(|tokens| tokens.saturating_sub(1)) {
-            self.per_token.observe(seconds(end.saturating_sub(first)) / after_first as f64, Some(exemplar));
+            let streaming = outcome.timings.end_offset_us.saturating_sub(first);
+            self.per_token.observe(seconds(streaming) / after_first as f64, Some(exemplar));
         }
     }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 fn ended_well(outcome: &Outcome) -> bool {
@@ -140,6 +163,7 @@ pub(super) struct Requests {
     model_overflowed: Counter,
     target_overflowed: Counter,
     status_overflowed: Counter,
+    error_overflowed: Counter,
     decided: [[AtomicU64; Reason::ALL.len()]; Policy::ALL.len()],
     fallbacks: [AtomicU64; Fallback::ALL.len()],
     /// In the order of [`EXCLUSIONS`].
@@ -171,6 +195,7 @@ impl Requests {
             model_overflowed: Counter::default(),
             target_overflowed: Counter::default(),
             status_overflowed: Counter::default(),
+            error_overflowed: Counter::default(),
             decided: Default::default(),
             fallbacks: Default::default(),
             excluded: Default::default(),
@@ -215,7 +240,7 @@ impl Requests {
         let mut http = locked(&self.http);
         let (method, status, error) = key;
         let fits = http.len() < HTTP_SERIES_MAX || http.contains_key(&key);
-        let key = if fits { key } else { (method, None, error) };
+        let key = if fits { key } else { (method, None, error.without_status()) };
         let histogram = http.entry(key).or_insert_with(|| Arc::new(Histogram::new(&names::HTTP_DURATION)));
         (Arc::clone(histogram), status.is_some() && !fits)
     }
@@ -316,7 +341,7 @@ impl Observer {
             }
             None => &self.requests.http(key),
         };
-        histogram.observe(outcome.timings.end_offset_us as f64 / 1e6, Some(exemplar));
+        histogram.observe(seconds(outcome.timings.end_offset_us), Some(exemplar));
         if *overflowed {
             self.requests.status_overflowed.inc();
         }
@@ -333,7 +358,9 @@ impl Observer {
             self.series.insert(key, self.requests.series(labels));
         }
         let CountedSeries { series, model_is_other, target_is_other } = &self.series[&key];
-        series.observe(outcome, error, exemplar);
+        if series.observe(outcome, error, exemplar) {
+            self.requests.error_overflowed.inc();
+        }
         if *model_is_other {
             self.requests.model_overflowed.inc();
         }
@@ -410,6 +437,7 @@ impl Requests {
         self.write_tokens(page, &all);
         let overflowed = [
             ("http_response_status_code", &self.status_overflowed),
+            ("error_type", &self.error_overflowed),
             ("model", &self.model_overflowed),
             ("target", &self.target_overflowed),
         ];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::requests::{ERRORS_MAX, HTTP_SERIES_MAX};
 use super::*;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::record::tests::finished;
@@ -212,6 +213,33 @@ fn what_has_no_series_of_its_own_for_want_of_room_is_counted() {
             "snapgate_labels_overflowed_total{label=\"model\"} 120",
             "snapgate_labels_overflowed_total{label=\"target\"} 120",
             "snapgate_labels_overflowed_total{label=\"http_response_status_code\"} 51",
+        ],
+    );
+}
+
+#[test]
+fn a_target_that_makes_up_statuses_takes_no_more_room_than_others() {
+    let metrics = of_targets(&["a"]);
+    let mut observer = metrics.observer();
+    let record = chat(1, "m", (0, "a"));
+    // As many as are told apart, without an error, and then a hundred errors.
+    let statuses = (200..200 + HTTP_SERIES_MAX as u16).chain(500..=599);
+    statuses.for_each(|status| observer.finished(&ended(&record, Ending::Completed, status)));
+    observer.finished(&ended(&record, Ending::UpstreamReset, 599));
+    let page = metrics.page();
+    let series = |start: &str| page.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!(series("http_server_request_duration_seconds_count"), HTTP_SERIES_MAX + 2);
+    assert_eq!(series("gen_ai_server_request_duration_seconds_count"), 1 + ERRORS_MAX + 2);
+    let of_model = "gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\"";
+    assert_says(
+        &page,
+        &[
+            "http_server_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"\",error_type=\"_other\"} 100",
+            "http_server_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"\",error_type=\"upstream_reset\"} 1",
+            &format!("gen_ai_server_request_duration_seconds_count{{{of_model},error_type=\"_other\"}} 80"),
+            &format!("gen_ai_server_request_duration_seconds_count{{{of_model},error_type=\"upstream_reset\"}} 1"),
+            "snapgate_labels_overflowed_total{label=\"error_type\"} 80",
+            "snapgate_labels_overflowed_total{label=\"http_response_status_code\"} 101",
         ],
     );
 }
