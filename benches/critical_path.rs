@@ -60,6 +60,7 @@ impl Bench {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             problem: Arc::default(),
+            flood: Arc::default(),
         };
         let (intake, pipeline) = pipeline::start(&config.pipeline, parts).expect("a thread can be started");
         let parts = Parts {

@@ -28,11 +28,13 @@ pub enum DropReason {
     StoreFailed,
     /// The gateway had to stop before the worker could take it.
     Shutdown,
+    /// No target was chosen for the request, and more such requests came than are recorded.
+    RefusedFlood,
 }
 
 impl DropReason {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::QueueFull, Self::StoreFailed, Self::Shutdown];
+    pub const ALL: [Self; 4] = [Self::QueueFull, Self::StoreFailed, Self::Shutdown, Self::RefusedFlood];
 
     /// Its name in lookups, metrics and the store.
     pub const fn name(self) -> &'static str {
@@ -40,7 +42,14 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::StoreFailed => "store_failed",
             Self::Shutdown => "shutdown",
+            Self::RefusedFlood => "refused_flood",
         }
+    }
+
+    /// Whether the ring remembers the IDs. Those of a flood would push all others out of it; the counts of their seconds say as
+    /// much of them.
+    const fn is_remembered(self) -> bool {
+        !matches!(self, Self::RefusedFlood)
     }
 
     /// From its name.
@@ -80,6 +89,16 @@ struct Dropped {
 }
 
 impl Dropped {
+    fn remember(&mut self, id: SnapshotId, reason: DropReason) {
+        if self.order.len() == DROPPED_IDS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.reasons.remove(&oldest);
+        }
+        self.order.push_back(id);
+        self.reasons.insert(id, reason);
+    }
+
     fn count(&mut self, second: u64, reason: DropReason, count: u64) {
         self.counts.entry(second).or_default()[reason as usize] += count;
         if self.counts.len() > DROP_COUNTS_MAX
@@ -114,17 +133,14 @@ impl Ledger {
         let _settled = locked(self.shard(id)).remove(&id);
     }
 
-    /// The record will never be stored. It is remembered by its ID, and the reason with it, for as long as the ring lasts.
+    /// The record will never be stored. It is remembered by its ID, and the reason with it, for as long as the ring lasts; of a
+    /// flood only the count of its second is kept.
     pub fn drop_record(&self, id: SnapshotId, reason: DropReason) {
         {
             let mut dropped = locked(&self.dropped);
-            if dropped.order.len() == DROPPED_IDS_MAX
-                && let Some(oldest) = dropped.order.pop_front()
-            {
-                dropped.reasons.remove(&oldest);
+            if reason.is_remembered() {
+                dropped.remember(id, reason);
             }
-            dropped.order.push_back(id);
-            dropped.reasons.insert(id, reason);
             dropped.count(id.unix_ms() / 1000, reason, 1);
         }
         self.settle(id);
@@ -274,7 +290,8 @@ mod tests {
             let record = Arc::new(finished(number));
             ledger.insert(Arc::clone(&record));
             ledger.drop_record(record.id(), reason);
-            assert_eq!((ledger.get(record.id()).is_none(), ledger.dropped(record.id())), (true, Some(reason)));
+            let remembered = Some(reason).filter(|reason| *reason != DropReason::RefusedFlood);
+            assert_eq!((ledger.get(record.id()).is_none(), ledger.dropped(record.id())), (true, remembered));
             assert_eq!(DropReason::from_name(reason.name()), Some(reason));
         }
         assert!(ledger.is_empty());
@@ -299,6 +316,18 @@ mod tests {
         assert_eq!((forgotten(), ledger.counted(id(1_800_000_001, 0))), (Some(all), None));
         assert_eq!(ledger.take_drop_counts(), [all]);
         assert_eq!(ledger.take_drop_counts(), [], "they are taken once");
+    }
+
+    #[test]
+    fn a_flood_pushes_no_id_out_of_the_ring() {
+        let ledger = Ledger::default();
+        ledger.drop_record(id(1_800_000_000, 0), DropReason::QueueFull);
+        for number in 1..=DROPPED_IDS_MAX as u64 {
+            ledger.drop_record(id(1_800_000_000, number), DropReason::RefusedFlood);
+        }
+        assert_eq!(ledger.dropped(id(1_800_000_000, 0)), Some(DropReason::QueueFull));
+        let all = count(1_800_000_000, DropReason::RefusedFlood, DROPPED_IDS_MAX as u64);
+        assert_eq!((ledger.dropped(id(1_800_000_000, 1)), ledger.counted(id(1_800_000_000, 1))), (None, Some(all)));
     }
 
     #[test]

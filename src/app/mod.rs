@@ -131,6 +131,7 @@ struct Shared {
     run: Arc<Run>,
     tenants: Arc<Tenants>,
     problem: Arc<ArcSwapOption<String>>,
+    flood: Arc<ArcSwapOption<String>>,
     lookup_settings: Arc<ArcSwap<lookup::Settings>>,
     stopping: Arc<AtomicBool>,
 }
@@ -145,12 +146,12 @@ impl App {
         let data_dir = data_dir.map_err(StartError::DataDir)?;
         let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
         metrics.identify(&run);
-        let (problem, stopping) = (Arc::default(), Arc::default());
+        let (problem, flood, stopping) = (Arc::default(), Arc::default(), Arc::default());
         let lookup_settings = Arc::new(ArcSwap::from_pointee(config.lookup.clone()));
         let own_key = tenant::Key::new(data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret()));
         let tenants = Arc::new(Tenants::new(&config.tenants, own_key));
         let shared =
-            Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, lookup_settings, stopping };
+            Shared { clock, metrics, ledger: Arc::default(), run, tenants, problem, flood, lookup_settings, stopping };
 
         let acceptor = load_acceptor(("tls", tls::HTTP2_OR_1), config.tls.as_ref(), &config, &shared)?;
         let admin_acceptor = load_acceptor(("admin_tls", tls::HTTP1), config.admin_tls.as_ref(), &config, &shared)?;
@@ -380,6 +381,7 @@ fn start_pipeline(
         clock: Arc::clone(&shared.clock),
         metrics: Arc::clone(&shared.metrics),
         problem: Arc::clone(&shared.problem),
+        flood: Arc::clone(&shared.flood),
     };
     pipeline::start(&config.pipeline, parts).map_err(StartError::Thread)
 }
@@ -424,8 +426,9 @@ fn start_lookup(
     control: &Runtime,
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
     let readiness = {
-        let (fleet, problem, stopping) = (Arc::clone(fleet), Arc::clone(&shared.problem), Arc::clone(&shared.stopping));
-        Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
+        let (fleet, stopping) = (Arc::clone(fleet), Arc::clone(&shared.stopping));
+        let warnings = [("store", Arc::clone(&shared.problem)), ("pipeline", Arc::clone(&shared.flood))];
+        Arc::new(move || readiness(&fleet, &warnings, stopping.load(Relaxed)))
     };
     let view = Arc::clone(fleet);
     let settings = Arc::clone(&shared.lookup_settings);
@@ -469,7 +472,7 @@ fn start_lookup(
 }
 
 /// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them.
-fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
+fn readiness(fleet: &Fleet, warnings: &[(&str, Arc<ArcSwapOption<String>>)], stopping: bool) -> Readiness {
     let mut reasons = Vec::new();
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
@@ -478,6 +481,8 @@ fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> 
     if view.pools.all().eligible.is_empty() {
         reasons.push(format!("none of {} targets is able to serve", view.members.len()));
     }
-    let warnings = problem.load().iter().map(|problem| format!("store: {problem}")).collect();
+    let said =
+        |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
+    let warnings = warnings.iter().filter_map(said).collect();
     Readiness { reasons, warnings }
 }

@@ -315,6 +315,7 @@ fn pipeline_settings(values: &Values<'_>) -> pipeline::Settings {
         queue_bytes: values.size("pipeline.queue_bytes"),
         commit_interval: values.duration("pipeline.commit_interval"),
         commit_records: values.count("pipeline.commit_records"),
+        refused_per_second: values.count("pipeline.refused_per_second") as u32,
     }
 }
 

@@ -446,6 +446,12 @@ const COMMON: &[Key] = &[
         doc: "The longest a record waits for others before they are committed together." },
     Key { path: "pipeline.commit_records", kind: count(1, 100_000), default: "2000",
         doc: "Records in one commit at most." },
+    Key { path: "pipeline.refused_per_second", kind: count(0, 1_000_000), default: "10",
+        doc: "So many requests a second that were refused before a target was chosen (an unknown path, a body that is too \
+              large, no target at all) are recorded, besides one for each request that a target was chosen for and a \
+              burst of 2000. They are cheap to send, and so a flood of them cannot displace the records of the others: \
+              ten a second for a week are about a quarter of store.retention_bytes. What is beyond reaches no exit, \
+              counts in the metrics as every request, and is dropped for refused_flood." },
     Key { path: "tenant.header", kind: Kind::Text(optional_header), default: "",
         doc: "A request header that names the tenant, for gateways behind a proxy that knows its users. It is believed \
               only from tenant.trusted, and stands above the API key. Empty: tenants are told apart by their API key, \

@@ -94,6 +94,7 @@ impl DataPath {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             problem: Arc::default(),
+            flood: Arc::default(),
         };
         let (intake, pipeline) = crate::pipeline::start(&config.pipeline, parts).unwrap();
         let run = Run {

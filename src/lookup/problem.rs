@@ -165,6 +165,10 @@ impl Problem {
             DropReason::Shutdown => {
                 "the gateway stopped before it was stored: raise timeouts.shutdown_grace so that it can finish"
             }
+            DropReason::RefusedFlood => {
+                "no target was chosen for it, as for so many others that only some are recorded: see who sends requests \
+                 that are refused, or raise pipeline.refused_per_second"
+            }
         };
         let how = match counted {
             None => "the request ended, but its snapshot was dropped".to_owned(),
@@ -424,6 +428,7 @@ mod tests {
             (dropped(DropReason::QueueFull), 410, "dropped", Some("queue_full"), json!({})),
             (dropped(DropReason::StoreFailed), 410, "dropped", Some("store_failed"), json!({})),
             (dropped(DropReason::Shutdown), 410, "dropped", Some("shutdown"), json!({})),
+            (dropped(DropReason::RefusedFlood), 410, "dropped", Some("refused_flood"), json!({})),
             (
                 Absence::Dropped { reason: DropReason::QueueFull, counted: Some((then, 12)) },
                 410,

@@ -178,6 +178,11 @@ impl Feed {
         self.books.offered_and_skipped(count);
     }
 
+    /// Records that the lane will never get.
+    pub(super) fn withhold(&self, reason: &'static str, count: u64) {
+        self.books.offered_and_dropped(reason, count);
+    }
+
     /// The lane's name and the number of the last record it is done with.
     pub(super) fn cursor(&self) -> (&'static str, u64) {
         (self.name, self.shared.cursor.load(Relaxed))

@@ -1,9 +1,12 @@
 //! The hand-off: what happens to a record after its request has ended, and nothing of it can be felt by a request.
 //!
 //! ```text
-//! gateway ──try_send──▶ [65,536 records, 64 MiB] ──▶ worker ──▶ store
+//! gateway ──try_send─┬▶ [65,536 records, 64 MiB] ─┬▶ worker ──▶ store
+//!                    └▶ [an eighth] ── refused.rs ─┘
 //!                         intake.rs                 worker.rs ──▶ [16,384 records] ──▶ lane.rs ──▶ a Sink, one thread each
 //! ```
+//!
+//! The eighth is for requests that no target was chosen for: a flood of them must not displace the others, here or in the store.
 //!
 //! Closing goes the same way: when the last [`Intake`] is gone the worker drains and ends, and with it the lanes' queues.
 
@@ -11,6 +14,7 @@ mod erase;
 mod intake;
 mod lag;
 mod lane;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -53,6 +57,9 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// Records in one transaction at most.
     pub commit_records: usize,
+    /// So many records of requests that no target was chosen for are let through each second, besides one for each of the
+    /// others and a burst of two thousand.
+    pub refused_per_second: u32,
 }
 
 /// What the pipeline needs from the rest of the program.
@@ -70,6 +77,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Told once a second what the store needs somebody to know; `None` when all is well.
     pub problem: Arc<arc_swap::ArcSwapOption<String>>,
+    /// Told once a second whether more requests are refused than are recorded; `None` when all are.
+    pub flood: Arc<arc_swap::ArcSwapOption<String>>,
 }
 
 /// The running pipeline. It ends by itself when the last intake is gone; this handle is to wait for it.
@@ -131,7 +140,7 @@ pub fn start(settings: &Settings, parts: Parts) -> io::Result<(Intake, Pipeline)
     let (eraser, erasures) = erase::channel();
     let eraser = Some(eraser).filter(|_| writer.is_some());
     let worker = Worker::new(settings.clone(), queue, erasures, writer, feeds);
-    let worker = worker.start(parts.ledger, parts.clock, parts.metrics, parts.problem)?;
+    let worker = worker.start(parts.ledger, parts.clock, parts.metrics, (parts.problem, parts.flood))?;
     Ok((intake, Pipeline { eraser, worker, books: store_books, lanes }))
 }
 

@@ -11,13 +11,15 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::erase::{BARRED_LOOK, BARRED_MAX, BARRED_MIN, Erasures};
+use super::intake::Drained;
 use super::lane::{ASKED_PAUSE_MAX, QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX, pause_after};
+use super::refused::BURST;
 use super::*;
 use crate::ledger::DropReason;
 use crate::sink::{Refusal, Taken as Done};
-use crate::snapshot::record::tests::finished;
+use crate::snapshot::record::tests::{decided as finished, finished as undecided};
 use crate::snapshot::{Moment, Record, Run, RunId, SnapshotId, Tenant};
-use crate::store::{DataDir, Erased, Erasure, NotErased, Store, Subject};
+use crate::store::{DataDir, Erased, Erasure, NotErased, Resolution, Store, Subject};
 
 /// The scripted exit's name.
 const EXIT: &str = "scripted";
@@ -152,16 +154,23 @@ struct Running {
     metrics: Arc<Metrics>,
     reader: Option<Reader>,
     problem: Arc<ArcSwapOption<String>>,
+    flood: Arc<ArcSwapOption<String>>,
 }
 
 fn settings(commit_records: usize) -> Settings {
-    Settings { queue_records: 10_000, queue_bytes: 64 << 20, commit_interval: Duration::from_millis(2), commit_records }
+    Settings {
+        queue_records: 10_000,
+        queue_bytes: 64 << 20,
+        commit_interval: Duration::from_millis(2),
+        commit_records,
+        refused_per_second: 0,
+    }
 }
 
 fn start(place: Option<&Place>, commit_records: usize, sinks: Vec<Box<dyn Sink>>) -> Running {
     let clock = Clock::start();
-    let (ledger, metrics, problem) =
-        (Arc::<Ledger>::default(), Metrics::new(), Arc::<ArcSwapOption<String>>::default());
+    let (ledger, metrics) = (Arc::<Ledger>::default(), Metrics::new());
+    let (problem, flood) = <[Arc<ArcSwapOption<String>>; 2]>::default().into();
     let store = place.map(|place| place.open(&clock));
     let reader = store.as_ref().map(|(_, reader)| reader.clone());
     let parts = Parts {
@@ -171,15 +180,25 @@ fn start(place: Option<&Place>, commit_records: usize, sinks: Vec<Box<dyn Sink>>
         clock,
         metrics: Arc::clone(&metrics),
         problem: Arc::clone(&problem),
+        flood: Arc::clone(&flood),
     };
     let (intake, pipeline) = super::start(&settings(commit_records), parts).unwrap();
-    Running { intake, pipeline, ledger, metrics, reader, problem }
+    Running { intake, pipeline, ledger, metrics, reader, problem, flood }
 }
 
 impl Running {
     fn offer(&self, numbers: impl IntoIterator<Item = u64>) {
         for number in numbers {
             let record = Arc::new(finished(number));
+            self.ledger.insert(Arc::clone(&record));
+            self.intake.offer(record);
+        }
+    }
+
+    /// Requests that no target was chosen for.
+    fn offer_undecided(&self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            let record = Arc::new(undecided(number));
             self.ledger.insert(Arc::clone(&record));
             self.intake.offer(record);
         }
@@ -244,7 +263,7 @@ fn a_full_queue_drops_what_comes_and_says_so_everywhere() {
         let (ledger, metrics) = (Arc::<Ledger>::default(), Metrics::new());
         let settings = Settings { queue_records, queue_bytes, ..settings(100) };
         let books = vec![metrics.exit(STORE_EXIT), metrics.exit(EXIT)];
-        let (intake, queue) = intake::channel(&settings, Arc::clone(&ledger), Arc::clone(&metrics), books);
+        let (intake, mut queue) = intake::channel(&settings, Arc::clone(&ledger), Arc::clone(&metrics), books);
         let offer = |number| {
             let record = Arc::new(finished(number));
             ledger.insert(Arc::clone(&record));
@@ -259,17 +278,97 @@ fn a_full_queue_drops_what_comes_and_says_so_everywhere() {
             assert_eq!((count(&metrics, "offered_total", exit), dropped(&metrics, exit, "queue_full")), (2, 2));
         }
         assert_eq!(sum(&metrics, "snapgate_requests_total{"), 2, "requests count, recorded or not");
-        assert_eq!((queue.take_refused(), queue.take_refused()), (2, 0));
+        assert_eq!((queue.take_lost(), queue.take_lost()), (2, 0));
 
         let mut batch = Vec::new();
-        assert!(queue.drain(&mut batch, 100));
+        let emptied = Drained { full: false, open: true };
+        assert_eq!(queue.drain(&mut batch, &mut Vec::new(), 100), emptied);
         offer(5);
-        assert!(queue.drain(&mut batch, 100), "what was drained has made room");
+        assert_eq!(queue.drain(&mut batch, &mut Vec::new(), 100), emptied, "what was drained has made room");
         assert_eq!(batch.iter().map(|record| number(record)).collect::<Vec<_>>(), [0, 1, 2, 5]);
         drop(queue);
         offer(6);
         assert_eq!(ledger.dropped(id(6)), Some(DropReason::Shutdown), "nobody will take it any more");
     }
+}
+
+#[test]
+fn a_flood_of_refused_requests_takes_neither_the_room_of_others_nor_their_place_in_memory() {
+    let (ledger, metrics) = (Arc::<Ledger>::default(), Metrics::new());
+    let settings = Settings { queue_records: 80, ..settings(100) };
+    let books = vec![metrics.exit(STORE_EXIT), metrics.exit(EXIT)];
+    let (intake, queue) = intake::channel(&settings, Arc::clone(&ledger), Arc::clone(&metrics), books);
+    let offer = |record: Arc<Record>| {
+        ledger.insert(Arc::clone(&record));
+        intake.offer(record);
+    };
+    (0..81).for_each(|number| offer(Arc::new(finished(number))));
+    (1_000..101_000).for_each(|number| offer(Arc::new(undecided(number))));
+    assert_eq!((ledger.len(), queue.take_lost(), queue.take_flooded()), (80 + 10, 1, 100_000 - 10));
+    assert_eq!(
+        ledger.dropped(id(80)),
+        Some(DropReason::QueueFull),
+        "the flood has not pushed out what was known by ID"
+    );
+    let counted = ledger.counted(id(1_500)).map(|drops| (drops.reason, drops.count));
+    assert_eq!(counted, Some((DropReason::RefusedFlood, 990)));
+    for exit in [STORE_EXIT, EXIT] {
+        assert_eq!((dropped(&metrics, exit, "queue_full"), dropped(&metrics, exit, "refused_flood")), (1, 99_990));
+    }
+    assert_eq!(sum(&metrics, "snapgate_requests_total{"), 1 + 99_990, "requests count, recorded or not");
+}
+
+#[test]
+fn while_others_wait_refused_requests_have_an_eighth_of_a_transaction() {
+    let (ledger, metrics) = (Arc::<Ledger>::default(), Metrics::new());
+    let (intake, mut queue) = intake::channel(&settings(16), ledger, metrics, Vec::new());
+    (0..20).for_each(|number| intake.offer(Arc::new(finished(number))));
+    (100..110).for_each(|number| intake.offer(Arc::new(undecided(number))));
+    drop(intake);
+    let mut drain = || {
+        let (mut batch, mut flood) = (Vec::new(), Vec::new());
+        let drained = queue.drain(&mut batch, &mut flood, 16);
+        assert!(flood.is_empty(), "the allowance is not used up");
+        (batch.iter().map(|record| number(record)).collect::<Vec<_>>(), drained)
+    };
+    let more = Drained { full: true, open: true };
+    assert_eq!(drain(), ([numbers(0..14), numbers(100..102)].concat(), more));
+    assert_eq!(drain(), ([numbers(14..20), numbers(102..110)].concat(), Drained { full: false, open: false }));
+}
+
+#[test]
+fn of_a_flood_as_much_is_stored_as_the_allowance_lets_through() {
+    let (place, taken) = (Place::new(), Taken::default());
+    std::fs::write(place.0.path().join("instance"), format!("{}\n", id(0).instance_tag())).unwrap();
+    let running = start(Some(&place), 100, taken.sink(|_| Ok(())));
+    let burst = u64::from(BURST);
+    let decided = numbers(0..300);
+    // No more at a time than their queue holds, so that it is the worker that drops.
+    for lot in 1..=10 {
+        running.offer_undecided(lot * 1_000..lot * 1_000 + 1_000);
+        running.until_settled();
+    }
+    running.offer(decided.clone());
+    running.until_settled();
+    running.offer_undecided(20_000..21_000);
+    running.until_settled();
+    let expected = [numbers(1_000..1_000 + burst), decided, numbers(20_000..20_300)].concat();
+    assert_eq!(running.stored(), expected, "each that was decided pays for one that was not");
+    let reader = running.reader.clone().unwrap();
+    eventually("the store knows of the drops", || {
+        let resolution = reader.resolve(id(20_999), Moment(u64::MAX)).unwrap();
+        matches!(resolution, Resolution::Dropped { reason: DropReason::RefusedFlood, count: 700, .. })
+    });
+    eventually("/readyz can say so", || {
+        running.flood.load().as_ref().is_some_and(|text| text.contains("refused_per_second"))
+    });
+    let (balance, metrics) = running.stop(PATIENCE);
+    assert_eq!((balance.offered, balance.stored, balance.dropped), (11_300, 2_600, 8_700));
+    assert_eq!(taken.numbers(), expected, "the exits get what is stored");
+    for exit in [STORE_EXIT, EXIT] {
+        assert_eq!(dropped(&metrics, exit, "refused_flood"), 8_700);
+    }
+    assert_eq!(sum(&metrics, "snapgate_requests_total{"), 11_300, "requests count, recorded or not");
 }
 
 #[test]

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::erase::Erasures;
-use super::intake::Queue;
+use super::intake::{Drained, Queue};
 use super::lag::Lag;
 use super::lane::{Batch, Feed};
+use super::refused::{Flood, Turn};
 use super::{PANICS_PER_BATCH_MAX, STORE_EXIT, Settings};
 use crate::clock::{Clock, STEP_MIN};
 use crate::ledger::{DropReason, Ledger};
@@ -30,6 +31,10 @@ const MAINTENANCE_BUDGET: Duration = Duration::from_millis(4);
 
 /// While the store refuses, how often the log says so.
 const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// For the log and for `/readyz`.
+const FLOOD: &str = "requests end before a target is chosen for them, and faster than pipeline.refused_per_second lets them be \
+                     recorded: snapgate_requests_total counts them all and says how they end; see who sends them";
 
 pub(super) struct Worker {
     settings: Settings,
@@ -79,7 +84,7 @@ impl Worker {
         ledger: Arc<Ledger>,
         clock: Arc<Clock>,
         metrics: Arc<Metrics>,
-        problem: Arc<ArcSwapOption<String>>,
+        (problem, flood_warning): (Arc<ArcSwapOption<String>>, Arc<ArcSwapOption<String>>),
     ) -> io::Result<JoinHandle<Closing>> {
         let next_seq = self.writer.as_ref().map_or(1, Writer::next_seq);
         let state = State {
@@ -94,7 +99,11 @@ impl Worker {
             clock,
             metrics,
             problem,
+            flood_warning,
             batch: Vec::new(),
+            flood: Vec::new(),
+            flooding: Flood::default(),
+            flooded: 0,
             drops: Vec::new(),
             flushing: false,
             panics: 0,
@@ -133,9 +142,15 @@ struct State {
     books: ExitBooks,
     observer: Observer,
     problem: Arc<ArcSwapOption<String>>,
+    flood_warning: Arc<ArcSwapOption<String>>,
     commit_records: usize,
     /// What is being committed. Kept here so that a panic does not lose it.
     batch: Vec<Arc<Record>>,
+    /// Undecided requests beyond the allowance, to be dropped, likewise.
+    flood: Vec<Arc<Record>>,
+    flooding: Flood,
+    /// How many of them were dropped since the last heartbeat.
+    flooded: u64,
     /// Counts taken from the ledger for the transaction under way, likewise.
     drops: Vec<DropCount>,
     /// A flush is under way: a panic is its batch's.
@@ -198,8 +213,8 @@ impl State {
         loop {
             let due = Instant::now() + interval;
             let open = loop {
-                let open = self.queue.drain(&mut self.batch, self.commit_records);
-                let full = self.batch.len() == self.commit_records;
+                let Drained { full, open } = self.queue.drain(&mut self.batch, &mut self.flood, self.commit_records);
+                self.drop_flood();
                 self.flush();
                 self.report();
                 self.tidy();
@@ -219,6 +234,34 @@ impl State {
         self.books.set_oldest(None);
         for (feed, lag) in &mut self.feeds {
             feed.report(lag);
+        }
+    }
+
+    /// Undecided requests beyond the allowance: they count as every other, but no exit gets them.
+    fn drop_flood(&mut self) {
+        const REASON: DropReason = DropReason::RefusedFlood;
+        while let Some(record) = self.flood.pop() {
+            self.flooded += 1;
+            self.offered += 1;
+            self.books.offered_and_dropped(REASON.name(), 1);
+            self.feeds.iter().for_each(|(feed, _)| feed.withhold(REASON.name(), 1));
+            self.ledger.drop_record(record.id(), REASON);
+            self.observer.finished(&record);
+        }
+    }
+
+    fn watch_flood(&mut self) {
+        let dropped = std::mem::take(&mut self.flooded) + self.queue.take_flooded() as u64;
+        match self.flooding.dropped(dropped, Instant::now()) {
+            Some(Turn::Begins) => {
+                tracing::warn!("{FLOOD}");
+                self.flood_warning.store(Some(Arc::new(FLOOD.to_owned())));
+            }
+            Some(Turn::Ends(records)) => {
+                tracing::info!(records, "requests that no target is chosen for are all recorded again; these were not");
+                self.flood_warning.store(None);
+            }
+            None => {}
         }
     }
 
@@ -329,10 +372,11 @@ impl State {
         if due {
             self.last_heartbeat = Instant::now();
             self.watch_clock();
-            let refused = self.queue.take_refused();
-            if refused > 0 {
-                tracing::error!(records = refused, "the queue to the store was full: these records are lost");
+            let lost = self.queue.take_lost();
+            if lost > 0 {
+                tracing::error!(records = lost, "the queue to the store was full: these records are lost");
             }
+            self.watch_flood();
             self.heartbeat();
         }
         if due || self.untidy {

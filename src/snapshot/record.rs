@@ -242,6 +242,7 @@ const RECORD_TEXT_BYTES: usize = 256;
 pub(crate) mod tests {
     use super::*;
     use crate::snapshot::outcome::{Answer, Ending, Timings};
+    use crate::snapshot::{Candidate, Excluded, Health, Inputs, Policy, Quantity, Reading, Reason, Sample, Target};
 
     /// A finished request, told from others by `number`: for tests that need some record.
     pub(crate) fn finished(number: u64) -> Record {
@@ -257,6 +258,40 @@ pub(crate) mod tests {
             trace_exported: None,
         };
         Record::closed(issued(number), outcome)
+    }
+
+    /// The same, but a target was chosen for it.
+    pub(crate) fn decided(number: u64) -> Record {
+        let issued = issued(number);
+        let moment = issued.issued_at;
+        let target = Arc::new(Target { slot: 0, name: "vllm-0".into(), address: "10.0.3.1:8000".into(), gpus: None });
+        let readings = [Reading::MISSING; Quantity::COUNT];
+        let candidate = Candidate {
+            sample: Arc::new(Sample::new(target, 1, moment, Health::Healthy, readings, 10_000)),
+            place: Some(0),
+            in_flight: 0,
+            requests_per_second: 0.0,
+            tokens_per_second: 0.0,
+            score: Some(0.0),
+            score_parts: [0.0; 3],
+        };
+        let decision = Decision {
+            policy: Policy::LeastRequest,
+            reason: Reason::OnlyCandidate,
+            forced: false,
+            fallback: None,
+            decided_offset_ns: 41_200,
+            choose_ns: 1_900,
+            decided: moment,
+            view_published: moment,
+            eligible: 1,
+            excluded: Excluded::default(),
+            candidates: [candidate].into_iter().collect(),
+            inputs: Inputs::default(),
+        };
+        let outcome = finished(number).outcome().cloned().unwrap();
+        let outcome = Outcome { ending: Ending::Completed, status: Some(200), error: None, ..outcome };
+        Record::closed(Issued { decision: Some(decision), ..issued }, outcome)
     }
 
     fn issued(number: u64) -> Issued {

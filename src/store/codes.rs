@@ -249,6 +249,7 @@ impl Coded for DropReason {
             Self::QueueFull => 0,
             Self::StoreFailed => 1,
             Self::Shutdown => 2,
+            Self::RefusedFlood => 3,
         }
     }
 

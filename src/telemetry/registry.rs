@@ -48,8 +48,14 @@ const LABELS: &[(&str, &str)] = &[
     ("name", "The instance's, as configured."),
     ("policy", "The configured policy."),
     ("quantity", "One of the eight of `decision.state` in the snapshot document."),
-    ("queue", "`intake`, before the store, or the name of an exit."),
-    ("reason", "From a closed set for each metric, all of them at 0 from the start where they are failures."),
+    (
+        "queue",
+        "`intake`, before the store (both of its queues: an eighth is for requests that no target was chosen for), or the name of an exit.",
+    ),
+    (
+        "reason",
+        "From a closed set for each metric, all of them at 0 from the start where they are failures. Of dropped snapshots `refused_flood` is no failure: more requests were refused than are recorded, see `pipeline.refused_per_second`; they count in `snapgate_requests_total` and the durations as all others.",
+    ),
     ("result", "From a closed set for each metric."),
     ("section", "Of the configuration."),
     ("tag", "Four hex digits."),

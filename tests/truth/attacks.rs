@@ -1,7 +1,7 @@
 //! What a review by an attacker found, each as a test.
 
 use super::assert_ended;
-use crate::gateway::{Client, Request, Setup, Then, Upstream};
+use crate::gateway::{Client, Request, Setup, Then, Upstream, until};
 
 /// A target that answers with these bytes.
 fn target(bytes: &'static str) -> Upstream {
@@ -73,4 +73,38 @@ fn a_pool_that_keeps_nothing_works() {
     for _ in 0..3 {
         assert_eq!(gateway.ask(&Request::chat()).text(), "{}");
     }
+}
+
+/// Requests that the gateway refuses before it chooses; more than are recorded at once.
+const FLOOD: usize = 4_000;
+
+#[test]
+fn a_flood_of_refused_requests_displaces_no_others_and_says_so() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let gateway = Setup::before(&[upstream.address]).set("pipeline.refused_per_second", 0).start();
+    let served = gateway.ask(&Request::chat()).id();
+    let mut client = Client::to(gateway.data);
+    let flood: Vec<_> = (0..FLOOD)
+        .map(|_| {
+            let answer = client.ask(&Request::get("/no/such/path"));
+            assert_eq!(answer.status, 404, "a refusal is answered as before");
+            answer.id()
+        })
+        .collect();
+    let after = gateway.ask(&Request::chat()).id();
+    for id in [&served, &after, &flood[0]] {
+        gateway.stored(id);
+    }
+    let last = &flood[FLOOD - 1];
+    let lost =
+        until("the last one of the flood is settled", || Some(gateway.lookup(last)).filter(|lost| lost.status == 410));
+    assert_eq!((lost.text_at("/state"), lost.text_at("/reason")), (Some("dropped"), Some("refused_flood")));
+    let ready =
+        until("/readyz warns", || Some(gateway.admin("/readyz")).filter(|ready| ready.text.contains("warnings")));
+    let warning = ready.text_at("/warnings/0").expect("it says why");
+    assert!(ready.status == 200 && warning.contains("pipeline.refused_per_second"), "{warning}");
+    let metrics = Client::to(gateway.admin).ask(&Request::get("/metrics"));
+    let refused = "snapgate_requests_total{ending=\"rejected\",fault=\"client\"} ";
+    let counted = metrics.text().lines().find_map(|line| line.strip_prefix(refused)).expect("it is counted");
+    assert_eq!(counted, FLOOD.to_string(), "recorded or not");
 }

@@ -12,7 +12,8 @@ use super::number::locked;
 use crate::snapshot::Moment;
 
 /// Why records are dropped, of any exit.
-const DROPS: [&str; 7] = ["queue_full", "store_failed", "shutdown", "panic", "expired", "erased", "not_stored"];
+const DROPS: [&str; 8] =
+    ["queue_full", "store_failed", "shutdown", "refused_flood", "panic", "expired", "erased", "not_stored"];
 
 /// Why any exit may fail; each has more reasons of its own, see [`ExitBooks::may_fail`].
 const ERRORS: [&str; 2] = ["panic", "store_read"];
