@@ -431,11 +431,17 @@ const COMMON: &[Key] = &[
     Key { path: "store.retention_age", kind: time(60 * S, 3650 * D), default: "7d",
         doc: "How old a record may become." },
     Key { path: "store.retention_bytes", kind: bytes(16 * MIB, 64 * TIB), default: "10GiB",
-        doc: "How large the store may become. The oldest records go first." },
+        doc: "How large the store may become. The oldest records go first, and commits wait for that: it never has more than \
+              this and what one commit adds. What a lower limit leaves over after a restart goes little by little; the \
+              file keeps its size and is filled anew. With less left on its disk than ballast_bytes and twice \
+              wal_checkpoint_bytes it grows no more, either: then the oldest go at the size that it has." },
     Key { path: "store.wal_checkpoint_bytes", kind: bytes(MIB, 64 * GIB), default: "8MiB",
         doc: "Past this size of the write-ahead log it is moved into the store, beside the commits." },
     Key { path: "store.wal_max_bytes", kind: bytes(MIB, TIB), default: "512MiB",
-        doc: "Past this size of the write-ahead log /readyz warns that the store cannot keep up; requests go on." },
+        doc: "Past this size of the write-ahead log commits wait until it is moved into the store, so that it never has \
+              more than this and what one commit and the deletions after it add. Only while another program keeps a read \
+              transaction open it grows on, as there is nothing else to do. /readyz warns and says which it is; requests \
+              go on." },
     Key { path: "store.ballast_bytes", kind: bytes(0, GIB), default: "16MiB",
         doc: "A file of this size is freed when the disk is full, so that old records can still be deleted." },
     Key { path: "pipeline.queue_records", kind: count(1, 16_777_216), default: "65536",

@@ -4,7 +4,9 @@
 //! finds all of it taken over, which never happens by itself while there is a commit every few milliseconds. So passes are
 //! repeated until the rest is small and the disk is quick, and for the last one the worker holds its next commit back, for
 //! at most [`HOLD_MAX`]. Whatever comes of it, the next hold is at least [`HOLD_PAUSE`] later; a log that grows meanwhile does no
-//! harm, so the blocking way is left for a log that is nearly too large.
+//! harm, so the blocking way is left for a log that is nearly too large. One that is too large makes commits wait, first for the
+//! pass that is under way and then for the log to begin anew: so it outgrows its limit only by what is written from one look
+//! at it to the next, unless somebody else's read transaction needs it, which no waiting would end.
 //!
 //! The worker drives: it gives the thread one pass at a time and reads what came of it between transactions.
 
@@ -26,6 +28,10 @@ use super::writer::connect_again;
 /// what ended is stored within 100 ms also then.
 pub(super) const HOLD_MAX: Duration = Duration::from_millis(50);
 
+/// For so long at most is a commit held back for a pass while the log is too large: what the disk cannot take must not be
+/// written, but records that wait have only so much room.
+pub(super) const FULL_HOLD_MAX: Duration = Duration::from_secs(1);
+
 /// From one hold to the next: at most one commit of forty is held back.
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,7 +45,7 @@ const RESTART_TAIL_PAGES_MAX: u64 = 8 * TAIL_PAGES_MAX;
 /// After a pass that did not halve the rest, because a reader needs it or the disk is slow, how long until the next.
 const PASS_PAUSE: Duration = Duration::from_millis(250);
 
-/// After a wait for readers that was in vain, how long until the next.
+/// After a wait for a reader that was in vain, how long until the next.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long after the thread's unexpected end, or a failed start, it is started again.
@@ -94,6 +100,15 @@ pub(super) struct Bounds {
     pub(super) max_bytes: u64,
 }
 
+/// Why the log is larger than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overflow {
+    /// A read transaction, which is none of ours, still needs it.
+    Reader,
+    /// It is not yet taken over.
+    Disk,
+}
+
 /// The worker's end: decides what the thread does, and owns it.
 pub(super) struct Checkpointer {
     bounds: Bounds,
@@ -108,7 +123,9 @@ pub(super) struct Checkpointer {
     tail_before: u64,
     pause_until: Option<Instant>,
     hold_at: Option<Instant>,
-    restart_at: Option<Instant>,
+    /// A reader has kept the log from beginning anew when that was last tried: when to try again.
+    blocked_until: Option<Instant>,
+    overflow: Option<Overflow>,
     revive_at: Option<Instant>,
     held: Duration,
     trouble: Option<String>,
@@ -142,7 +159,8 @@ impl Checkpointer {
             tail_before: 0,
             pause_until: None,
             hold_at: None,
-            restart_at: None,
+            blocked_until: None,
+            overflow: None,
             revive_at: None,
             held: Duration::ZERO,
             trouble: None,
@@ -161,6 +179,11 @@ impl Checkpointer {
     /// Why the log is not taken over, for `/readyz`; `None` as soon as a pass succeeds.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// Why the log is larger than it may be, if it is.
+    pub(super) fn overflow(&self) -> Option<Overflow> {
+        self.overflow
     }
 
     /// How long transactions were held back since the last call.
@@ -192,22 +215,14 @@ impl Checkpointer {
         let passed = self.collect();
         let extent = wal::extent(connection)?;
         let gained = passed?.is_some() && extent.tail() <= self.tail_before / 2;
+        let extent = self.restart_if_large(connection, extent, now)?;
         let waits = |at: Option<Instant>| at.is_some_and(|at| now < at);
-        let bytes = extent.bytes(self.bounds.page_bytes);
-        if bytes < self.bounds.from_bytes
+        if extent.bytes(self.bounds.page_bytes) < self.bounds.from_bytes
             || extent.tail() == 0
             || !self.is_idle()
             || (waits(self.pause_until) && !gained)
         {
             return Ok(extent);
-        }
-        let max_bytes = self.bounds.max_bytes;
-        let blocks = bytes >= max_bytes || (bytes >= max_bytes / 4 * 3 && extent.tail() <= RESTART_TAIL_PAGES_MAX);
-        if blocks && !waits(self.restart_at) {
-            self.restart_at = Some(now + RESTART_PAUSE);
-            let restarted = wal::restart(connection);
-            self.note(&restarted);
-            return restarted;
         }
         if self.rehearsed && extent.tail() <= TAIL_PAGES_MAX {
             if !waits(self.hold_at) {
@@ -219,6 +234,36 @@ impl Checkpointer {
             self.give(Job::Pass, extent);
         }
         Ok(extent)
+    }
+
+    /// Commits wait for a log that is too large, or nearly so and soon done with; but not for a reader that has not ended the last
+    /// time.
+    fn restart_if_large(&mut self, connection: &Connection, extent: Extent, now: Instant) -> rusqlite::Result<Extent> {
+        let (bytes, max_bytes) = (extent.bytes(self.bounds.page_bytes), self.bounds.max_bytes);
+        let full = bytes >= max_bytes;
+        let nearly = bytes >= max_bytes / 4 * 3 && extent.tail() <= RESTART_TAIL_PAGES_MAX;
+        self.overflow = None;
+        if extent.tail() == 0 || !(full || nearly) {
+            return Ok(extent);
+        }
+        if self.blocked_until.is_some_and(|until| now < until) {
+            self.overflow = full.then_some(Overflow::Reader);
+            return Ok(extent);
+        }
+        if !self.is_idle() {
+            if full {
+                self.overflow = Some(Overflow::Disk);
+                self.stage = Stage::Holding { until: now + FULL_HOLD_MAX };
+            }
+            return Ok(extent);
+        }
+        let restarted = wal::restart(connection);
+        let blocked = matches!(restarted, Ok((_, true)));
+        self.blocked_until = blocked.then(|| now + RESTART_PAUSE);
+        self.overflow = (blocked && full).then_some(Overflow::Reader);
+        let restarted = restarted.map(|(extent, _)| extent);
+        self.note(&restarted);
+        restarted
     }
 
     /// Takes over what it can on the worker's own connection: for a full disk, when commits are refused anyway. Answers

@@ -4,7 +4,7 @@
 //! commits it, `retention` deletes it at last. [`Reader`] and `decode` make it a record again, `alias` finds it by its
 //! other names, `list` among others by what a [`Filter`] asks for, and `around` says what else went on then; `erase` deletes
 //! it for the person it is about. `schema` has the tables, `codes`, `rest`, `readings` and `row` how values lie in them,
-//! `views` how people read them; `checkpoint`, `wal` and `ballast` keep the log and the disk in bounds, `pool` lends
+//! `views` how people read them; `checkpoint`, `wal`, `room` and `ballast` keep the log and the disk in bounds, `pool` lends
 //! connections to readers.
 //!
 //! What holds throughout:
@@ -30,6 +30,7 @@ mod reader;
 mod readings;
 mod rest;
 mod retention;
+mod room;
 mod row;
 mod schema;
 mod shared;
@@ -264,7 +265,7 @@ impl CommitError {
 impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DiskFull => f.write_str("the store's disk is full: make space, or lower store.retention_bytes"),
+            Self::DiskFull => f.write_str("the store's disk is full: make space; records are dropped until then"),
             Self::Other(_) => f.write_str("the store refused a transaction"),
         }
     }

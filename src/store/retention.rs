@@ -1,6 +1,10 @@
 //! What is too old or too much is deleted, the oldest first, in slices of about two milliseconds between commits.
 //!
 //! Each slice moves the horizon in the transaction that deletes, so that what is gone is `expired` and never `unknown`.
+//! Whoever writes faster than that waits: where there is too much already, no slice is spared until it is no more than before.
+//! So the store never has more than its limit and what one commit adds; only what is too much at the start, because the limit was
+//! lowered, goes little by little.
+//!
 //! Records go in the order of their sequence numbers; with them go their aliases, and the samples, drop counts, runs and
 //! targets that nothing refers to any more.
 
@@ -53,14 +57,17 @@ pub(super) struct Limits {
 pub(super) struct Retention {
     rows: Rows,
     leftovers_at: Option<Instant>,
+    /// Bytes in use after the last run; before the first there is nothing to compare with.
+    used_before: u64,
 }
 
 impl Retention {
     pub(super) fn new() -> Self {
-        Self { rows: Rows::default(), leftovers_at: None }
+        Self { rows: Rows::default(), leftovers_at: None, used_before: u64::MAX }
     }
 
-    /// Deletes slice by slice until nothing is left to delete or the budget is spent. Answers how many records went.
+    /// Deletes slice by slice until nothing is left to delete or the budget is spent, which it is not while the store is over
+    /// its limit and larger than after the last call. Answers how many records went.
     pub(super) fn run(
         &mut self,
         connection: &mut Connection,
@@ -68,18 +75,29 @@ impl Retention {
         budget: Duration,
     ) -> rusqlite::Result<u64> {
         let started = Instant::now();
+        let most = limits.bytes.max(self.used_before);
         let mut expired = 0;
-        while started.elapsed() < budget {
-            let excess = used_bytes(connection, limits.page_bytes)?.saturating_sub(limits.bytes);
+        loop {
+            let used = used_bytes(connection, limits.page_bytes)?;
+            let in_time = started.elapsed() < budget;
+            self.used_before = used;
+            if !in_time && used <= most {
+                break;
+            }
+            let excess = used.saturating_sub(limits.bytes);
             let over = excess > 0;
             let due = oldest_record(connection)?.is_some_and(|issued_at| over || issued_at < limits.oldest);
             if !due && self.leftovers_at.is_some_and(|at| started < at) {
                 break;
             }
             let slice = Instant::now();
-            let (deleted, more) = self.slice(connection, limits, excess)?;
+            // Once the time is up, commits wait anyway, and every transaction less is a gain.
+            let (rows, excess) = if in_time { (self.rows.get(), excess) } else { (ROWS_MAX, used - most) };
+            let (deleted, more) = self.slice(connection, limits, rows, excess)?;
             expired += deleted;
-            self.rows.adapt(slice.elapsed());
+            if in_time {
+                self.rows.adapt(slice.elapsed());
+            }
             if !more && deleted == 0 {
                 self.leftovers_at = Some(started + LEFTOVERS_EVERY);
             } else {
@@ -90,10 +108,16 @@ impl Retention {
     }
 
     /// One transaction: how many records it deleted, and whether it left something else to delete.
-    fn slice(&self, connection: &mut Connection, limits: Limits, excess: u64) -> rusqlite::Result<(u64, bool)> {
+    fn slice(
+        &self,
+        connection: &mut Connection,
+        limits: Limits,
+        rows: usize,
+        excess: u64,
+    ) -> rusqlite::Result<(u64, bool)> {
         // Of a store that is a little too large only a little is deleted, however fast that would be.
         let enough = usize::try_from(excess / RECORD_BYTES).unwrap_or(usize::MAX).max(ROWS_MIN);
-        let (over, rows) = if excess > 0 { (true, self.rows.get().min(enough)) } else { (false, self.rows.get()) };
+        let (over, rows) = if excess > 0 { (true, rows.min(enough)) } else { (false, rows) };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = Horizon::read(&transaction)?;
         let mut horizon = before;
@@ -102,7 +126,7 @@ impl Retention {
         if horizon != before {
             horizon.write(&transaction)?;
         }
-        let samples = delete_samples(&transaction, self.rows.get() * SAMPLES_PER_ROW, horizon)?;
+        let samples = delete_samples(&transaction, rows.max(self.rows.get()) * SAMPLES_PER_ROW, horizon)?;
         let drops = delete_drops(&transaction, horizon)?;
         let runs = delete_oldest_run(&transaction, self.rows.get(), horizon)?;
         let erased = forget_erased(&transaction, self.rows.get(), horizon)?;

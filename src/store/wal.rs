@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-/// How long the writer waits for readers when nothing else helps: as long as any read transaction of ours lasts.
-const RESTART_WAIT: Duration = Duration::from_millis(100);
+/// How long the writer waits for readers when nothing else helps: for longer than any read transaction of ours lasts, which is
+/// 100 ms.
+const RESTART_WAIT: Duration = Duration::from_millis(200);
 
 /// Bytes of a frame's header in the log.
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -48,12 +49,13 @@ pub(super) fn passive(connection: &Connection) -> rusqlite::Result<Extent> {
     checkpoint(connection, "PASSIVE")
 }
 
-/// Takes over everything and lets the log begin anew, waiting a little for readers. Commits wait meanwhile.
-pub(super) fn restart(connection: &Connection) -> rusqlite::Result<Extent> {
+/// Takes over everything and lets the log begin anew, waiting a little for readers. Commits wait meanwhile. Answers also whether
+/// a reader has prevented it, which is then none of ours.
+pub(super) fn restart(connection: &Connection) -> rusqlite::Result<(Extent, bool)> {
     connection.busy_timeout(RESTART_WAIT)?;
-    let extent = checkpoint(connection, "RESTART");
+    let answer = checkpoint_or_busy(connection, "RESTART");
     connection.busy_timeout(super::writer::BUSY_WAIT)?;
-    extent
+    answer
 }
 
 /// Takes over everything and empties the log; for a clean end.
@@ -62,10 +64,14 @@ pub(super) fn truncate(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Extent> {
+    checkpoint_or_busy(connection, mode).map(|(extent, _)| extent)
+}
+
+fn checkpoint_or_busy(connection: &Connection, mode: &str) -> rusqlite::Result<(Extent, bool)> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| {
         // Both are -1 before the first transaction, and while another program takes the log over.
         let count = |column| row.get::<_, i64>(column).map(|count| count.max(0).cast_unsigned());
-        Ok(Extent { pages: count(1)?, taken_over: count(2)? })
+        Ok((Extent { pages: count(1)?, taken_over: count(2)? }, row.get::<_, i64>(0)? != 0))
     })
 }

@@ -10,12 +10,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::alias::Alias;
 use super::ballast::Ballast;
-use super::checkpoint::{Bounds, Checkpointer, Site, refused};
+use super::checkpoint::{Bounds, Checkpointer, Overflow, Site, refused};
 use super::codes::Coded as _;
 use super::data_dir::{ballast_file, database_file};
 use super::encode::{Encoder, insert_sql};
 use super::meta::{self, Horizon, Key};
 use super::retention::{self, Limits, Retention};
+use super::room::Room;
 use super::row::{int, nat};
 use super::shared::{self, Shared};
 use super::wal;
@@ -57,6 +58,9 @@ pub struct Writer {
     store_bytes: u64,
     retention: Retention,
     ballast: Ballast,
+    room: Room,
+    /// The disk bounds the store, not `retention_bytes`.
+    cramped: bool,
     look_for_space_at: Option<Instant>,
     /// A transaction is under way, or a panic has ended it.
     in_transaction: bool,
@@ -108,6 +112,8 @@ impl Writer {
             tracing::warn!(%error, bytes = ballast.bytes(), "no space for the store's ballast: a full disk will not be survived as well");
         }
         let page_bytes = wal::page_bytes(&connection).map_err(failed)?;
+        // What a reader has made larger is made as small again when the log begins anew.
+        connection.pragma_update(None, "journal_size_limit", int(settings.wal_max_bytes)).map_err(failed)?;
         Ok(Self {
             checkpointer: start_checkpointer(&file, &settings, page_bytes)?,
             run: row,
@@ -121,6 +127,8 @@ impl Writer {
             store_bytes: 0,
             retention: Retention::new(),
             ballast,
+            room: Room::new(dir.path().to_owned(), settings.ballast_bytes + 2 * settings.wal_checkpoint_bytes),
+            cramped: false,
             look_for_space_at: None,
             in_transaction: false,
             trouble: None,
@@ -259,6 +267,12 @@ impl Writer {
         self.checkpointer.hook()
     }
 
+    /// For tests that have no small disk.
+    #[cfg(test)]
+    pub(super) fn pretend_free(&mut self, bytes: u64) {
+        self.room.pretended = Some(bytes);
+    }
+
     /// For tests that look at the file as the writer sees it, or keep it from growing.
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
@@ -313,7 +327,11 @@ impl Writer {
 
     fn expire(&mut self, now: Moment, wall_stepped: bool, budget: Duration) -> rusqlite::Result<u64> {
         let oldest = if wall_stepped { Moment(0) } else { now.minus(self.settings.retention_age) };
-        let limits = Limits { oldest, bytes: self.settings.retention_bytes, page_bytes: self.page_bytes };
+        self.room.look();
+        let room = self.room.limit(retention::file_bytes(&self.connection, self.page_bytes)?);
+        let wanted = self.settings.retention_bytes;
+        self.cramped = room.is_some_and(|room| room < wanted);
+        let limits = Limits { oldest, bytes: room.unwrap_or(wanted).min(wanted), page_bytes: self.page_bytes };
         self.retention.run(&mut self.connection, limits, budget)
     }
 
@@ -369,16 +387,28 @@ impl Writer {
     }
 
     fn problem(&self) -> Option<String> {
-        let (bytes, max) = (self.wal_bytes, self.settings.wal_max_bytes);
-        let log = (bytes > max).then(|| {
+        let log = self.checkpointer.overflow().map(|overflow| {
+            let why = match overflow {
+                Overflow::Reader => {
+                    "because another program keeps a read transaction open on the store: end that program (sqlite3, a \
+                     backup), for the log grows as long as it reads"
+                }
+                Overflow::Disk => {
+                    "because its disk is slower than what is written to it, and commits wait for it: give the data \
+                     directory a faster disk, or the gateway fewer requests"
+                }
+            };
+            let (mib, max_mib) = (self.wal_bytes >> 20, self.settings.wal_max_bytes >> 20);
+            format!("the store's log has {mib} MiB, more than store.wal_max_bytes ({max_mib} MiB), {why}")
+        });
+        let disk = self.cramped.then(|| {
             format!(
-                "the store's log has {} MiB, more than store.wal_max_bytes ({} MiB): either a \
-                 program keeps a read transaction open on it, then end that program, or the disk is too slow",
-                bytes >> 20,
-                max >> 20
+                "the store's disk has {} MiB left: the oldest records are deleted so that the newest fit, sooner than \
+                 store.retention_age and store.retention_bytes say: make space, or lower store.retention_bytes",
+                self.room.free() >> 20
             )
         });
-        self.trouble.clone().or_else(|| self.checkpointer.trouble().map(str::to_owned)).or(log)
+        self.trouble.clone().or_else(|| self.checkpointer.trouble().map(str::to_owned)).or(log).or(disk)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rusqlite::ffi;
 
 use super::*;
-use crate::store::checkpoint::{HOLD_MAX, Job};
+use crate::store::checkpoint::{FULL_HOLD_MAX, HOLD_MAX, Job};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -125,6 +125,48 @@ fn the_log_begins_anew_under_continuous_commits() {
         before = done.wal_bytes;
         restarts == 4
     });
+}
+
+#[test]
+fn the_log_stays_within_its_limit_however_fast_commits_come() {
+    let mut place = Place::new();
+    let max = 2 << 20;
+    let settings = Settings { wal_checkpoint_bytes: 256 << 10, wal_max_bytes: max, ..small() };
+    let (mut writer, reader) = place.open_at(&settings, NOW);
+    let (mut before, mut written) = (0, 0);
+    for round in 0..300 {
+        store(&mut writer, &plains(NOW, round * 200..round * 200 + 200), NOW);
+        if round % 10 == 0 {
+            // Lookups go on meanwhile; their transactions are short.
+            assert_eq!(reader.after(round * 200, u64::MAX, 100).unwrap().len(), 100);
+        }
+        let done = writer.maintain(NOW, false, Duration::from_millis(1));
+        written += done.wal_bytes.saturating_sub(before);
+        before = done.wal_bytes;
+        assert_eq!(done.problem, None, "in round {round}");
+        // One commit has some 200 KiB.
+        let log = log_bytes(&place);
+        assert!(log <= max + (512 << 10), "the log has {log} bytes in round {round}");
+    }
+    assert!(written > 10 * max, "{written} bytes went through the log");
+}
+
+#[test]
+fn commits_wait_for_a_disk_that_is_slower_than_they_are_and_the_problem_says_so() {
+    let mut place = Place::new();
+    let max = 1 << 20;
+    let settings = Settings { wal_checkpoint_bytes: 256 << 10, wal_max_bytes: max, ..small() };
+    let (writer, _) = place.open_at(&settings, NOW);
+    let mut load = Load { writer, randoms: 0, until: Instant::now() + PATIENCE };
+    let (begun, release) = load.stop_at(Job::Pass);
+    let full = load.commit_until(|done| done.wal_bytes > max);
+    begun.try_recv().expect("the disk is at work");
+    assert!(full.problem.as_ref().is_some_and(|problem| problem.contains("disk is slower")), "{full:?}");
+    let slowed = load.commit();
+    assert!(slowed.held_back >= FULL_HOLD_MAX / 2, "the log grows by a commit at a time only: {slowed:?}");
+    drop(release);
+    load.commit_until(|done| done.problem.is_none());
+    assert!(load.commit().wal_bytes < max);
 }
 
 #[test]
