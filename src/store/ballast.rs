@@ -5,6 +5,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::data_dir::make_file;
+
 /// The reserve of one store.
 #[derive(Debug)]
 pub(super) struct Ballast {
@@ -59,7 +61,7 @@ fn empty(file: &Path) -> io::Result<()> {
 
 /// Written, not only declared, and random: a sparse or compressed file reserves nothing.
 fn fill(file: &Path, bytes: u64) -> io::Result<()> {
-    let mut writer = OpenOptions::new().create(true).truncate(true).write(true).open(file)?;
+    let mut writer = make_file(file, true)?;
     let mut block = [0; 64 * 1024];
     rand::fill(&mut block[..]);
     let mut left = bytes;

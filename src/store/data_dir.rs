@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::snapshot::InstanceTag;
@@ -102,6 +102,15 @@ const SECRET_FILE: &str = "secret";
 const INSTANCE_EXPECTED: &str = "the instance tag, 4 hex digits";
 const SECRET_EXPECTED: &str = "the tenant secret, 64 hex digits";
 
+/// Who may read what is stored, if it was made by us: the owner, and a group that he lets in. SQLite gives the log the mode of
+/// the store's file.
+const FILE_MODE: u32 = 0o640;
+
+/// How files of the store are made: for reading and writing, and emptied if `truncate`.
+pub(super) fn make_file(file: &Path, truncate: bool) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(truncate).write(true).mode(FILE_MODE).open(file)
+}
+
 /// The store's file in a data directory.
 pub(super) fn database_file(dir: &Path) -> PathBuf {
     dir.join("snapshots.db")
@@ -122,12 +131,7 @@ impl DataDir {
         let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
         made.map_err(|source| io_error("create the directory", path, source))?;
         let lock_file = path.join(LOCK_FILE);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_file)
-            .map_err(|source| io_error("open the lock file", &lock_file, source))?;
+        let lock = make_file(&lock_file, false).map_err(|source| io_error("open the lock file", &lock_file, source))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.to_owned() }),
@@ -212,11 +216,7 @@ fn parse_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
 /// Written whole under another name first: a crash leaves either no file or a good one.
 fn write_hex(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = file.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut writer = options.open(&unfinished)?;
+    let mut writer = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     writeln!(writer, "{digits}")?;
     writer.sync_all()?;
@@ -241,14 +241,13 @@ mod tests {
         assert!(!format!("{again:?}").contains(&format!("{:?}", secret)), "a secret is never printed");
     }
 
-    #[cfg(unix)]
     #[test]
     fn only_its_owner_may_read_the_secret() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let _opened = DataDir::open(dir.path()).unwrap();
-        let mode = fs::metadata(dir.path().join(SECRET_FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(SECRET_FILE), mode(LOCK_FILE) & 0o007), (0o600, 0));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::alias::Alias;
 use super::ballast::Ballast;
 use super::checkpoint::{Bounds, Checkpointer, Overflow, Site, refused};
 use super::codes::Coded as _;
-use super::data_dir::{ballast_file, database_file};
+use super::data_dir::{ballast_file, database_file, make_file};
 use super::encode::{Encoder, insert_sql};
 use super::meta::{self, Horizon, Key};
 use super::retention::{self, Limits, Retention};
@@ -89,6 +89,8 @@ impl Writer {
     pub(super) fn open(dir: &DataDir, settings: Settings, run: &Run, now: Moment) -> Result<Self, OpenError> {
         let file = database_file(dir.path());
         let failed = |source| OpenError::Sqlite { file: file.clone(), source };
+        // SQLite would make it for everybody to read.
+        make_file(&file, false).map_err(|error| failed(refused(&error, ffi::SQLITE_CANTOPEN)))?;
         let mut ballast = Ballast::new(ballast_file(dir.path()), settings.ballast_bytes);
         let mut connection = match connect(&file, settings.durability) {
             // A full disk must not keep a gateway from starting: that is what the ballast is for.

@@ -1,8 +1,25 @@
 //! From one process to the next: runs, sequence numbers, versions, and who reads beside the gateway.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use prost::Message as _;
 
 use super::*;
+
+#[test]
+fn what_is_stored_is_not_for_everybody_to_read() {
+    let temp = tempfile::tempdir().unwrap();
+    // As whoever made the directory before may have left it.
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(temp.path().join("instance"), format!("{TAG}\n")).unwrap();
+    let mut place = Place { temp, dir: None, runs: 0 };
+    let (mut writer, _reader) = place.open();
+    store(&mut writer, &plains(NOW, 0..10), NOW);
+    for name in ["snapshots.db", "snapshots.db-wal", "snapshots.db-shm", "ballast", "lock", "secret"] {
+        let mode = fs::metadata(place.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o007, 0, "{name} has mode {mode:o}");
+    }
+}
 use crate::store::codes::Coded as _;
 use crate::store::rest::Rest;
 use crate::store::schema::{MIGRATIONS, migrate};
