@@ -84,6 +84,13 @@ pub enum Absence {
     },
 }
 
+impl Absence {
+    /// The ID says nothing of a request here, so the key may be another name of one.
+    const fn is_open(self) -> bool {
+        matches!(self, Self::Unknown | Self::NotKept | Self::IssuedElsewhere)
+    }
+}
+
 /// Why a lookup has no answer, although there may be one.
 #[derive(Debug)]
 pub(super) enum LookupError {
@@ -208,8 +215,9 @@ fn not_stored_yet(ledger: &Ledger, id: SnapshotId) -> Option<Absence> {
 
 /// Answers a key from the ledger, if there is one, and the store, if there is one. Blocks while it reads.
 ///
-/// A key that reads as an ID but is none that has a record is tried as a trace ID and a client's request ID, too; if it
-/// is none of these either, the ID's own answer stands.
+/// A key that reads as an ID but is none that was issued here is tried as a trace ID and a client's request ID, too. Of one
+/// that was, or may have been before this instance forgot it, the ID's own answer stands: whoever sends it as the ID of
+/// a request or a trace of his own does not take its place.
 ///
 /// # Errors
 /// The store could not be read.
@@ -226,7 +234,7 @@ pub(super) fn search_all(
     now: Moment,
 ) -> Vec<Result<Answer, ReadError>> {
     let mut answers: Vec<_> = keys.iter().map(|key| by_id(ledger, reader, key, now)).collect();
-    let is_open = |answer: &Result<Answer, ReadError>| matches!(answer, Ok(Err(_)));
+    let is_open = |answer: &Result<Answer, ReadError>| matches!(answer, Ok(Err(absence)) if absence.is_open());
     let open = keys.iter().zip(&answers).filter(|(_, answer)| is_open(answer)).map(|(key, _)| *key);
     let fresh = Fresh::of(ledger, open);
     let mut found = 0;

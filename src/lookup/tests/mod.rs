@@ -112,6 +112,43 @@ async fn every_absence_says_what_it_is() {
 }
 
 #[tokio::test]
+async fn an_id_that_was_issued_here_is_not_taken_over_by_who_sends_it_as_his_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let store = StoreSettings { retention_age: hour, ..StoreSettings::default() };
+    let plan = Plan { started_ago: Duration::from_secs(600), store, ..Plan::default() };
+    let mut gateway = Gateway::start(dir.path(), plan).await;
+    let (expired, dropped) = (gateway.record(hour * 2, 1, true), gateway.record(SOON, 2, true));
+    // In another second than the one that was dropped.
+    let (erased, unknown) = (gateway.record(SOON, 3, true).id(), gateway.record(SOON * 9, 4, true).id());
+    let elsewhere = specimen::id(gateway.clock.now(), InstanceTag(gateway.tag.0 ^ 1), 5);
+    gateway.store(&[Arc::clone(&expired)], &[]);
+    gateway.writer.maintain(gateway.clock.now(), false, SOON);
+    gateway.writer.entomb(&[erased]).unwrap();
+    gateway.ledger.insert(Arc::clone(&dropped));
+    gateway.ledger.drop_record(dropped.id(), DropReason::QueueFull);
+
+    let all = [expired.id(), dropped.id(), erased, unknown, elsewhere];
+    let mut strangers = Vec::new();
+    for (number, id) in (100..).zip(all) {
+        strangers.push(gateway.marked(SOON, number, true, None, Some(&id.to_string())));
+        strangers.push(gateway.marked(SOON, number + 50, true, TraceId::new(id.as_u128()), None));
+    }
+    gateway.store(&strangers, &[]);
+    for (id, want) in all.into_iter().zip(["expired", "dropped", "deleted", "", ""]) {
+        for key in [id.to_string(), id.to_string().to_uppercase()] {
+            let reply = gateway.look(&key).await;
+            let state = if reply.status == 200 { String::new() } else { reply.problem().1 };
+            assert_eq!(state, want, "{key}: {reply:?}");
+        }
+        let reply = gateway.look(format!("chatcmpl-{id}")).await;
+        assert_eq!(reply.status, if want.is_empty() { 200 } else { 410 }, "{reply:?}");
+        let list = gateway.get(&format!("/v1/snapshots?client_request_id={id}")).await.json();
+        assert_eq!(list["snapshots"].as_array().map(Vec::len), Some(1), "who asks for it finds the stranger's: {list}");
+    }
+}
+
+#[tokio::test]
 async fn a_trace_and_a_clients_own_id_answer_lists() {
     let dir = tempfile::tempdir().unwrap();
     let mut gateway = Gateway::start(dir.path(), Plan::default()).await;
