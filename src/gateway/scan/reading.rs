@@ -32,6 +32,9 @@ pub(super) struct Reading<'de> {
     is_tool_block: bool,
 }
 
+/// A larger count of tokens is no count: no model reads or writes so much, and sums of such could overflow.
+const TOKENS_MAX: u64 = 1 << 32;
+
 /// Token counts, each as far as it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -240,6 +243,9 @@ impl<'de> At<'_, 'de> {
     }
 
     fn number(self, number: u64) {
+        if number > TOKENS_MAX {
+            return;
+        }
         let usage = &mut self.reading.usage;
         match self.place {
             Place::PromptTokens => usage.prompt = Some(number),
@@ -426,7 +432,12 @@ mod tests {
             ),
             (r#"{"input_tokens":9,"cache_read_input_tokens":null,"output_tokens":2}"#, [Some(9), Some(2), None]),
             (r#"{"prompt_tokens":"9","completion_tokens":-1}"#, [None, None, None]),
-            (r#"{"prompt_tokens":18446744073709551615,"cache_read_input_tokens":1}"#, [Some(u64::MAX), None, Some(1)]),
+            (r#"{"prompt_tokens":18446744073709551615,"cache_read_input_tokens":1}"#, [None, None, Some(1)]),
+            (r#"{"prompt_tokens":9007199254740993,"completion_tokens":4294967297}"#, [None, None, None]),
+            (
+                r#"{"input_tokens":4294967296,"cache_read_input_tokens":4294967296,"cache_creation_input_tokens":4294967296}"#,
+                [Some(3 << 32), None, Some(1 << 32)],
+            ),
             ("null", [None, None, None]),
             ("\"usage\"", [None, None, None]),
             (r#"[{"prompt_tokens":9}]"#, [None, None, None]),
