@@ -30,7 +30,7 @@ use crate::sink::json_log::JsonLog;
 use crate::sink::otlp::{Otlp, Protocol};
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
-use crate::telemetry::{Metrics, ReloadResult};
+use crate::telemetry::{Metrics, ReloadResult, with_causes};
 use crate::tenant::{self, Tenants};
 use crate::tls::{self, Acceptor, Connector, Followed, ServerSettings};
 use upstream::{Upstream, credentials_of_targets};
@@ -74,8 +74,9 @@ impl fmt::Display for StartError {
             Self::Bind { setting, address, source } => {
                 write!(f, "cannot listen on {address}: {source}: choose another address with --{setting}")
             }
-            Self::DataDir(error) => error.fmt(f),
-            Self::Store(error) => error.fmt(f),
+            // The telling part is what the system or SQLite said.
+            Self::DataDir(error) => f.write_str(&with_causes(error)),
+            Self::Store(error) => f.write_str(&with_causes(error)),
             Self::JsonLog(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
