@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion, eventually};
+use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion};
 use crate::schema::checked;
+use crate::wait::until;
 
 /// Mounts the disk at `$1` and becomes what follows.
 const ON_SMALL_DISK: &str = r#"mount -t tmpfs -o size=24m snapgate-test "$1" && shift && exec "$@""#;
@@ -119,7 +120,7 @@ impl Scene {
 
     /// What became of a request once it is decided: whether it was stored.
     fn stored(&self, id: &str) -> bool {
-        eventually("the request is stored or dropped", || {
+        until("the request is stored or dropped", || {
             let answer = self.lookup(id);
             let page = answer.json();
             match answer.status {
@@ -159,7 +160,7 @@ impl Scene {
     }
 
     fn until_logged(&self, ids: &[String]) {
-        eventually("the JSON log has them all", || {
+        until("the JSON log has them all", || {
             let logged = self.logged();
             ids.iter().all(|id| logged.contains(id)).then_some(())
         });
@@ -181,7 +182,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
     // Full: the first commits may still find room in the log, the later ones do not.
     scene.fill_disk();
     let mut dropped = Vec::new();
-    eventually("a record cannot be stored", || {
+    until("a record cannot be stored", || {
         let id = scene.request();
         if scene.stored(&id) {
             scene.fill_disk();
@@ -198,14 +199,14 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
     dropped.extend(ids.into_iter().filter(|id| !scene.stored(id)));
     assert!(dropped.len() > REQUESTS / 2, "only {} records could not be stored", dropped.len());
     let warned = |ready: &Answer| ready.json()["warnings"][0].as_str().map(str::to_owned);
-    let warning = eventually("/readyz warns", || warned(&scene.gateway.ready()));
+    let warning = until("/readyz warns", || warned(&scene.gateway.ready()));
     assert!(warning.contains("the store's disk is full: make space"), "{warning}");
     assert_eq!(scene.gateway.ready().status, 200, "requests can be served, so a load balancer keeps sending them");
     assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 1.0);
 
     // Space again: stored again, by the same process.
     fs::remove_file(scene.disk.join("filler")).expect("the filler is there");
-    eventually("a record is stored again", || {
+    until("a record is stored again", || {
         let id = scene.request();
         if scene.stored(&id) {
             return Some(());
@@ -213,7 +214,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
         dropped.push(id);
         None
     });
-    eventually("/readyz warns no more", || warned(&scene.gateway.ready()).is_none().then_some(()));
+    until("/readyz warns no more", || warned(&scene.gateway.ready()).is_none().then_some(()));
     assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 0.0);
     let (ids, _) = scene.requests();
     assert!(ids.iter().all(|id| scene.stored(id)), "once there is space, everything is stored");
@@ -225,7 +226,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
 
 fn the_books_balance(scene: &Scene, dropped: usize) {
     let issued = scene.issued.len() as f64;
-    let page = eventually("all exits are at rest", || {
+    let page = until("all exits are at rest", || {
         let page = scene.gateway.metrics();
         let at_rest = ["store", "json_log"].iter().all(|exit| page.books(exit) == (issued, issued));
         at_rest.then_some(page)
@@ -327,7 +328,7 @@ fn a_gateway_that_was_killed_on_a_full_disk_starts_on_it_and_no_line_is_spoilt()
         let answer = client.ask(&completion(false), |_| {}).expect("a request is answered");
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
-    eventually("a line of the JSON log is torn, and the store has given up", || {
+    until("a line of the JSON log is torn, and the store has given up", || {
         fill(&disk.seen);
         // Room for a line and a half, or for a page of the store.
         let filler = OpenOptions::new().write(true).open(disk.seen.join("filler")).expect("the filler is there");
@@ -344,13 +345,13 @@ fn a_gateway_that_was_killed_on_a_full_disk_starts_on_it_and_no_line_is_spoilt()
     let mut gateway = Gateway::start(disk.serve());
     gateway.until_ready();
     ask(&gateway);
-    eventually("that lines cannot be written is counted", || {
+    until("that lines cannot be written is counted", || {
         fill(&disk.seen);
         ask(&gateway);
         (gateway.metrics().get(r#"snapgate_exit_errors_total{exit="json_log",reason="disk_full"}"#) > 0.0).then_some(())
     });
     fs::remove_file(disk.seen.join("filler")).expect("the filler is there");
-    eventually("what waited is written", || {
+    until("what waited is written", || {
         (gateway.metrics().get(r#"snapgate_snapshots_pending{exit="json_log"}"#) == 0.0).then_some(())
     });
     assert!(gateway.stop().success());

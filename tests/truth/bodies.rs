@@ -1,11 +1,9 @@
 //! Bodies of requests: how much is held and for how long, what is refused unread, and that a refusal reaches its client.
 
-use std::sync::{Mutex, mpsc};
-
 use super::assert_ended;
 use super::endings_abroad::assert_local;
 use crate::gateway::client::id_of;
-use crate::gateway::{Answer, Client, PATIENCE, Request, Setup, Then, Upstream, until};
+use crate::gateway::{Answer, Client, Request, Setup, Then, Upstream, Word, until};
 
 /// A target that says what it got.
 fn echo() -> Upstream {
@@ -28,11 +26,10 @@ fn answer(client: &mut Client) -> Answer {
 
 #[test]
 fn a_body_that_was_sent_on_takes_no_room_while_its_answer_is_awaited() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = Mutex::new(finished);
+    let word = Word::new();
+    let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        word.wait();
         exchange.answer("200 OK", "", "late");
         Then::Next
     });
@@ -43,7 +40,7 @@ fn a_body_that_was_sent_on_takes_no_room_while_its_answer_is_awaited() {
         client.send(&of_bytes(600_000));
         until("it is at the target", || upstream.received().get(number).cloned());
     }
-    clients.iter().for_each(|_| finish.send(()).expect("the target waits"));
+    clients.iter().for_each(|_| finish.give());
     for client in &mut clients {
         assert_eq!(answer(client).text(), "late");
     }
