@@ -426,7 +426,8 @@ fn start_lookup(
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
     let readiness = {
         let (fleet, problem, stopping) = (Arc::clone(fleet), Arc::clone(&shared.problem), Arc::clone(&shared.stopping));
-        Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
+        let metrics = Arc::clone(&shared.metrics);
+        Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed), &metrics))
     };
     let view = Arc::clone(fleet);
     let settings = Arc::clone(&shared.lookup_settings);
@@ -469,8 +470,9 @@ fn start_lookup(
     Ok((stop, serving))
 }
 
-/// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them.
-fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
+/// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them, and a limit that
+/// some of them have met would be met by all at the replicas that are left.
+fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool, metrics: &Metrics) -> Readiness {
     let mut reasons = Vec::new();
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
@@ -479,6 +481,7 @@ fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> 
     if view.pools.all().eligible.is_empty() {
         reasons.push(format!("none of {} targets is able to serve", view.members.len()));
     }
-    let warnings = problem.load().iter().map(|problem| format!("store: {problem}")).collect();
-    Readiness { reasons, warnings }
+    let store = problem.load().as_ref().map(|problem| format!("store: {problem}"));
+    let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);
+    Readiness { reasons, warnings: store.into_iter().chain(limits).collect() }
 }

@@ -8,6 +8,7 @@
 //! `Thread::handle` shows the life of a request from top to bottom.
 
 mod connection;
+mod crowd;
 mod flushes;
 mod forward;
 mod frames;
@@ -59,7 +60,7 @@ use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
 use crate::snapshot::{Ending, ReportFormat, ReportPhase, Run, Sampling, SnapshotId};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Limit, Metrics};
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
 use flushes::Flushes;
@@ -118,6 +119,8 @@ pub struct Settings {
     /// Client connections.
     pub connections_max: usize,
     /// One request's body.
+    /// Those of one address; 0 for any.
+    pub connections_per_address_max: usize,
     pub body_bytes_max: usize,
     /// All requests' bodies together.
     pub buffered_bytes_max: usize,
@@ -227,7 +230,7 @@ impl Current {
             run,
             wanted: Wanted { labels: settings.label_headers.clone(), tenants: Arc::clone(tenants) },
             steering: Steering::new(settings.choice.clone(), tenants.key()),
-            buffers: buffers.bounded(settings.buffered_bytes_max),
+            buffers: buffers.bounded(settings.buffered_bytes_max, settings.body_bytes_max),
             settings,
         }
     }
@@ -237,7 +240,7 @@ impl Gateway {
     /// Builds; starts nothing.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
         let Parts { clock, run, tenants, fleet, ledger, intake, metrics, acceptor, connector, authorization } = parts;
-        let (mint, buffers) = (Mint::new(Arc::clone(&clock), run.tag), Buffers::default());
+        let (mint, buffers) = (Mint::new(Arc::clone(&clock), run.tag), Buffers::new(&metrics));
         let current = Arc::new(Current::new(settings, run, &tenants, &buffers));
         fleet.attach(Some(Arc::clone(&current) as _));
         Arc::new(Self {
@@ -380,6 +383,7 @@ impl Thread {
         // This request is counted already. The gauge that is shown is the one that decides.
         if self.gateway.metrics.in_flight.get() > settings.in_flight_max as i64 {
             let message = "the gateway is at its limit of requests in flight: try again soon";
+            self.gateway.metrics.reached.note(Limit::InFlight);
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
         }
         if matches!(head.method, Method::CONNECT | Method::TRACE) {

@@ -121,6 +121,38 @@ fn a_body_there_is_no_room_for_is_refused_unread() {
 }
 
 #[test]
+fn clients_that_send_large_bodies_slowly_leave_room_for_small_ones() {
+    const ALL_BUT_ONE: usize = (1 << 20) - 1;
+    let upstream = echo();
+    let setup = Setup::before(&[upstream.address]).set("limits.buffered_bytes", "2MiB");
+    let gateway = setup.set("limits.body_bytes", "1MiB").start();
+    assert!(!gateway.admin("/readyz").text.contains("warnings"));
+    let mut slow = Client::to(gateway.data);
+    slow.send_bytes(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1048576\r\n\r\n");
+    slow.send_bytes(&vec![b' '; ALL_BUT_ONE]);
+    // Another one like it would take all there is.
+    let second = until("the first is held", || {
+        let mut second = Client::to(gateway.data);
+        let head =
+            "POST /v1/completions HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1048576\r\n\r\n";
+        second.send_bytes(head.as_bytes());
+        let head = second.head();
+        (head.first_line.contains(" 503 ")).then(|| second.rest_of(head))
+    });
+    assert_local(&second, 503);
+    for small in [1, 100, 64 * 1024] {
+        assert_eq!(gateway.ask(&of_bytes(small)).text(), format!("{small} bytes"));
+    }
+    // Nobody is sent away from this gateway: the others have the same clients.
+    let ready = gateway.admin("/readyz");
+    let warning = ready.at("/warnings/0").as_str().expect("a sentence");
+    assert!(ready.status == 200 && warning.contains("limits.buffered_bytes"), "{}", ready.text);
+    slow.send_bytes(b" ");
+    assert_eq!(answer(&mut slow).text(), "1048576 bytes", "who was slow is served, too");
+    assert_eq!(gateway.ask(&of_bytes(1 << 20)).text(), "1048576 bytes", "there is room again");
+}
+
+#[test]
 fn what_cannot_be_read_is_passed_on_and_the_record_says_so() {
     const READABLE: &str = r#"{"model":"llama-3.1-8b","stream":false}"#;
     let upstream = echo();
