@@ -57,6 +57,7 @@ pub mod shape;
 #[cfg(test)]
 pub(crate) mod specimen;
 pub mod tail;
+pub mod terminal;
 #[cfg(test)]
 mod tests;
 pub mod token;
