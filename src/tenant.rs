@@ -141,6 +141,12 @@ fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     Some(key.trim_ascii()).filter(|key| !key.is_empty())
 }
 
+/// Whether a header that holds a credential stands there twice: the engine might read the one, and the record name the other.
+pub fn is_ambiguous(headers: &HeaderMap) -> bool {
+    let is_twice = |name: &str| headers.get_all(name).iter().nth(1).is_some();
+    is_twice(AUTHORIZATION.as_str()) || API_KEY_HEADERS.iter().any(|name| is_twice(name))
+}
+
 /// The token of an `Authorization: Bearer …` header; the scheme's name is free in its case.
 pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, secret) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked("Bearer ".len())?;

@@ -19,6 +19,7 @@ mod linger;
 mod load_reports;
 mod phase;
 mod pool;
+mod preamble;
 mod receive;
 pub mod recorder;
 mod request_peek;
@@ -118,9 +119,9 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Client connections.
     pub connections_max: usize,
-    /// One request's body.
     /// Those of one address; 0 for any.
     pub connections_per_address_max: usize,
+    /// One request's body.
     pub body_bytes_max: usize,
     /// All requests' bodies together.
     pub buffered_bytes_max: usize,
@@ -382,8 +383,8 @@ impl Thread {
     fn admit(&self, settings: &Settings, head: &request::Parts) -> Result<(), Refusal> {
         // This request is counted already. The gauge that is shown is the one that decides.
         if self.gateway.metrics.in_flight.get() > settings.in_flight_max as i64 {
-            let message = "the gateway is at its limit of requests in flight: try again soon";
             self.gateway.metrics.reached.note(Limit::InFlight);
+            let message = "the gateway is at its limit of requests in flight: try again soon";
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
         }
         if matches!(head.method, Method::CONNECT | Method::TRACE) {
