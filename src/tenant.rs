@@ -4,7 +4,7 @@
 //! not checked here: who presents it is called its owner, as the engine behind will do.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use http::header::AUTHORIZATION;
@@ -23,6 +23,17 @@ const NAME_CONTEXT: &str = "snapgate 2026-11 tenant by name";
 /// Where a connection comes from. Whoever accepts connections puts it into each request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// What counts as one address where something is limited by it: in IPv6 a whole /64, because whoever has one address
+    /// there has all of them.
+    pub fn counted(self) -> IpAddr {
+        match self.0.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            address => address,
+        }
+    }
+}
 
 /// The key of the hash. Never printed.
 #[derive(Clone)]
@@ -128,6 +139,12 @@ fn credential(headers: &HeaderMap) -> Option<&[u8]> {
         None => api_key()?.as_bytes(),
     };
     Some(key.trim_ascii()).filter(|key| !key.is_empty())
+}
+
+/// Whether a header that holds a credential stands there twice: the engine might read the one, and the record name the other.
+pub fn is_ambiguous(headers: &HeaderMap) -> bool {
+    let is_twice = |name: &str| headers.get_all(name).iter().nth(1).is_some();
+    is_twice(AUTHORIZATION.as_str()) || API_KEY_HEADERS.iter().any(|name| is_twice(name))
 }
 
 /// The token of an `Authorization: Bearer …` header; the scheme's name is free in its case.

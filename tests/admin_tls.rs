@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::gateway::tls::{Authority, LOCALHOST, client, der, presented, refusal};
 use crate::gateway::{End, Request};
-use crate::process::{self, Engine, Gateway, binary, completion, eventually};
+use crate::process::{self, Engine, Gateway, binary, completion};
+use crate::wait::until;
 
 const WARNING: &str = "open beyond loopback without TLS";
 
@@ -75,7 +76,7 @@ fn the_command_line_asks_in_tls_and_believes_whom_it_is_told_to() {
     let id = made(&gateway);
     let found = place.asks(&gateway, "https", &format!("lookup --ca ca.crt {id}"));
     assert!(found.status.success() && said(&found).starts_with("completed in "), "{found:?}");
-    eventually("it is stored and exported", || {
+    until("it is stored and exported", || {
         let exported = place.asks(&gateway, "https", "export --ca ca.crt --since 1h --shape flat --format csv");
         assert!(exported.status.success(), "{exported:?}");
         said(&exported).contains(&id).then_some(())
@@ -112,7 +113,7 @@ fn a_replaced_certificate_is_presented_and_a_stop_waits_for_no_handshake() {
     assert_eq!(kept.ask(&Request::get("/healthz")).status, 200);
     let identity = place.authority.certify();
     identity.write(place.dir.path());
-    eventually("the new certificate is presented", || {
+    until("the new certificate is presented", || {
         (presented(gateway.admin, &config) == der(&identity.cert)).then_some(())
     });
     let page = kept.ask(&Request::get("/metrics"));

@@ -3,19 +3,23 @@
 //!
 //! The disk is a tmpfs of 24 MiB in a mount namespace of the gateway's own, which the test reaches through `/proc` and which
 //! goes with the process. It needs root or user namespaces; without either the test is skipped, and says so.
+//!
+//! Whether a gateway starts on such a disk is tried on one that outlives gateways: a process without any other purpose holds
+//! its namespace, and gateways are started in there.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion, eventually};
+use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion};
 use crate::schema::checked;
+use crate::wait::until;
 
 /// Mounts the disk at `$1` and becomes what follows.
 const ON_SMALL_DISK: &str = r#"mount -t tmpfs -o size=24m snapgate-test "$1" && shift && exec "$@""#;
@@ -43,6 +47,20 @@ pub(crate) fn namespace() -> Option<&'static [&'static str]> {
         command.output().is_ok_and(|output| output.status.success())
     };
     flags.into_iter().find(mounts)
+}
+
+/// Takes all the space there is on a disk. What a gateway frees meanwhile is taken, too.
+fn fill(disk: &Path) {
+    let filler = OpenOptions::new().create(true).append(true).open(disk.join("filler"));
+    let mut filler = filler.expect("a name needs no space");
+    let block = [0; 4096];
+    loop {
+        match filler.write_all(&block) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => return,
+            Err(error) => panic!("the disk cannot be filled: {error}"),
+        }
+    }
 }
 
 /// A gateway whose store is on the small disk and whose JSON log is on the usual one.
@@ -102,7 +120,7 @@ impl Scene {
 
     /// What became of a request once it is decided: whether it was stored.
     fn stored(&self, id: &str) -> bool {
-        eventually("the request is stored or dropped", || {
+        until("the request is stored or dropped", || {
             let answer = self.lookup(id);
             let page = answer.json();
             match answer.status {
@@ -123,18 +141,8 @@ impl Scene {
         })
     }
 
-    /// Takes all the space there is. What the gateway frees meanwhile is taken, too.
     fn fill_disk(&self) {
-        let filler = OpenOptions::new().create(true).append(true).open(self.disk.join("filler"));
-        let mut filler = filler.expect("a name needs no space");
-        let block = [0; 4096];
-        loop {
-            match filler.write_all(&block) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => return,
-                Err(error) => panic!("the disk cannot be filled: {error}"),
-            }
-        }
+        fill(&self.disk);
     }
 
     /// The IDs in the JSON log, each once, as its exit promises while nothing fails there.
@@ -152,7 +160,7 @@ impl Scene {
     }
 
     fn until_logged(&self, ids: &[String]) {
-        eventually("the JSON log has them all", || {
+        until("the JSON log has them all", || {
             let logged = self.logged();
             ids.iter().all(|id| logged.contains(id)).then_some(())
         });
@@ -174,7 +182,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
     // Full: the first commits may still find room in the log, the later ones do not.
     scene.fill_disk();
     let mut dropped = Vec::new();
-    eventually("a record cannot be stored", || {
+    until("a record cannot be stored", || {
         let id = scene.request();
         if scene.stored(&id) {
             scene.fill_disk();
@@ -191,14 +199,14 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
     dropped.extend(ids.into_iter().filter(|id| !scene.stored(id)));
     assert!(dropped.len() > REQUESTS / 2, "only {} records could not be stored", dropped.len());
     let warned = |ready: &Answer| ready.json()["warnings"][0].as_str().map(str::to_owned);
-    let warning = eventually("/readyz warns", || warned(&scene.gateway.ready()));
+    let warning = until("/readyz warns", || warned(&scene.gateway.ready()));
     assert!(warning.contains("the store's disk is full: make space"), "{warning}");
     assert_eq!(scene.gateway.ready().status, 200, "requests can be served, so a load balancer keeps sending them");
     assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 1.0);
 
     // Space again: stored again, by the same process.
     fs::remove_file(scene.disk.join("filler")).expect("the filler is there");
-    eventually("a record is stored again", || {
+    until("a record is stored again", || {
         let id = scene.request();
         if scene.stored(&id) {
             return Some(());
@@ -206,7 +214,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
         dropped.push(id);
         None
     });
-    eventually("/readyz warns no more", || warned(&scene.gateway.ready()).is_none().then_some(()));
+    until("/readyz warns no more", || warned(&scene.gateway.ready()).is_none().then_some(()));
     assert_eq!(scene.gateway.metrics().get("snapgate_store_in_trouble"), 0.0);
     let (ids, _) = scene.requests();
     assert!(ids.iter().all(|id| scene.stored(id)), "once there is space, everything is stored");
@@ -218,7 +226,7 @@ fn a_full_disk_costs_records_of_the_store_and_nothing_else() {
 
 fn the_books_balance(scene: &Scene, dropped: usize) {
     let issued = scene.issued.len() as f64;
-    let page = eventually("all exits are at rest", || {
+    let page = until("all exits are at rest", || {
         let page = scene.gateway.metrics();
         let at_rest = ["store", "json_log"].iter().all(|exit| page.books(exit) == (issued, issued));
         at_rest.then_some(page)
@@ -242,4 +250,143 @@ fn the_store_is_whole(mut scene: Scene, dir: &Path, dropped: usize) {
     assert_eq!(verdict, "ok");
     let counted: i64 = store.query_row("SELECT sum(count) FROM drops", [], |row| row.get(0)).expect("it can be read");
     assert_eq!(counted, dropped as i64, "what was dropped is remembered beyond the process");
+}
+
+/// A small disk that gateways come and go on. It ends when this is dropped.
+struct Disk {
+    /// Where it is for who is in its namespace.
+    path: PathBuf,
+    /// Where it is for the test.
+    seen: PathBuf,
+    holder: Child,
+    config: PathBuf,
+    engine: Engine,
+}
+
+impl Disk {
+    fn mount(dir: &Path, namespace: &[&str]) -> Self {
+        let (path, config) = (dir.join("disk"), dir.join("snapgate.toml"));
+        fs::create_dir(&path).expect("the temporary directory can be written");
+        fs::write(&config, CONFIG).expect("likewise");
+        let mut command = Command::new("unshare");
+        command.args(namespace).args(["sh", "-c", ON_SMALL_DISK, "sh"]).arg(&path);
+        // Says that it is there, and stays until nobody holds its other end.
+        command.args(["sh", "-c", "echo && exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().expect("a namespace could be had before");
+        let mut said = BufReader::new(holder.stdout.take().expect("it is piped"));
+        said.read_line(&mut String::new()).expect("it says that the disk is there");
+        let root = PathBuf::from(format!("/proc/{}/root", holder.id()));
+        let seen = root.join(path.strip_prefix("/").expect("a temporary directory has an absolute path"));
+        Self { path, seen, holder, config, engine: Engine::start() }
+    }
+
+    /// A gateway with everything it writes on this disk.
+    fn serve(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.id().to_string(), "--mount"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg(binary()).args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--target", &format!("engine=http://{}", self.engine.address)]).arg("--config").arg(&self.config);
+        command.arg("--data-dir").arg(self.path.join("data")).arg("--json-log").arg(self.path.join("log"));
+        command
+    }
+
+    /// What a gateway says that does not start.
+    fn refusal(&self) -> String {
+        let output = self.serve().output().expect("the gateway can be run");
+        assert_eq!(output.status.code(), Some(1), "it does not start: {output:?}");
+        String::from_utf8(output.stderr).expect("it says so in words")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.seen.join("log")).expect("there is a JSON log")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        self.holder.kill().ok();
+        self.holder.wait().ok();
+    }
+}
+
+#[test]
+fn a_gateway_that_was_killed_on_a_full_disk_starts_on_it_and_no_line_is_spoilt() {
+    let Some(namespace) = namespace() else {
+        eprintln!("SKIPPED: no small disk can be mounted here: run as root, or allow user namespaces");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::mount(dir.path(), namespace);
+    let mut gateway = Gateway::start(disk.serve());
+    gateway.until_ready();
+    let ask = |gateway: &Gateway| {
+        let mut client = Client::connect(gateway.data).expect("the data listener accepts");
+        let answer = client.ask(&completion(false), |_| {}).expect("a request is answered");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    until("a line of the JSON log is torn, and the store has given up", || {
+        fill(&disk.seen);
+        // Room for a line and a half, or for a page of the store.
+        let filler = OpenOptions::new().write(true).open(disk.seen.join("filler")).expect("the filler is there");
+        let filled = filler.metadata().expect("it can be asked").len();
+        filler.set_len(filled.saturating_sub(4096)).expect("it can be cut off");
+        ask(&gateway);
+        let (log, metrics) = (disk.log(), gateway.metrics());
+        (!log.is_empty() && !log.ends_with('\n') && metrics.get("snapgate_store_in_trouble") == 1.0).then_some(())
+    });
+    gateway.kill();
+    let torn = disk.log();
+    fill(&disk.seen);
+
+    let mut gateway = Gateway::start(disk.serve());
+    gateway.until_ready();
+    ask(&gateway);
+    until("that lines cannot be written is counted", || {
+        fill(&disk.seen);
+        ask(&gateway);
+        (gateway.metrics().get(r#"snapgate_exit_errors_total{exit="json_log",reason="disk_full"}"#) > 0.0).then_some(())
+    });
+    fs::remove_file(disk.seen.join("filler")).expect("the filler is there");
+    until("what waited is written", || {
+        (gateway.metrics().get(r#"snapgate_snapshots_pending{exit="json_log"}"#) == 0.0).then_some(())
+    });
+    assert!(gateway.stop().success());
+    let log = disk.log();
+    let after = log.strip_prefix(&torn).and_then(|after| after.strip_prefix('\n')).expect("the torn line is ended");
+    assert!(after.ends_with('\n') && after.len() > 1, "something came after it");
+    for line in after.lines().chain(torn.lines().rev().skip(1)) {
+        checked(serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    }
+}
+
+#[test]
+fn a_start_that_needs_more_space_than_there_is_says_what_to_do() {
+    let Some(namespace) = namespace() else {
+        eprintln!("SKIPPED: no small disk can be mounted here: run as root, or allow user namespaces");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::mount(dir.path(), namespace);
+    // The first start of all: the disk has room for names only.
+    fill(&disk.seen);
+    let said = disk.refusal();
+    assert!(said.contains("make space on its disk, or choose another --data-dir"), "{said}");
+    fs::remove_file(disk.seen.join("filler")).expect("the filler is there");
+    let mut gateway = Gateway::start(disk.serve());
+    gateway.until_ready();
+    assert!(gateway.stop().success());
+
+    // Later the reserve makes room, once.
+    fill(&disk.seen);
+    let mut gateway = Gateway::start(disk.serve());
+    gateway.until_ready();
+    assert!(gateway.stop().success());
+    fs::write(disk.seen.join("data/ballast"), "").expect("it can be emptied");
+    fill(&disk.seen);
+    let said = disk.refusal();
+    assert!(said.contains("there is no space for the store") && said.contains("1 MiB is enough to start"), "{said}");
 }

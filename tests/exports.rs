@@ -280,6 +280,28 @@ fn a_deletion_says_what_is_gone_and_needs_a_yes_and_a_right() {
     }
 }
 
+#[test]
+fn a_terminal_gets_nothing_to_obey_and_a_pipe_gets_what_was_recorded() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).start();
+    let named = r#"{"model":"a\u001b]0;owned\u0007\u009b2J\u202eb","prompt":"2+2="}"#;
+    let id = gateway.ask(&Request::post("/v1/completions", named)).id();
+    gateway.stored(&id);
+    let admin = format!("http://{}", gateway.admin);
+    let exported = ["export", "--admin", &admin, "--since", "1h", "--format", "csv"];
+    assert!(text(&run(&exported).stdout).contains("a\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}b"), "digit by digit");
+    for words in [
+        &exported[..],
+        &exported[..5],
+        &["lookup", "--admin", &admin, "--json", &id],
+        &["lookup", "--admin", &admin, &id],
+    ] {
+        let done = on_a_terminal(&format!("{} {}", binary().display(), words.join(" ")), "", "");
+        let shown = text(&done.stdout);
+        assert!(shown.contains("owned") && !shown.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}']), "{shown:?}");
+    }
+}
+
 /// Runs a command on a terminal of its own, by `script` of Debian's bsdutils, and types.
 fn on_a_terminal(command: &str, token: &str, typed: &str) -> Output {
     let mut script = Command::new("script");

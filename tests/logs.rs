@@ -12,8 +12,9 @@ use snapgate::demo::sim::SimSettings;
 
 use crate::disk_full::namespace;
 use crate::gateway::{Request, Setup, Sims};
-use crate::process::{Client, Engine, Gateway, binary, completion, eventually};
+use crate::process::{Client, Engine, Gateway, binary, completion};
 use crate::schema::checked;
+use crate::wait::until;
 
 /// Clients at once.
 const CLIENTS: usize = 4;
@@ -148,14 +149,14 @@ fn a_disk_that_has_no_room_for_the_next_file_costs_no_request_and_no_line() {
 
     let mut issued = Vec::new();
     let refused = r#"snapgate_exit_errors_total{exit="json_log",reason="disk_full"}"#;
-    eventually("the next file finds no room", || {
+    until("the next file finds no room", || {
         issued.extend(requests(&gateway, 20));
         (gateway.metrics().get(refused) > 0.0).then_some(())
     });
     issued.extend(requests(&gateway, 50));
     let aside = dir.path().join("aside");
     fs::create_dir(&aside).expect("the temporary directory can be written");
-    eventually("what was put aside makes room for all that waits", || {
+    until("what was put aside makes room for all that waits", || {
         for entry in fs::read_dir(&disk).expect("the small disk can be read") {
             let path = entry.expect("likewise").path();
             let name = path.file_name().expect("it has a name");
@@ -184,7 +185,7 @@ fn who_does_not_read_the_log_holds_up_no_request_and_no_shutdown() {
     let command = serve(&[], dir.path(), &engine, &[("SNAPGATE_LOG_LEVEL", "debug")]);
     let (mut gateway, unread) = Gateway::start_unread(command);
     // Each says a line; a pipe holds 64 KiB, the queue four thousand lines.
-    let dropped = eventually("lines are dropped", || {
+    let dropped = until("lines are dropped", || {
         requests(&gateway, 200);
         Some(gateway.metrics().get("snapgate_log_lines_dropped_total")).filter(|dropped| *dropped > 0.0)
     });
@@ -199,7 +200,7 @@ fn a_line_about_a_request_has_its_snapshot_id() {
     let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
     let gateway = Gateway::start(serve(&[], dir.path(), &engine, &[("SNAPGATE_LOG_LEVEL", "debug")]));
     let id = requests(&gateway, 1).remove(0);
-    eventually("its line is written", || {
+    until("its line is written", || {
         let said = gateway.last_words();
         let mut lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim()).ok());
         lines.find(|line| line["message"] == "request ended" && line["snapshot_id"] == *id)

@@ -4,6 +4,9 @@
 mod gateway;
 mod process;
 
+// How tests wait, for something or for each other.
+mod wait;
+
 // What every document is checked against.
 mod schema;
 

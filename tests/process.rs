@@ -9,17 +9,11 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::schema::checked;
-
-/// How long anything may take that should take no time: far more than a busy machine needs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Between two looks at a condition.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+use crate::wait::{PATIENCE, until};
 
 /// Lines of a gateway's log that a failed test shows.
 const LOG_LINES: usize = 20;
@@ -33,18 +27,6 @@ const OWN_VARIABLES: [&str; 3] = ["SNAPGATE_BIN", "SNAPGATE_CRASH_ROUNDS", "SNAP
 /// The binary under test: this build's, or the one that `SNAPGATE_BIN` names, such as a release build.
 pub(crate) fn binary() -> PathBuf {
     std::env::var_os("SNAPGATE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_snapgate").into(), PathBuf::from)
-}
-
-/// Looks until `look` answers something.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = look() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        std::thread::sleep(LOOK_AGAIN);
-    }
 }
 
 fn spawned(mut command: Command) -> (Child, ChildStderr) {
@@ -183,7 +165,7 @@ impl Gateway {
     }
 
     pub(crate) fn until_ready(&self) {
-        eventually("the gateway is ready", || (self.ready().status == 200).then_some(()));
+        until("the gateway is ready", || (self.ready().status == 200).then_some(()));
     }
 
     pub(crate) fn metrics(&self) -> MetricsPage {

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::gateway::upstream::Received;
 use crate::gateway::{Then, Upstream};
-use crate::process::{Client, Engine, Gateway, PATIENCE, ask_once, binary, completion, eventually};
+use crate::process::{Client, Engine, Gateway, ask_once, binary, completion};
+use crate::wait::{PATIENCE, until};
 
 /// How often the configuration changes under load.
 const RELOADS: usize = 50;
@@ -78,7 +79,7 @@ fn reloads(gateway: &Gateway, result: &str) -> f64 {
 }
 
 fn until_reloaded(gateway: &Gateway, result: &str, times: usize) {
-    eventually(&format!("{times} reloads are {result}"), || (reloads(gateway, result) == times as f64).then_some(()));
+    until(&format!("{times} reloads are {result}"), || (reloads(gateway, result) == times as f64).then_some(()));
 }
 
 /// The hash of the configuration in effect.
@@ -159,7 +160,7 @@ fn a_request_that_was_still_coming_is_decided_by_one_configuration_the_new_one()
     let (begun, rest) = request.split_at(request.len() - 5);
     let mut client = Client::connect(gateway.data).expect("the gateway listens");
     client.begin(begun).expect("the gateway takes what is sent");
-    eventually("it is accepted", || (gateway.metrics().get("snapgate_requests_in_flight") == 1.0).then_some(()));
+    until("it is accepted", || (gateway.metrics().get("snapgate_requests_in_flight") == 1.0).then_some(()));
     place.write("policy = \"round_robin\"", 1..2);
     gateway.hang_up();
     until_reloaded(&gateway, "applied", 1);
@@ -224,7 +225,7 @@ fn a_wrong_file_changes_nothing_and_what_waits_for_a_restart_is_named() {
     place.write("", 0..1);
     let gateway = place.start();
     let before = config(&gateway);
-    let log = |what: &str| eventually(what, || gateway.last_words().contains(what).then_some(()));
+    let log = |what: &str| until(what, || gateway.last_words().contains(what).then_some(()));
 
     place.write("limits.in_flight = 0\nlimits.inflight = 5\nthreads = 2\npolicy = \"best\"", 0..2);
     gateway.hang_up();
@@ -329,7 +330,7 @@ fn tokens_are_replaced_under_load_and_no_request_lookup_or_record_is_lost() {
             );
             put("rotated", &replaced(round));
             // The two change places at one moment: never are both good, and never neither.
-            eventually("the new token is taken", || {
+            until("the new token is taken", || {
                 (looked_up(&mut admin, "/v1/fleet", &replaced(round)) == 200).then_some(())
             });
             assert_eq!(

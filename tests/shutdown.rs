@@ -5,7 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::gateway::{Client, End, Request, Then, Upstream};
-use crate::process::{Gateway, binary, eventually};
+use crate::process::{Gateway, binary};
+use crate::wait::until;
 
 /// Run by a shell that lowers the limit, as many systems have it.
 #[test]
@@ -48,7 +49,7 @@ fn the_first_signal_turns_clients_away_and_the_second_ends_it() {
     endless.send(&Request::stream(9).with("x-endless", 1));
     endless.head();
     gateway.terminate();
-    eventually("the gateway is not ready", || (gateway.ready().status == 503).then_some(()));
+    until("the gateway is not ready", || (gateway.ready().status == 503).then_some(()));
     let answer = Client::to(gateway.data).ask(&Request::chat());
     assert_eq!((answer.status, answer.text()), (200, "{}"), "within the delay clients are served");
 

@@ -30,7 +30,7 @@ use crate::sink::json_log::JsonLog;
 use crate::sink::otlp::{Otlp, Protocol};
 use crate::snapshot::{InstanceTag, Run, RunId};
 use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
-use crate::telemetry::{Metrics, ReloadResult};
+use crate::telemetry::{Metrics, ReloadResult, with_causes};
 use crate::tenant::{self, Tenants};
 use crate::tls::{self, Acceptor, Connector, Followed, ServerSettings};
 use upstream::{Upstream, credentials_of_targets};
@@ -74,8 +74,9 @@ impl fmt::Display for StartError {
             Self::Bind { setting, address, source } => {
                 write!(f, "cannot listen on {address}: {source}: choose another address with --{setting}")
             }
-            Self::DataDir(error) => error.fmt(f),
-            Self::Store(error) => error.fmt(f),
+            // The telling part is what the system or SQLite said.
+            Self::DataDir(error) => f.write_str(&with_causes(error)),
+            Self::Store(error) => f.write_str(&with_causes(error)),
             Self::JsonLog(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
@@ -428,7 +429,8 @@ fn start_lookup(
     let readiness = {
         let (fleet, stopping) = (Arc::clone(fleet), Arc::clone(&shared.stopping));
         let warnings = [("store", Arc::clone(&shared.problem)), ("pipeline", Arc::clone(&shared.flood))];
-        Arc::new(move || readiness(&fleet, &warnings, stopping.load(Relaxed)))
+        let metrics = Arc::clone(&shared.metrics);
+        Arc::new(move || readiness(&fleet, &warnings, stopping.load(Relaxed), &metrics))
     };
     let view = Arc::clone(fleet);
     let settings = Arc::clone(&shared.lookup_settings);
@@ -471,8 +473,14 @@ fn start_lookup(
     Ok((stop, serving))
 }
 
-/// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them.
-fn readiness(fleet: &Fleet, warnings: &[(&str, Arc<ArcSwapOption<String>>)], stopping: bool) -> Readiness {
+/// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them, and a limit that
+/// some of them have met would be met by all at the replicas that are left.
+fn readiness(
+    fleet: &Fleet,
+    warnings: &[(&str, Arc<ArcSwapOption<String>>)],
+    stopping: bool,
+    metrics: &Metrics,
+) -> Readiness {
     let mut reasons = Vec::new();
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
@@ -483,6 +491,7 @@ fn readiness(fleet: &Fleet, warnings: &[(&str, Arc<ArcSwapOption<String>>)], sto
     }
     let said =
         |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
-    let warnings = warnings.iter().filter_map(said).collect();
+    let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);
+    let warnings = warnings.iter().filter_map(said).chain(limits).collect();
     Readiness { reasons, warnings }
 }

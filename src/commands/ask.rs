@@ -12,6 +12,7 @@ use crate::lookup::export::{ExportError, Output, Pages, Selection};
 use crate::lookup::resolve::{self, Matches};
 use crate::lookup::shape::{self, Layout};
 use crate::lookup::tail::{self, TailError};
+use crate::lookup::terminal::shown;
 use crate::lookup::{Key, Links, Problem, Width, look_in, render};
 use crate::snapshot::Moment;
 use crate::store::{DataDir, Reader};
@@ -112,6 +113,7 @@ pub(super) fn tail(args: &TailArgs) -> Result<Exit, Exit> {
     let show = |found: &client::FetchedDocument| {
         let line = if args.json { found.json().to_owned() } else { render::line(&found.document()) };
         let mut out = io::stdout().lock();
+        let line = if out.is_terminal() { shown(&line) } else { line.as_str().into() };
         writeln!(out, "{line}").and_then(|()| out.flush())
     };
     let following = tail::tail(&admin, &selection, show, |note| complain(note));

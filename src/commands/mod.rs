@@ -18,6 +18,7 @@ use crate::config::{self, Config, Targets, Watch};
 use crate::demo;
 use crate::demo::sim::Sim;
 use crate::lookup::moment::moment;
+use crate::lookup::terminal::shown;
 use crate::pipeline::{Balance, ExitBalance};
 use crate::replay;
 use crate::store::Reader;
@@ -61,7 +62,7 @@ fn misused(error: &dyn Display) -> Exit {
 
 fn complain(text: &dyn Display) {
     // Nobody can be told that telling failed.
-    writeln!(io::stderr().lock(), "snapgate: {text}").ok();
+    writeln!(io::stderr().lock(), "snapgate: {}", shown(&text.to_string())).ok();
 }
 
 fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
@@ -302,6 +303,7 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Exit> {
 }
 
 fn print(text: &str) -> Result<Exit, Exit> {
-    cli::print(text).map_err(|error| failed(&error))?;
+    let text = if io::stdout().is_terminal() { shown(text) } else { text.into() };
+    cli::print(&text).map_err(|error| failed(&error))?;
     Ok(Exit::Success)
 }

@@ -267,6 +267,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         threads: if threads == 0 { machine.cores } else { threads },
         in_flight_max: values.count("limits.in_flight"),
         connections_max: values.count("limits.connections"),
+        connections_per_address_max: values.count("limits.connections_per_address"),
         body_bytes_max: values.size("limits.body_bytes"),
         buffered_bytes_max: values.size("limits.buffered_bytes"),
         head_bytes_max: values.size("limits.header_bytes"),

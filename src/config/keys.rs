@@ -92,12 +92,13 @@ pub(super) const FLAGS: [(&str, &str); 7] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 44] = [
+pub(super) const LIVE: [&str; 45] = [
     "policy",
     "targets",
     "models",
     "limits.in_flight",
     "limits.connections",
+    "limits.connections_per_address",
     "limits.body_bytes",
     "limits.buffered_bytes",
     "timeouts.request_header",
@@ -278,11 +279,14 @@ const COMMON: &[Key] = &[
         doc: "Requests between accept and finish. One more is answered 503 at once." },
     Key { path: "limits.connections", kind: count(1, 1_000_000), default: "10000",
         doc: "Client connections. One more is closed at accept." },
+    Key { path: "limits.connections_per_address", kind: count(0, 1_000_000), default: "0",
+        doc: "Those of one address (of one /64 in IPv6); 0 for any number. For gateways that clients reach without a balancer." },
     Key { path: "limits.body_bytes", kind: bytes(KIB, GIB), default: "16MiB",
         doc: "One request's body. It is held to read the model from it and to try a second target. A longer one is \
               answered 413." },
     Key { path: "limits.buffered_bytes", kind: bytes(MIB, TIB), default: "256MiB",
-        doc: "The bodies of all requests that are held at once." },
+        doc: "The bodies of all requests that are held at once; more are answered 503. An eighth of it is for bodies up to 64 KiB \
+              alone, as far as one of limits.body_bytes still fits beside that." },
     Key { path: "limits.header_bytes", kind: bytes(8 * KIB, 16 * MIB), default: "64KiB",
         doc: "The head of a request or of an answer." },
     Key { path: "limits.headers", kind: count(16, 4096), default: "100",
@@ -484,7 +488,7 @@ const COMMON: &[Key] = &[
               caller's. Then it gets 429, except with a right token: a guess at random has no chance at any rate, and \
               nobody shall lock the operators out." },
     Key { path: "lookup.connections", kind: count(8, 65_536), default: "256",
-        doc: "Connections to the admin listener. One more waits to be accepted." },
+        doc: "Connections to the admin listener, a quarter of them for one address. For one more the longest idle one makes room." },
     // Last of its section: in TOML a list of tables ends it.
     Key { path: "lookup.tokens", kind: Kind::Tokens, default: "",
         doc: "Tokens of operators. Each has a name, and exactly one of `token`, `token_file` (a file that holds it; it \

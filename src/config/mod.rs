@@ -33,6 +33,8 @@ mod watch;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -280,11 +282,14 @@ pub fn file_of_process(named: Option<&Path>) -> Option<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
-    if size > FILE_BYTES_MAX {
+    let failed = |error: io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    // One byte more shows that there is more: pipes and devices do not say how much they have.
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("is larger than {}: it is not a configuration", units::show_bytes(FILE_BYTES_MAX)));
     }
-    std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8: it is not a configuration".to_owned())
 }
 
 #[cfg(test)]

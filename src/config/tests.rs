@@ -730,6 +730,15 @@ fn a_file_that_cannot_be_read_is_a_mistake_among_others() {
     assert!(found.list().iter().any(|mistake| mistake.key == Some("admin")), "{found}");
 }
 
+#[test]
+fn what_has_no_end_or_no_text_is_no_configuration() {
+    let of = |path| mistakes(&Sources::of_process(Some(path), Vec::new())).remove(0);
+    assert_eq!(of(Path::new("/dev/zero")), "/dev/zero: is larger than 4MiB: it is not a configuration");
+    let binary = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&binary, [0xff]).unwrap();
+    assert!(of(binary.path()).ends_with(": is not UTF-8: it is not a configuration"));
+}
+
 proptest! {
     #[test]
     fn no_file_panics(text in "([a-z_.]{1,12} ?= ?(\"[a-z0-9:/]{0,8}\"|[0-9]{1,4}|\\[.{0,6}\\])\n|\\[{1,2}(targets|limits|lookup\\.tokens|x)\\]{1,2}\n|.{0,10}\n){0,8}") {

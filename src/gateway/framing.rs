@@ -35,6 +35,9 @@ pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), R
     if DECISIVE.iter().any(|name| headers.contains_key(*name)) {
         return Err(Refusal::malformed("the request has a header whose name some servers read as another one"));
     }
+    if crate::tenant::is_ambiguous(headers) {
+        return Err(Refusal::malformed("the request has two values of a header that holds its credential: send one"));
+    }
     host(head)?;
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
     if !target.starts_with('/') || !target.is_ascii() {

@@ -8,6 +8,7 @@
 //! `Thread::handle` shows the life of a request from top to bottom.
 
 mod connection;
+mod crowd;
 mod flushes;
 mod forward;
 mod frames;
@@ -18,6 +19,7 @@ mod linger;
 mod load_reports;
 mod phase;
 mod pool;
+mod preamble;
 mod receive;
 pub mod recorder;
 mod request_peek;
@@ -59,7 +61,7 @@ use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
 use crate::snapshot::{Ending, ReportFormat, ReportPhase, Run, Sampling, SnapshotId};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Limit, Metrics};
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
 use flushes::Flushes;
@@ -117,6 +119,8 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Client connections.
     pub connections_max: usize,
+    /// Those of one address; 0 for any.
+    pub connections_per_address_max: usize,
     /// One request's body.
     pub body_bytes_max: usize,
     /// All requests' bodies together.
@@ -227,7 +231,7 @@ impl Current {
             run,
             wanted: Wanted { labels: settings.label_headers.clone(), tenants: Arc::clone(tenants) },
             steering: Steering::new(settings.choice.clone(), tenants.key()),
-            buffers: buffers.bounded(settings.buffered_bytes_max),
+            buffers: buffers.bounded(settings.buffered_bytes_max, settings.body_bytes_max),
             settings,
         }
     }
@@ -237,7 +241,7 @@ impl Gateway {
     /// Builds; starts nothing.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
         let Parts { clock, run, tenants, fleet, ledger, intake, metrics, acceptor, connector, authorization } = parts;
-        let (mint, buffers) = (Mint::new(Arc::clone(&clock), run.tag), Buffers::default());
+        let (mint, buffers) = (Mint::new(Arc::clone(&clock), run.tag), Buffers::new(&metrics));
         let current = Arc::new(Current::new(settings, run, &tenants, &buffers));
         fleet.attach(Some(Arc::clone(&current) as _));
         Arc::new(Self {
@@ -379,6 +383,7 @@ impl Thread {
     fn admit(&self, settings: &Settings, head: &request::Parts) -> Result<(), Refusal> {
         // This request is counted already. The gauge that is shown is the one that decides.
         if self.gateway.metrics.in_flight.get() > settings.in_flight_max as i64 {
+            self.gateway.metrics.reached.note(Limit::InFlight);
             let message = "the gateway is at its limit of requests in flight: try again soon";
             return Err(Refusal::failed(Ending::Overloaded, message, Some("limits.in_flight is reached".into())));
         }

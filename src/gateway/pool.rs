@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::Settings;
+use super::preamble::{Preamble, Preceded};
 use crate::snapshot::Target;
 use crate::tls::{Connector, Stream};
 
@@ -64,7 +65,9 @@ struct Idle {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once it has ended.
-    driven: Option<http1::Connection<TokioIo<Stream>, Full<Bytes>>>,
+    driven: Option<http1::Connection<TokioIo<Preceded>, Full<Bytes>>>,
+    /// What may come before the head of an answer.
+    preamble: Preamble,
     /// It has left HTTP, if its target has agreed to what it was asked: it is no longer driven.
     switches: Switches,
 }
@@ -168,8 +171,10 @@ impl Pool {
         };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(self.head_bytes_max).max_headers(self.headers_max);
-        let (sender, driven) = builder.handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
-        let connection = Box::new(Connection { sender, driven: Some(driven), switches: Switches::No });
+        let preamble = Preamble::before_heads_of(self.head_bytes_max);
+        let io = TokioIo::new(preamble.on(stream));
+        let (sender, driven) = builder.handshake(io).await.map_err(ConnectError::Handshake)?;
+        let connection = Box::new(Connection { sender, driven: Some(driven), preamble, switches: Switches::No });
         Ok(Lease { pool: Arc::clone(self), slot: target.slot, connection })
     }
 
@@ -225,12 +230,15 @@ impl Lease {
         }
         let mut sent = pin!(self.connection.sender.try_send_request(request));
         others_first().await;
-        poll_fn(|cx| {
+        self.connection.preamble.begin();
+        let answered = poll_fn(|cx| {
             self.connection.drive(cx);
             // Only driving brings it on, so nobody has to be woken for it.
             sent.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
-        .await
+        .await;
+        self.connection.preamble.end();
+        answered
     }
 
     /// The next piece of the answer's body: what has come already, or what driving the connection brings.
@@ -252,7 +260,7 @@ impl Lease {
     pub(super) fn into_stream(self) -> Option<(Stream, Bytes)> {
         let Connection { driven, switches, .. } = *self.connection;
         let parts = driven.filter(|_| switches == Switches::Ended)?.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
+        Some((parts.io.into_inner().into_stream(), parts.read_buf))
     }
 
     /// The answer was read whole: another request may have the connection.

@@ -15,30 +15,66 @@ use hyper::body::Incoming;
 use super::respond::Refusal;
 use super::stream::with_causes;
 use crate::snapshot::Ending;
+use crate::telemetry::{Limit, Metrics};
 
 /// A body's buffer begins with what the client announced, but not with more than this on its word alone.
 const TRUSTED_BYTES: usize = 64 * 1024;
 
+/// Up to here a body is small: few requests for text have more. What is kept for small bodies, large ones cannot take.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// One of so many parts of the memory is for small bodies alone: clients that send large bodies slowly, and hold all the rest,
+/// keep nobody from chatting.
+const SMALL_SHARE: usize = 8;
+
 /// Memory for request bodies, shared by all requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Buffers {
-    used: Arc<AtomicUsize>,
+    used: Arc<Used>,
     max: usize,
+    large_max: usize,
+}
+
+/// Bytes that are held now.
+#[derive(Debug)]
+struct Used {
+    /// By all bodies.
+    all: AtomicUsize,
+    /// By those that are large.
+    large: AtomicUsize,
+    /// Where it is said that there was no room.
+    metrics: Arc<Metrics>,
 }
 
 impl Buffers {
-    /// The same memory under another bound.
-    pub(super) fn bounded(&self, max: usize) -> Self {
-        Self { used: Arc::clone(&self.used), max }
+    /// None until it is bounded.
+    pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
+        let (all, large) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { used: Arc::new(Used { all, large, metrics: Arc::clone(metrics) }), max: 0, large_max: 0 }
+    }
+
+    /// The same memory under another bound. One body of the largest size always fits into an empty one.
+    pub(super) fn bounded(&self, max: usize, body_max: usize) -> Self {
+        Self { max, large_max: (max - max / SMALL_SHARE).max(body_max), ..self.clone() }
     }
 
     fn share(&self) -> Share {
         Share { buffers: self.clone(), bytes: 0 }
     }
 
-    /// Whether there is room for so many bytes now.
+    /// Whether there is room for a body of so many bytes now.
     fn fits(&self, bytes: usize) -> bool {
-        self.used.load(Relaxed).saturating_add(bytes) <= self.max
+        let fits = |used: &AtomicUsize, max| used.load(Relaxed).saturating_add(bytes) <= max;
+        fits(&self.used.all, self.max) && (bytes <= SMALL_BYTES || fits(&self.used.large, self.large_max))
+    }
+
+    fn no_room(&self) -> Refusal {
+        self.used.metrics.reached.note(Limit::BufferedBytes);
+        Refusal::failed(
+            Ending::Overloaded,
+            "the gateway holds too many request bodies at the moment: try again soon",
+            Some("limits.buffered_bytes is used up".into()),
+        )
     }
 }
 
@@ -52,14 +88,26 @@ struct Share {
 impl Share {
     /// `false` if there is no room for `bytes` more.
     fn grow(&mut self, bytes: usize) -> bool {
+        let Buffers { used, max, large_max } = &self.buffers;
+        let large_before = self.large();
         self.bytes += bytes;
-        self.buffers.used.fetch_add(bytes, Relaxed) + bytes <= self.buffers.max
+        let fits = used.all.fetch_add(bytes, Relaxed) + bytes <= *max;
+        // A body that becomes large is counted with all that it had.
+        let large = self.large() - large_before;
+        let large_fits = large == 0 || used.large.fetch_add(large, Relaxed) + large <= *large_max;
+        fits && large_fits
+    }
+
+    /// What of it counts as that of a large body: all or nothing.
+    fn large(&self) -> usize {
+        if self.bytes > SMALL_BYTES { self.bytes } else { 0 }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.buffers.used.fetch_sub(self.bytes, Relaxed);
+        self.buffers.used.all.fetch_sub(self.bytes, Relaxed);
+        self.buffers.used.large.fetch_sub(self.large(), Relaxed);
     }
 }
 
@@ -90,7 +138,7 @@ pub(super) async fn body(
         return Err(too_large(bytes_max));
     }
     if !buffers.fits(announced) {
-        return Err(no_room());
+        return Err(buffers.no_room());
     }
     match tokio::time::timeout(time_max, read(body, bytes_max, buffers.share())).await {
         Ok(read) => read,
@@ -111,7 +159,7 @@ async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result
             return Err(too_large(bytes_max));
         }
         if !share.grow(data.len()) {
-            return Err(no_room());
+            return Err(share.buffers.no_room());
         }
         // Most bodies come in one piece, which is then passed on without a copy.
         if first.is_empty() && whole.is_empty() {
@@ -146,13 +194,5 @@ fn too_large(bytes_max: usize) -> Refusal {
     Refusal::rejected(
         StatusCode::PAYLOAD_TOO_LARGE,
         format!("the request's body is larger than {bytes_max} bytes (limits.body_bytes)"),
-    )
-}
-
-fn no_room() -> Refusal {
-    Refusal::failed(
-        Ending::Overloaded,
-        "the gateway holds too many request bodies at the moment: try again soon",
-        Some("limits.buffered_bytes is used up".into()),
     )
 }

@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::crowd::{Crowd, Place};
 use super::phase::{self, Phase, Phases};
 use super::pool::Pool;
 use super::retries::RetryBudget;
 use super::{Gateway, Settings, Thread, connection};
 use crate::fleet::{Change, TargetSettings};
 use crate::snapshot::Run;
+use crate::telemetry::Limit;
+use crate::tenant::Peer;
 
 /// Connections that may wait for a data thread to take them up.
 const DEALT_MAX: usize = 1_024;
@@ -51,9 +54,12 @@ impl Hurry {
 
 /// One data thread as the acceptor sees it.
 struct Dealt {
-    sender: mpsc::Sender<TcpStream>,
+    sender: mpsc::Sender<Accepted>,
     open: Arc<AtomicUsize>,
 }
+
+/// A connection, and its place among those of its address, if these are counted.
+type Accepted = (TcpStream, Option<Place>);
 
 /// Starts to accept on `listener`.
 pub fn start(gateway: Arc<Gateway>, listener: TcpListener) -> io::Result<Server> {
@@ -133,14 +139,14 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, dealt: Vec<Dealt>,
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the listening socket cannot be used"),
     };
-    let mut stopping = pin!(phase::stopping(phases));
+    let (mut stopping, mut crowd) = (pin!(phase::stopping(phases)), Crowd::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stopping => return,
         };
-        match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => deal(&gateway, &dealt, stream),
+        match accepted.and_then(|(stream, address)| Ok((stream.into_std()?, Peer(address.ip())))) {
+            Ok((stream, peer)) => deal(&gateway, &dealt, &mut crowd, stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -149,17 +155,28 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, dealt: Vec<Dealt>,
     }
 }
 
-fn deal(gateway: &Gateway, dealt: &[Dealt], stream: TcpStream) {
-    // The gauge that is shown is the one that decides.
+fn deal(gateway: &Gateway, dealt: &[Dealt], crowd: &mut Crowd, stream: TcpStream, peer: Peer) {
+    let (connections_max, per_address_max) = {
+        let settings = &gateway.current.load().settings;
+        (settings.connections_max, settings.connections_per_address_max)
+    };
     let refuse = || gateway.metrics.connections_refused.inc();
-    if gateway.metrics.connections.get() >= gateway.current.load().settings.connections_max as i64 {
+    // The gauge that is shown is the one that decides.
+    if gateway.metrics.connections.get() >= connections_max as i64 {
+        gateway.metrics.reached.note(Limit::Connections);
+        refuse();
+        return;
+    }
+    let place = if per_address_max > 0 { crowd.enter(peer, per_address_max) } else { None };
+    if per_address_max > 0 && place.is_none() {
+        tracing::debug!(address = %peer.0, "an address has all the connections that it may have");
         refuse();
         return;
     }
     if let Some(idlest) = dealt.iter().min_by_key(|thread| thread.open.load(Relaxed)) {
         idlest.open.fetch_add(1, Relaxed);
         gateway.metrics.connections.inc();
-        if idlest.sender.try_send(stream).is_err() {
+        if idlest.sender.try_send((stream, place)).is_err() {
             idlest.open.fetch_sub(1, Relaxed);
             gateway.metrics.connections.dec();
             refuse();
@@ -170,7 +187,7 @@ fn deal(gateway: &Gateway, dealt: &[Dealt], stream: TcpStream) {
 /// One data thread.
 struct Data {
     gateway: Arc<Gateway>,
-    receiver: mpsc::Receiver<TcpStream>,
+    receiver: mpsc::Receiver<Accepted>,
     open: Arc<AtomicUsize>,
     phases: Phases,
 }
@@ -179,6 +196,7 @@ struct Data {
 struct Open {
     gateway: Arc<Gateway>,
     open: Arc<AtomicUsize>,
+    _place: Option<Place>,
     /// The drain waits until all of these are gone.
     _held: watch::Receiver<()>,
 }
@@ -204,8 +222,8 @@ impl Data {
         let mut stopping = pin!(phase::stopping(self.phases.clone()));
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
-            let stream = tokio::select! {
-                stream = self.receiver.recv() => stream,
+            let accepted = tokio::select! {
+                accepted = self.receiver.recv() => accepted,
                 () = &mut stopping => None,
                 _ = sweep.tick() => {
                     let view = self.gateway.fleet.view();
@@ -213,21 +231,22 @@ impl Data {
                     continue;
                 }
             };
-            let Some(stream) = stream else { break };
-            self.serve(&thread, stream, held.clone());
+            let Some(accepted) = accepted else { break };
+            self.serve(&thread, accepted, held.clone());
         }
         // Accepted before the stop: these are served like those that are open. From here on the acceptor can deal no more,
         // so that none is left behind when this looks for the last time.
         self.receiver.close();
-        while let Some(stream) = self.receiver.recv().await {
-            self.serve(&thread, stream, held.clone());
+        while let Some(accepted) = self.receiver.recv().await {
+            self.serve(&thread, accepted, held.clone());
         }
         drop(held);
         self.drain(connections).await;
     }
 
-    fn serve(&self, thread: &Arc<Thread>, stream: TcpStream, held: watch::Receiver<()>) {
-        let open = Open { gateway: Arc::clone(&self.gateway), open: Arc::clone(&self.open), _held: held };
+    fn serve(&self, thread: &Arc<Thread>, (stream, place): Accepted, held: watch::Receiver<()>) {
+        let (gateway, open) = (Arc::clone(&self.gateway), Arc::clone(&self.open));
+        let open = Open { gateway, open, _place: place, _held: held };
         let stream = match stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection ended at once"),

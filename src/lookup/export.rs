@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 use std::path::{Path, PathBuf};
 
 use axum::extract::Query;
@@ -13,6 +13,7 @@ use super::links::encode;
 use super::list::{LIMIT_MAX, ListQuery, Listing};
 use super::problem::Problem;
 use super::shape::{Format, Layout, Shape};
+use super::terminal::shown;
 use crate::snapshot::{InstanceTag, Moment};
 use crate::store::{ReadError, Reader};
 
@@ -93,10 +94,12 @@ impl Selection {
     }
 }
 
-/// Where an export goes: standard output, or a file that is there only when it is whole.
+/// Where an export goes: standard output, or a file that is there only when it is whole. A terminal gets nothing that it would
+/// obey; to everything else it goes as it was recorded.
 #[derive(Debug)]
 pub struct Output {
     out: BufWriter<Destination>,
+    is_terminal: bool,
     /// What the file is called until then, and what afterwards.
     unfinished: Option<(PathBuf, PathBuf)>,
 }
@@ -114,7 +117,9 @@ impl Output {
     /// The file cannot be made.
     pub fn open(file: Option<&Path>) -> io::Result<Self> {
         let Some(file) = file else {
-            return Ok(Self { out: BufWriter::new(Destination::Stdout(io::stdout())), unfinished: None });
+            let out = io::stdout();
+            let is_terminal = out.is_terminal();
+            return Ok(Self { out: BufWriter::new(Destination::Stdout(out)), is_terminal, unfinished: None });
         };
         let whole = file.metadata().is_ok_and(|data| !data.is_file());
         let mut partial = file.as_os_str().to_owned();
@@ -124,7 +129,7 @@ impl Output {
             io::Error::new(error.kind(), format!("cannot write {}: {error}: choose another --output", file.display()))
         })?;
         let unfinished = (!whole).then(|| (partial.into(), file.to_owned()));
-        Ok(Self { out: BufWriter::new(Destination::File(opened)), unfinished })
+        Ok(Self { out: BufWriter::new(Destination::File(opened)), is_terminal: false, unfinished })
     }
 
     /// All was written: the file gets its name.
@@ -155,7 +160,12 @@ impl Drop for Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
+        if !self.is_terminal {
+            return self.out.write(bytes);
+        }
+        // Pages are written whole, so no character is cut in two.
+        self.out.write_all(shown(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

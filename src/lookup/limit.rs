@@ -94,13 +94,9 @@ impl<K: Eq + Hash> Limiter<K> {
     }
 }
 
-/// Who counts as one address: in IPv6 a whole /64, because whoever has one address there has all of them.
+/// Who counts as one address.
 pub(super) fn address_of(peer: Option<Peer>) -> IpAddr {
-    match peer.map(|Peer(address)| address.to_canonical()) {
-        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        Some(address) => address,
-        None => Ipv6Addr::UNSPECIFIED.into(),
-    }
+    peer.map_or(Ipv6Addr::UNSPECIFIED.into(), Peer::counted)
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub mod shape;
 #[cfg(test)]
 pub(crate) mod specimen;
 pub mod tail;
+pub mod terminal;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -124,7 +125,7 @@ impl Default for Settings {
 pub struct Readiness {
     /// What keeps it from serving requests.
     pub reasons: Vec<String>,
-    /// What is wrong and keeps it from nothing of the kind, such as a full disk.
+    /// What is wrong and no reason to send clients elsewhere: a full disk, a limit that some of them have met.
     pub warnings: Vec<String>,
 }
 

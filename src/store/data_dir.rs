@@ -79,6 +79,9 @@ impl fmt::Display for DataDirError {
                 "{} should hold {expected} and does not: restore it from a backup, or choose another --data-dir",
                 file.display()
             ),
+            Self::Io { action, path, source } if source.kind() == io::ErrorKind::StorageFull => {
+                write!(f, "cannot {action} {}: make space on its disk, or choose another --data-dir", path.display())
+            }
             Self::Io { action, path, .. } => {
                 write!(f, "cannot {action} {}: check that it exists and who may use it", path.display())
             }

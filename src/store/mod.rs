@@ -213,6 +213,11 @@ impl fmt::Display for OpenError {
                  upgrade it",
                 file.display()
             ),
+            Self::Sqlite { file, source } if writer::is_full(source) => write!(
+                f,
+                "there is no space for the store {}: make some, 1 MiB is enough to start, or choose another --data-dir",
+                file.display()
+            ),
             Self::Sqlite { file, .. } => {
                 write!(
                     f,

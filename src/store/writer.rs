@@ -103,6 +103,9 @@ impl Writer {
         let begun = match begin_run(&mut connection, run, now) {
             Err(error) if is_full(&error) => {
                 ballast.release();
+                // Spent before the last process ended, perhaps. Then the log it left has room that it needs no more; what
+                // fails here shows itself in what comes next.
+                wal::truncate(&connection).ok();
                 begin_run(&mut connection, run, now)
             }
             answer => answer,
@@ -509,6 +512,8 @@ fn reserve(connection: &Connection, next_seq: u64, reserved_seq: u64, spare: u64
     Ok(reserved_seq)
 }
 
-fn is_full(error: &rusqlite::Error) -> bool {
+/// Whether the disk is full. Where it has no room for the log's index, SQLite says so in other words.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
 }

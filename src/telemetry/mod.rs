@@ -4,9 +4,11 @@ mod causes;
 pub mod log;
 pub mod metrics;
 pub mod names;
+mod reached;
 #[cfg(test)]
 mod registry;
 
 pub use causes::with_causes;
 pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};
 pub use metrics::{ExitBooks, Metrics, ReloadResult, Untold};
+pub use reached::{Limit, Reached};

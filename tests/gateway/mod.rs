@@ -10,7 +10,6 @@ pub(crate) mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use snapgate::app::App;
@@ -19,12 +18,9 @@ use snapgate::pipeline::Balance;
 use tempfile::TempDir;
 
 use crate::schema::checked;
+pub(crate) use crate::wait::{PATIENCE, Word, until};
 pub(crate) use client::{Answer, Client, End, Request};
 pub(crate) use upstream::{Exchange, Sims, Then, Upstream};
-pub(crate) use wire::PATIENCE;
-
-/// Pause between two looks at a condition that is waited for.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What every test's gateway is set to, before the test's own settings.
 const DEFAULTS: [(&str, &str); 7] = [
@@ -239,17 +235,4 @@ impl Found {
 
 fn log_file(dir: &Path) -> std::path::PathBuf {
     dir.join("snapshots.jsonl")
-}
-
-/// Looks again and again until there is something to see.
-#[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(LOOK_AGAIN);
-    }
 }

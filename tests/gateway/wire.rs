@@ -2,10 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
 
-/// How long a peer may be silent before a test fails: far more than anything takes here, even on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use crate::wait::PATIENCE;
 
 /// What is spoken on a socket: bytes as they are, or TLS.
 pub(crate) trait Channel: Read + Write + std::fmt::Debug + Send {}

@@ -1,7 +1,10 @@
 //! What a review by an attacker found, each as a test.
 
+use std::sync::mpsc;
+
 use super::assert_ended;
-use crate::gateway::{Client, Request, Setup, Then, Upstream, until};
+use super::endings_abroad::assert_local;
+use crate::gateway::{Client, PATIENCE, Request, Setup, Then, Upstream, until};
 
 /// A target that answers with these bytes.
 fn target(bytes: &'static str) -> Upstream {
@@ -107,4 +110,50 @@ fn a_flood_of_refused_requests_displaces_no_others_and_says_so() {
     let refused = "snapgate_requests_total{ending=\"rejected\",fault=\"client\"} ";
     let counted = metrics.text().lines().find_map(|line| line.strip_prefix(refused)).expect("it is counted");
     assert_eq!(counted, FLOOD.to_string(), "recorded or not");
+}
+
+#[test]
+fn informational_answers_are_passed_over_but_not_without_end() {
+    const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n";
+    let (tell, left) = mpsc::channel();
+    let upstream = Upstream::start(move |exchange| {
+        if exchange.request.head.path() == "/v1/models" {
+            exchange.send(HINT.repeat(50));
+            exchange.answer("200 OK", "", "after all");
+            return Then::Next;
+        }
+        let many = HINT.repeat(1_000);
+        // More than anybody would read in the time that the test has.
+        let is_left = (0..100_000).any(|_| !exchange.wire().send(many.as_bytes()));
+        tell.send(is_left).expect("the test listens");
+        Then::Close
+    });
+    let gateway = Setup::before(&[upstream.address]).start();
+    for _ in 0..2 {
+        assert_eq!(gateway.ask(&Request::get("/v1/models")).text(), "after all");
+    }
+    let answer = gateway.ask(&Request::chat());
+    assert_local(&answer, 502);
+    let found = gateway.ended(&answer.id());
+    assert_ended(&found, "upstream_reset", Some("target"), 502);
+    let error = found.text_at("/outcome/error").expect("it says why");
+    assert!(error.contains("informational answers (1xx) come without end"), "{error}");
+    assert_eq!(left.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
+fn a_request_with_two_credentials_in_one_header_is_refused() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let gateway = Setup::before(&[upstream.address]).start();
+    for name in ["authorization", "x-api-key", "api-key"] {
+        let answer = gateway.ask(&Request::chat().with(name, "Bearer mine").with(name, "Bearer another's"));
+        assert_local(&answer, 400);
+        assert!(answer.text().contains("two values of a header that holds its credential"), "{}", answer.text());
+        assert_ended(&gateway.ended(&answer.id()), "rejected", Some("client"), 400);
+    }
+    assert!(upstream.received().is_empty());
+    assert_eq!(
+        gateway.ask(&Request::chat().with("authorization", "Bearer mine").with("x-api-key", "mine")).status,
+        200
+    );
 }

@@ -1,11 +1,9 @@
 //! Bodies of requests: how much is held and for how long, what is refused unread, and that a refusal reaches its client.
 
-use std::sync::{Mutex, mpsc};
-
 use super::assert_ended;
 use super::endings_abroad::assert_local;
 use crate::gateway::client::id_of;
-use crate::gateway::{Answer, Client, PATIENCE, Request, Setup, Then, Upstream, until};
+use crate::gateway::{Answer, Client, Request, Setup, Then, Upstream, Word, until};
 
 /// A target that says what it got.
 fn echo() -> Upstream {
@@ -28,11 +26,10 @@ fn answer(client: &mut Client) -> Answer {
 
 #[test]
 fn a_body_that_was_sent_on_takes_no_room_while_its_answer_is_awaited() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = Mutex::new(finished);
+    let word = Word::new();
+    let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        word.wait();
         exchange.answer("200 OK", "", "late");
         Then::Next
     });
@@ -43,7 +40,7 @@ fn a_body_that_was_sent_on_takes_no_room_while_its_answer_is_awaited() {
         client.send(&of_bytes(600_000));
         until("it is at the target", || upstream.received().get(number).cloned());
     }
-    clients.iter().for_each(|_| finish.send(()).expect("the target waits"));
+    clients.iter().for_each(|_| finish.give());
     for client in &mut clients {
         assert_eq!(answer(client).text(), "late");
     }
@@ -121,6 +118,38 @@ fn a_body_there_is_no_room_for_is_refused_unread() {
     first.send_bytes(b" ");
     assert_eq!(answer(&mut first).text(), "600001 bytes");
     assert_eq!(gateway.ask(&of_bytes(600_000)).text(), "600000 bytes", "there is room again");
+}
+
+#[test]
+fn clients_that_send_large_bodies_slowly_leave_room_for_small_ones() {
+    const ALL_BUT_ONE: usize = (1 << 20) - 1;
+    let upstream = echo();
+    let setup = Setup::before(&[upstream.address]).set("limits.buffered_bytes", "2MiB");
+    let gateway = setup.set("limits.body_bytes", "1MiB").start();
+    assert!(!gateway.admin("/readyz").text.contains("warnings"));
+    let mut slow = Client::to(gateway.data);
+    slow.send_bytes(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1048576\r\n\r\n");
+    slow.send_bytes(&vec![b' '; ALL_BUT_ONE]);
+    // Another one like it would take all there is.
+    let second = until("the first is held", || {
+        let mut second = Client::to(gateway.data);
+        let head =
+            "POST /v1/completions HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1048576\r\n\r\n";
+        second.send_bytes(head.as_bytes());
+        let head = second.head();
+        (head.first_line.contains(" 503 ")).then(|| second.rest_of(head))
+    });
+    assert_local(&second, 503);
+    for small in [1, 100, 64 * 1024] {
+        assert_eq!(gateway.ask(&of_bytes(small)).text(), format!("{small} bytes"));
+    }
+    // Nobody is sent away from this gateway: the others have the same clients.
+    let ready = gateway.admin("/readyz");
+    let warning = ready.at("/warnings/0").as_str().expect("a sentence");
+    assert!(ready.status == 200 && warning.contains("limits.buffered_bytes"), "{}", ready.text);
+    slow.send_bytes(b" ");
+    assert_eq!(answer(&mut slow).text(), "1048576 bytes", "who was slow is served, too");
+    assert_eq!(gateway.ask(&of_bytes(1 << 20)).text(), "1048576 bytes", "there is room again");
 }
 
 #[test]

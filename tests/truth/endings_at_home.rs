@@ -1,12 +1,10 @@
 //! Every ending that is the gateway's own doing: what it refuses, what it has no target or no room for, and what its own
 //! end cuts short.
 
-use std::sync::mpsc;
-
 use super::assert_ended;
 use super::endings_abroad::assert_local;
 use crate::gateway::client::id_of;
-use crate::gateway::{Client, End, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
+use crate::gateway::{Client, End, Request, Setup, Sims, Then, Upstream, Word, until};
 
 /// A request of a body of so many bytes.
 fn of_bytes(count: usize) -> Request {
@@ -78,11 +76,10 @@ fn a_request_that_is_refused_for_what_it_is_says_why() {
 
 #[test]
 fn one_request_more_than_may_be_in_flight_is_overloaded() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = std::sync::Mutex::new(finished);
+    let word = Word::new();
+    let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        word.wait();
         exchange.answer("200 OK", "", "late");
         Then::Next
     });
@@ -93,7 +90,7 @@ fn one_request_more_than_may_be_in_flight_is_overloaded() {
     let second = gateway.ask(&Request::chat());
     assert_local(&second, 503);
     assert_eq!(second.header("retry-after"), Some("1"));
-    finish.send(()).expect("the target waits");
+    finish.give();
     let head = first.head();
     let first = first.rest_of(head);
     assert_eq!((first.status, first.text()), (200, "late"));

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use super::assert_ended;
 use super::framing::Tap;
-use crate::gateway::{Gateway, PATIENCE, Setup, Sims, Then, Upstream, until};
+use crate::gateway::{Gateway, PATIENCE, Setup, Sims, Then, Upstream, Word, until};
 
 /// A client with one connection.
 struct Client {
@@ -212,12 +212,11 @@ fn a_client_that_drops_one_request_takes_only_its_target_connection_with_it() {
 
 #[test]
 fn a_shutdown_lets_open_streams_end() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = std::sync::Mutex::new(finished);
+    let word = Word::new();
+    let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
         exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf ");
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        word.wait();
         exchange.send("done");
         Then::Next
     });
@@ -227,7 +226,7 @@ fn a_shutdown_lets_open_streams_end() {
     until("it is at the target", || upstream.received().pop());
     let stopping = std::thread::Builder::new().name("stop".into()).spawn(move || gateway.stop()).expect("a thread");
     until("nobody accepts any more", || TcpStream::connect(data).is_err().then_some(()));
-    finish.send(()).expect("the target waits");
+    finish.give();
     let answer = client.runtime.block_on(open).expect("no panic");
     assert_eq!((&*answer.body, answer.end.is_none()), (b"half done".as_slice(), true));
     let stopped = stopping.join().expect("it stops before its grace is over");
@@ -268,11 +267,10 @@ fn one_stream_that_is_not_read_is_given_up_and_the_others_go_on() {
 
 #[test]
 fn a_connection_on_which_nothing_is_asked_is_let_go_and_a_busy_one_is_not() {
-    let (finish, finished) = mpsc::channel::<()>();
-    let finished = std::sync::Mutex::new(finished);
+    let word = Word::new();
+    let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
-        // An error means that the test has failed already.
-        drop(finished.lock().map(|finished| finished.recv_timeout(PATIENCE)));
+        word.wait();
         exchange.answer("200 OK", "", "late");
         Then::Next
     });
@@ -288,7 +286,7 @@ fn a_connection_on_which_nothing_is_asked_is_let_go_and_a_busy_one_is_not() {
     mute.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
     mute.write_all(b"PRI").expect("the gateway takes what is sent");
     while read(&mut mute, &mut [0]).is_some() {}
-    finish.send(()).expect("the target waits");
+    finish.give();
     let answer = client.runtime.block_on(busy).expect("no panic");
     assert_eq!((&*answer.body, answer.end.is_none()), (b"late".as_slice(), true));
     until("it is let go, too", || client.sender.is_closed().then_some(()));

@@ -90,6 +90,40 @@ fn a_client_that_leaves_in_the_middle_of_its_request_has_a_record_and_is_not_unp
     assert_eq!(metric(&gateway, "snapgate_unparsed_requests_total"), 0);
 }
 
+/// Whether a connection is served, and not closed at once.
+fn is_served(gateway: &Gateway) -> bool {
+    let stream = TcpStream::connect(gateway.data).expect("the system accepts connections");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+    let sent = (&stream).write_all(b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    sent.is_ok() && rest_of(stream).starts_with(b"HTTP/1.1 200 ")
+}
+
+#[test]
+fn one_address_has_no_more_connections_than_it_may() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("limits.connections_per_address", 2).start();
+    let held: Vec<_> = (0..2).map(|_| sends(gateway.data, b"")).collect();
+    assert!(!is_served(&gateway), "a third is closed at accept");
+    let another = TcpStream::connect((gateway.data.ip(), gateway.data.port())).expect("likewise");
+    assert_eq!(rest_of(another), b"");
+    assert_eq!(metric(&gateway, "snapgate_connections_refused_total"), 2);
+    drop(held);
+    until("the places are given back", || is_served(&gateway).then_some(()));
+}
+
+#[test]
+fn clients_that_find_no_connection_left_are_warned_of() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("limits.connections", 2).start();
+    let held: Vec<_> = (0..2).map(|_| sends(gateway.data, b"")).collect();
+    assert!(!is_served(&gateway));
+    let ready = gateway.admin("/readyz");
+    let warning = ready.at("/warnings/0").as_str().expect("a sentence");
+    assert!(ready.status == 200 && warning.contains("limits.connections are open"), "{}", ready.text);
+    drop(held);
+    until("there is room again", || is_served(&gateway).then_some(()));
+}
+
 #[test]
 fn a_thousand_clients_that_never_finish_their_heads_keep_nobody_from_being_served() {
     let sims = Sims::one();

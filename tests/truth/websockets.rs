@@ -6,7 +6,7 @@ use super::assert_ended;
 use crate::gateway::client::{id_of, status_of};
 use crate::gateway::tls::{self, Authority, LOCALHOST};
 use crate::gateway::wire::{Filled, Head, Wire};
-use crate::gateway::{Client, Exchange, Found, Gateway, PATIENCE, Request, Setup, Then, Upstream, until};
+use crate::gateway::{Client, Exchange, Found, Gateway, PATIENCE, Request, Setup, Then, Upstream, Word, until};
 
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -297,11 +297,10 @@ fn a_client_that_takes_nothing_slows_the_target_down_and_is_let_go() {
 #[test]
 fn a_target_that_takes_nothing_for_a_while_loses_nothing() {
     const BYTES: usize = 32 << 20;
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
+    let word = Word::new();
+    let go = word.clone();
     let upstream = target(move |wire| {
-        // An error means that the test has failed already.
-        drop(gone.lock().map(|gone| gone.recv_timeout(PATIENCE)));
+        word.wait();
         let got = wire.exactly(BYTES).expect("all of it comes");
         assert!(got.chunks(251).all(|chunk| chunk.iter().zip(0..).all(|(byte, place)| *byte == place)));
         assert!(wire.send(GOODBYE));
@@ -311,7 +310,7 @@ fn a_target_that_takes_nothing_for_a_while_loses_nothing() {
     let bytes: Vec<u8> = (0..251).cycle().take(BYTES).collect();
     // The first half is more than fits on the way, so it is still being sent when the target begins to read.
     std::thread::scope(|scope| {
-        scope.spawn(|| go.send(()).expect("the target waits"));
+        scope.spawn(|| go.give());
         assert!(wire.send(&bytes));
     });
     assert_eq!(rest(&mut wire), GOODBYE);

@@ -1,10 +1,11 @@
 //! Who gets what: own records, rotated tokens, limits, deletions, and clients that dawdle or crowd.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use super::gateway::{Gateway, Plan, Reply};
@@ -316,6 +317,32 @@ async fn what_else_went_wrong_then_is_counted() {
     }
 }
 
+/// A client at an address of this machine, which has many.
+async fn client_at(gateway: &Gateway, number: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, number], 0))).unwrap();
+    socket.connect(gateway.address).await.unwrap()
+}
+
+/// Asks; `false` if the connection was closed instead.
+async fn is_answered(socket: &mut TcpStream) -> bool {
+    let asked = socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    asked.is_ok() && socket.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0)
+}
+
+/// The first of the connections from there that is answered.
+async fn until_answered(gateway: &Gateway, number: u8) -> TcpStream {
+    let deadline = Instant::now() + SOON * 10;
+    loop {
+        let mut socket = client_at(gateway, number).await;
+        if is_answered(&mut socket).await {
+            return socket;
+        }
+        assert!(Instant::now() < deadline, "there is never any room");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn one_address_gets_a_quarter_of_the_connections() {
     let dir = tempfile::tempdir().unwrap();
@@ -323,24 +350,40 @@ async fn one_address_gets_a_quarter_of_the_connections() {
     let gateway = Gateway::start(dir.path(), Plan { settings, ..Plan::default() }).await;
     let mut held = Vec::new();
     for _ in 0..2 {
-        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
-        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-        assert_ne!(socket.read(&mut [0; 64]).await.unwrap(), 0, "it is served, and kept");
+        let mut socket = client_at(&gateway, 1).await;
+        // It is being answered for as long as its body is awaited.
+        let begun = b"GET /v1/fleet HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n";
+        socket.write_all(begun).await.unwrap();
+        assert_ne!(socket.read(&mut [0; 64]).await.unwrap(), 0, "it is told to go on");
         held.push(socket);
     }
-    let mut third = TcpStream::connect(gateway.address).await.unwrap();
-    assert_eq!(third.read(&mut [0; 64]).await.unwrap_or(0), 0, "it is closed at once");
+    assert!(!is_answered(&mut client_at(&gateway, 1).await).await, "a third is closed at once");
     assert!(gateway.metrics.page().contains("snapgate_lookups_refused_total{reason=\"connections\"} 1"));
+    assert!(is_answered(&mut client_at(&gateway, 2).await).await, "others have their own");
     drop(held);
-    let deadline = Instant::now() + SOON * 10;
-    loop {
-        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
-        let asked = socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-        if asked.is_ok() && socket.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "places are never given back");
-        tokio::task::yield_now().await;
+    until_answered(&gateway, 1).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_left_idle_make_room_the_longest_idle_one_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { loopback: true, connections_max: 8, ..Settings::default() };
+    let gateway = Gateway::start(dir.path(), Plan { settings, ..Plan::default() }).await;
+    // Four clients take all there is, two each.
+    let mut held = Vec::new();
+    for number in [1, 1, 2, 2, 3, 3, 4, 4] {
+        let mut socket = client_at(&gateway, number).await;
+        assert!(is_answered(&mut socket).await);
+        held.push(socket);
+    }
+    assert!(is_answered(&mut held[0]).await, "asked again, it is not the longest idle one");
+    let _fifth = until_answered(&gateway, 5).await;
+    assert!(!is_answered(&mut held[1]).await, "which has made room");
+    // Whoever has a quarter makes room for itself.
+    let _third = until_answered(&gateway, 4).await;
+    assert!(!is_answered(&mut held[6]).await);
+    for number in [0, 2, 3, 4, 5, 7] {
+        assert!(is_answered(&mut held[number]).await, "{number} is served as before");
     }
 }
 

@@ -62,13 +62,23 @@ struct Open {
     bytes: u64,
     /// When the first snapshot in it ended; `None` if there is none, or none that can be read.
     began: Option<Moment>,
+    /// It ends in a torn line, which the next write ends first: opening needs no space.
+    is_torn: bool,
 }
 
 impl LogFile {
-    /// Opens the file, and makes it with its directories if it is not there.
+    /// Opens the file, and makes it with its directories if it is not there. One that a full disk has no room for is made
+    /// when there is some.
     pub(super) fn open(path: &Path, rotation: Rotation) -> Result<Self, OpenError> {
-        let open = Open::at(path).map_err(|source| OpenError { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), rotation, open: Some(open), again: None })
+        let open = match Open::at(path) {
+            Ok(open) => Some(open),
+            Err(error) if is_full(&error) => {
+                tracing::warn!(file = %path.display(), %error, "no space for the json log: make some; its lines wait");
+                None
+            }
+            Err(source) => return Err(OpenError { path: path.to_owned(), source }),
+        };
+        Ok(Self { path: path.to_owned(), rotation, open, again: None })
     }
 
     /// Before a piece of so many bytes, whose first snapshot ended then: makes sure that it goes to the file at the path, and
@@ -88,6 +98,7 @@ impl LogFile {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let open = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        open.end_torn_line()?;
         let count = open.file.write(bytes)?;
         open.bytes += count as u64;
         Ok(count)
@@ -98,7 +109,10 @@ impl LogFile {
         let Some(open) = self.open.as_mut().filter(|open| open.is_regular) else { return };
         match fs::metadata(&self.path) {
             // Somebody may have cut it off, too.
-            Ok(now) if identity(&now) == open.identity => open.bytes = now.len(),
+            Ok(now) if identity(&now) == open.identity => {
+                open.bytes = now.len();
+                open.is_torn &= open.bytes > 0;
+            }
             _ => {
                 tracing::info!(file = %self.path.display(), "the json log was moved away: it is begun anew");
                 self.open = None;
@@ -118,6 +132,10 @@ impl LogFile {
     /// Gives the file the name under which it is kept, and deletes those that are too many. A kill at any moment in between
     /// leaves every line in one file or the other. What cannot be put aside grows on: no line is worth less than a name.
     fn put_aside(&mut self, ended: Moment) {
+        if let Some(open) = &mut self.open {
+            // Without space for that, the torn line is the last of its file.
+            open.end_torn_line().ok();
+        }
         let names = Names::of(&self.path);
         let renamed = names.next(ended).and_then(|kept| fs::rename(&self.path, &kept).map(|()| kept));
         match renamed {
@@ -142,15 +160,27 @@ impl Open {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let (torn, began) = (ends_in_torn_line(path), first_ended(path));
-        let mut file = OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)?;
-        if torn {
-            file.write_all(b"\n")?;
-        }
+        let (is_torn, began) = (ends_in_torn_line(path), first_ended(path));
+        let file = OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)?;
         let metadata = file.metadata()?;
         let is_regular = metadata.is_file();
-        Ok(Self { file, identity: identity(&metadata), is_regular, bytes: metadata.len(), began })
+        Ok(Self { file, identity: identity(&metadata), is_regular, bytes: metadata.len(), began, is_torn })
     }
+
+    /// Ends the torn line, if there is one, so that what comes next has a line of its own.
+    fn end_torn_line(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.write_all(b"\n")?;
+            self.bytes += 1;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is no room, on the disk or for this user.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::file::LogFile;
 pub use self::file::OpenError;
+use self::file::{LogFile, is_full};
 use super::{Refusal, Sink, Taken};
 use crate::snapshot::{Document, Moment, Record, SnapshotId};
 
@@ -204,5 +204,5 @@ impl Sink for JsonLog {
 
 fn refused(doing: &'static str, error: &io::Error) -> Refusal {
     tracing::warn!(%error, doing, "the json log could not be written; trying again");
-    Refusal::Later(if error.kind() == io::ErrorKind::StorageFull { DISK_FULL } else { doing })
+    Refusal::Later(if is_full(error) { DISK_FULL } else { doing })
 }

@@ -103,6 +103,32 @@ fn a_line_that_a_kill_has_torn_spoils_no_other() {
 }
 
 #[test]
+fn a_torn_line_is_ended_when_something_is_written_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, text) = (dir.path().join("log"), || fs::read_to_string(dir.path().join("log")).unwrap());
+    fs::write(&path, "{\"id").unwrap();
+    let mut log = log_at(&path, Rotation { max_bytes: 5, ..NEVER });
+    assert_eq!(text(), "{\"id", "opening writes nothing");
+    log.deliver(&[record(1)]).unwrap();
+    assert_eq!(numbers(&path), [1], "a file that is put aside ends with a line, too");
+    let aside = files_text(dir.path(), |name| name != "log");
+    assert_eq!(aside, ["{\"id\n"]);
+
+    fs::write(&path, "{\"id").unwrap();
+    let mut log = log_at(&path, NEVER);
+    fs::File::create(&path).unwrap();
+    log.deliver(&[record(2)]).unwrap();
+    assert_eq!(numbers(&path), [2], "what was cut off meanwhile is torn no more");
+}
+
+/// What is in the files of a directory whose names are wanted.
+fn files_text(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let wanted = entries.filter(|entry| wanted(entry.file_name().to_str().unwrap()));
+    wanted.map(|entry| fs::read_to_string(entry.path()).unwrap()).collect()
+}
+
+#[test]
 fn a_path_that_cannot_be_written_says_so() {
     let destination = Destination::File("/proc/none/log".into());
     let error = JsonLog::open(&Settings { destination, rotation: NEVER, candidates: None }).unwrap_err();

@@ -35,6 +35,7 @@ use requests::Requests;
 use targets::Targets;
 
 use super::names::{self, Definition};
+use super::reached::Reached;
 use crate::snapshot::{FleetView, Moment, Record, Run};
 use histogram::Exemplar;
 
@@ -128,6 +129,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Client connections closed at once, because the limit was reached.
     pub connections_refused: Counter,
+    /// Which limits clients were refused for, lately.
+    pub reached: Reached,
     /// Requests between accept and finish. The gateway goes by it when it lets another one in (`limits.in_flight`).
     pub in_flight: Gauge,
     /// Tries after a request's first.
@@ -185,6 +188,7 @@ impl Metrics {
             unparsed: Counter::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
+            reached: Reached::default(),
             in_flight: Gauge::default(),
             retries: Counter::default(),
             retries_denied: Counter::default(),
