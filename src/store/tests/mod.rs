@@ -3,6 +3,7 @@
 mod arbitrary;
 mod checkpoint;
 mod erase;
+mod gpus;
 mod limits;
 mod lists;
 mod restart;
