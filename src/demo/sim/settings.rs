@@ -75,6 +75,10 @@ pub struct SimSettings {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub metrics_delay: Duration,
 
+    /// GPUs of which /dcgm/metrics tells as NVIDIA's DCGM exporter does, in the name of a pod called as this one; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=16))]
+    pub gpus: u32,
+
     /// What goes wrong
     #[command(flatten)]
     pub misbehaviour: Misbehaviour,
@@ -148,6 +152,7 @@ impl Default for SimSettings {
             keep_alive: None,
             unhealthy: false,
             metrics_delay: Duration::ZERO,
+            gpus: 0,
             misbehaviour: Misbehaviour::default(),
         }
     }
