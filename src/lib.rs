@@ -22,7 +22,7 @@
 //! - [`clock`]: time that never jumps. [`telemetry`]: the gateway's own log, and every metric's name.
 //! - [`tenant`]: whose a request is, for the data path and for lookups alike.
 //! - [`tls`]: certificates and keys, followed as their files change; plain and encrypted connections.
-//! - [`fleet`]: keeps the latest view of the targets: polls, probes, the gateway's own rates.
+//! - [`fleet`]: keeps the latest view of the targets: polls, probes, GPU exporters, the gateway's own rates.
 //! - [`choose`]: the choice, a pure function of what is recorded; the data path makes it, a replay makes it again.
 //! - [`gateway`]: the data path; `Thread::handle` is the life of a request.
 //! - [`ledger`]: what is issued and not stored yet.

@@ -10,16 +10,17 @@ use super::layers::Effective;
 use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
 use super::value::Value;
-use super::{Config, Machine, Secret, Shown, Targets, otlp};
+use super::{Config, Machine, Secret, Shown, Targets, gpus, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::snapshot::Policy;
 use crate::store::Durability;
 use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
-const IN_ORDER: [(&str, &str, &str); 6] = [
+const IN_ORDER: [(&str, &str, &str); 7] = [
     ("limits.body_bytes", "limits.buffered_bytes", "a body of the largest size could never be held"),
     ("fleet.poll_interval", "fleet.fresh_within", "every value would be stale before the next poll"),
+    ("fleet.gpu_poll_interval", "fleet.gpu_fresh_within", "every value would be stale before the next poll"),
     ("fleet.poll_interval", "fleet.window", "rates need two polls within the window"),
     ("fleet.publish_interval", "fleet.fresh_within", "a view would be older than what it calls fresh"),
     ("store.wal_checkpoint_bytes", "store.wal_max_bytes", "the gateway would warn of it before it checkpoints"),
@@ -38,6 +39,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     check_addresses(effective, mistakes);
     check_routes(effective, mistakes);
     check_models(effective, mistakes);
+    gpus::check(effective, mistakes);
     check_tenant(effective, mistakes);
     for section in ["tls", "admin_tls"] {
         check_server_tls(section, effective, mistakes);
@@ -222,10 +224,12 @@ fn target_credentials(values: &Values<'_>) -> Vec<(String, tls::CredentialSettin
 
 fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
     let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
+    let (Value::GpuExporters(exporters), _) = values.0.get("gpu_exporters") else { unreachable!("they are exporters") };
     let target = |target: &super::tables::Target| fleet::TargetSettings {
         name: target.name.clone(),
         address: target.address.clone(),
-        gpus: target.gpus,
+        gpus: target.gpus.count(),
+        gpus_of: (!exporters.is_empty()).then(|| target.gpus.of(&target.name)),
         models: target.models.clone(),
     };
     fleet::Settings {
@@ -249,6 +253,9 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         // Loaded when it starts.
         connector: None,
         authorization: None,
+        gpu_exporters: exporters.iter().map(gpus::Exporter::settings).collect(),
+        gpu_poll_interval: values.duration("fleet.gpu_poll_interval"),
+        gpu_fresh_within: values.duration("fleet.gpu_fresh_within"),
     }
 }
 

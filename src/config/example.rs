@@ -29,12 +29,19 @@ url = \"http://127.0.0.1:8000\"
 
 #[[targets]]
 #url = \"http://127.0.0.1:8001\"
+#gpus = { node = \"node-1\", ids = [0, 1] }
 ";
 
 const MODELS: &str = "\
 #[[models]]
 #name = \"llama-3.1-8b\"
 #policy = \"least_queue\"
+";
+
+const GPU_EXPORTERS: &str = "\
+#[[gpu_exporters]]
+#node = \"node-1\"
+#url = \"http://127.0.0.1:9400/metrics\"
 ";
 
 const TOKENS: &str = "\
@@ -74,6 +81,7 @@ fn described(key: &Key) -> String {
         Kind::Targets => TARGETS.to_owned(),
         Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
+        Kind::GpuExporters => GPU_EXPORTERS.to_owned(),
         Kind::List { .. } => format!("{} = {}\n", key.split().1, folded(key)),
         kind => format!("{} = {}\n", key.split().1, kind.parse(key.default).expect("a test reads every default")),
     };

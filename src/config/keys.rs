@@ -232,13 +232,22 @@ const COMMON: &[Key] = &[
     Key { path: "targets", kind: Kind::Targets, default: "",
         doc: "The inference pods. A target is http://HOST:PORT or https://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
-              `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
+              `gpus` is how many GPUs it has, if you want that recorded, or a table that says which: { node = \"node-1\", \
+              ids = [0, 1] } are GPUs of a node, all of them without `ids`; { pod = \"vllm-0\", namespace = \"llm\", \
+              container = \"vllm\" } are those that the node's exporter says the pod has, where what is left out may be \
+              anything, and `count` how many there have to be. Without a table they are those of the pod that is called \
+              as the target is, if there are [[gpu_exporters]]. `models` are the models it serves; without \
               them it serves any. A request for a model that no target serves is answered 404. `authorization`, or \
               `authorization_file` with the name of a file, is what its requests present in place of \
               upstream.authorization; its polls present fleet.authorization. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
+    Key { path: "gpu_exporters", kind: Kind::GpuExporters, default: "",
+        doc: "NVIDIA's DCGM exporters, one a node: each is read once for all targets that have GPUs of its node. `url` is \
+              its page, http://HOST:PORT/PATH or https:// with upstream.ca; without a path it is /metrics. `node` is \
+              what targets call the node by; without it, the URL's host. Without any exporter nobody is asked how busy \
+              and how full the GPUs are. The variable takes NODE=URL,NODE=URL or a list in TOML." },
     Key { path: "log.format", kind: Kind::Choice(&["json", "text", "auto"]), default: "json",
         doc: "One JSON object per line, text for people, or text on a terminal and JSON elsewhere." },
     Key { path: "log.level", kind: Kind::Text(log_level), default: "info",
@@ -366,7 +375,7 @@ const COMMON: &[Key] = &[
     Key { path: "fleet.poll_interval", kind: time(10 * MS, H), default: "500ms",
         doc: "Pause between two polls of a target's metrics, jittered." },
     Key { path: "fleet.poll_timeout", kind: time(MS, 60 * S), default: "2s",
-        doc: "The longest a poll may take." },
+        doc: "The longest a poll may take, of a target or of a GPU exporter." },
     Key { path: "fleet.poll_bytes", kind: bytes(KIB, GIB), default: "4MiB",
         doc: "The largest metrics page that is read." },
     Key { path: "fleet.target_share", kind: Kind::Share, default: "0.02",
@@ -377,6 +386,11 @@ const COMMON: &[Key] = &[
               asked less often." },
     Key { path: "fleet.fresh_within", kind: time(MS, D), default: "2s",
         doc: "Up to this age a value is fresh, beyond it is stale." },
+    Key { path: "fleet.gpu_poll_interval", kind: time(10 * MS, H), default: "1s",
+        doc: "Pause between two polls of a GPU exporter, jittered. Exporters measure no more often than they are told \
+              (DCGM_EXPORTER_INTERVAL, 30 s if nobody says): what they say is older by up to that." },
+    Key { path: "fleet.gpu_fresh_within", kind: time(MS, D), default: "5s",
+        doc: "As fleet.fresh_within, for what GPU exporters say." },
     Key { path: "fleet.window", kind: time(S, H), default: "10s",
         doc: "Over how long rates per second and the prefix cache's hit ratio are taken." },
     Key { path: "fleet.publish_interval", kind: time(10 * MS, 60 * S), default: "100ms",

@@ -87,6 +87,7 @@ fn default(key: &Key) -> Value {
         Kind::Targets => Value::Targets(Vec::new()),
         Kind::Models => Value::Models(Vec::new()),
         Kind::Tokens => Value::Tokens(Vec::new()),
+        Kind::GpuExporters => Value::GpuExporters(Vec::new()),
         kind => kind.parse(key.default).expect("a test reads every default"),
     }
 }
@@ -206,6 +207,7 @@ impl Layers<'_> {
             (Kind::Targets, _) => Ok(Value::Targets(self.tables(key).targets_from_toml(value, place))),
             (Kind::Models, _) => Ok(Value::Models(self.tables(key).models_from_toml(value, place))),
             (Kind::Tokens, _) => Ok(Value::Tokens(self.tables(key).tokens_from_toml(value, place))),
+            (Kind::GpuExporters, _) => Ok(Value::GpuExporters(self.tables(key).exporters_from_toml(value, place))),
             (Kind::List { .. }, DeValue::Array(items)) => {
                 let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
                 texts.map_or_else(
@@ -222,7 +224,8 @@ impl Layers<'_> {
     /// From a variable, or from the values of a flag; only targets may have several.
     fn read_texts<'t>(&mut self, key: &'static Key, texts: impl Iterator<Item = &'t str> + Clone, origin: Origin) {
         let first = texts.clone().next().unwrap_or_default();
-        let is_list = matches!(key.kind, Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens);
+        let is_list =
+            matches!(key.kind, Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens | Kind::GpuExporters);
         if is_list && first.trim_start().starts_with('[') {
             match DeValue::parse(first) {
                 Ok(value) => self.read_toml(key, &value, &Place::Value(&origin), origin.clone()),
@@ -238,6 +241,7 @@ impl Layers<'_> {
             Kind::Targets => Ok(Value::Targets(self.tables(key).targets_from_texts(items, &origin))),
             Kind::Models => Ok(Value::Models(self.tables(key).models_from_texts(items, &origin))),
             Kind::Tokens => Ok(Value::Tokens(self.tables(key).tokens_from_texts(items, &origin))),
+            Kind::GpuExporters => Ok(Value::GpuExporters(self.tables(key).exporters_from_texts(items, &origin))),
             kind => kind.parse(first),
         };
         self.set(key, read, origin);

@@ -16,6 +16,7 @@
 
 mod build;
 mod example;
+mod gpus;
 mod keys;
 mod layers;
 mod logs;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::secret::Secret;
 use super::texts::{check_name, is_name_char};
@@ -15,9 +16,6 @@ use super::value::{quoted, quoted_list};
 use crate::lookup::{Scope, token};
 use crate::snapshot::{Policy, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
-
-/// GPUs of one target: far more than any pod has.
-const GPUS_MAX: u32 = 1024;
 
 /// Models of one target: for each of all of them every view has a list of its targets.
 const MODELS_MAX: usize = 256;
@@ -31,7 +29,8 @@ pub(super) struct Target {
     pub(super) name: String,
     /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub(super) address: String,
-    pub(super) gpus: Option<u32>,
+    /// How many GPUs it has, and which.
+    pub(super) gpus: Gpus,
     /// None means any.
     pub(super) models: Vec<String>,
     /// What its requests present in place of what all others do.
@@ -45,7 +44,9 @@ impl fmt::Display for Target {
         f.write_str(", url = ")?;
         let scheme = if self.address.starts_with(TLS_SCHEME) { "" } else { "http://" };
         quoted(f, &format!("{scheme}{}", self.address))?;
-        self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
+        if !self.gpus.is_default() {
+            write!(f, ", gpus = {}", self.gpus)?;
+        }
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
@@ -110,10 +111,13 @@ pub(super) struct Tables<'a> {
 }
 
 /// An entry as written: `[NAME=]TEXT`, or a table's fields.
-enum Entry<'t> {
+pub(super) enum Entry<'t> {
     Short(String, Origin),
-    Fields(BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>, Origin),
+    Fields(Fields<'t>, Origin),
 }
+
+/// A table's fields by name, each with its place.
+pub(super) type Fields<'t> = BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>;
 
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
@@ -156,11 +160,11 @@ impl Tables<'_> {
         self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
-    fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
+    pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
         self.mistakes.add(origin.clone(), Some(self.key), text);
     }
 
-    fn entries<'t>(
+    pub(super) fn entries<'t>(
         &mut self,
         value: &'t Spanned<DeValue<'t>>,
         place: &Place<'_>,
@@ -182,12 +186,12 @@ impl Tables<'_> {
         entries
     }
 
-    fn fields<'t>(
+    pub(super) fn fields<'t>(
         &mut self,
         table: &'t DeTable<'t>,
         place: &Place<'_>,
         known: &[&'static str],
-    ) -> BTreeMap<&'t str, (&'t DeValue<'t>, Origin)> {
+    ) -> Fields<'t> {
         let mut fields = BTreeMap::new();
         for (name, value) in table {
             let origin = place.at(name.span());
@@ -203,7 +207,7 @@ impl Tables<'_> {
     }
 
     /// A text field; what is there and is no text is noted.
-    fn text(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, name: &str) -> Option<(String, Origin)> {
+    pub(super) fn text(&mut self, fields: &Fields<'_>, name: &str) -> Option<(String, Origin)> {
         let (value, origin) = fields.get(name)?;
         match value {
             DeValue::String(text) => Some((text.to_string(), origin.clone())),
@@ -257,16 +261,9 @@ impl Tables<'_> {
         self.named_target(name, url, (origin, origin))
     }
 
-    fn target(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Target> {
+    fn target(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Target> {
         let name = self.text(fields, "name");
-        let gpus = fields.get("gpus").and_then(|(value, origin)| {
-            let gpus = value.as_integer().and_then(|gpus| gpus.as_str().parse().ok());
-            let gpus = gpus.filter(|gpus| (1..=GPUS_MAX).contains(gpus));
-            if gpus.is_none() {
-                self.wrong(origin, format!("`gpus` has to be a whole number from 1 to {GPUS_MAX}"));
-            }
-            gpus
-        });
+        let gpus = fields.get("gpus").map_or_else(Gpus::default, |(value, origin)| self.gpus(value, origin));
         if !fields.contains_key("url") {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
@@ -280,7 +277,7 @@ impl Tables<'_> {
     }
 
     /// What a target gets in the header authorization. No message shows it.
-    fn authorization(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<CredentialSettings> {
+    fn authorization(&mut self, fields: &Fields<'_>) -> Option<CredentialSettings> {
         let (text, file) = (self.text(fields, "authorization"), self.text(fields, "authorization_file"));
         let (settings, origin) = match (text, file) {
             (Some(_), Some((_, origin))) => {
@@ -357,7 +354,7 @@ impl Tables<'_> {
             (None, Some(address)) => default_name(address).map_err(|text| self.wrong(origins.1, text)).ok(),
             (None, None) => None,
         };
-        Some(Target { name: name?, address: address?, gpus: None, models: Vec::new(), authorization: None })
+        Some(Target { name: name?, address: address?, gpus: Gpus::default(), models: Vec::new(), authorization: None })
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
@@ -392,7 +389,7 @@ impl Tables<'_> {
         Some(Token { name: name?, secret: secret?, scopes: vec![Scope::Read], file: None })
     }
 
-    fn token(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>, origin: &Origin) -> Option<Token> {
+    fn token(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Token> {
         if !fields.contains_key("name") {
             self.wrong(origin, "a token needs a `name`: it says in the log who asked");
         }
@@ -424,7 +421,7 @@ impl Tables<'_> {
     }
 
     /// What a token allows: to read, if nothing is said.
-    fn scopes(&mut self, fields: &BTreeMap<&str, (&DeValue<'_>, Origin)>) -> Option<Vec<Scope>> {
+    fn scopes(&mut self, fields: &Fields<'_>) -> Option<Vec<Scope>> {
         let Some((value, origin)) = fields.get("scope") else { return Some(vec![Scope::Read]) };
         let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
         let scopes: Option<Vec<_>> = names.and_then(|names| names.map(|name| Scope::from_name(name?)).collect());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
+use super::gpus::Exporter;
 use super::otlp;
 use super::secret::Secret;
 use super::tables::{Model, Target, Token, check_secret, read_secret};
@@ -54,6 +55,8 @@ pub(super) enum Kind {
     Models,
     /// `[[lookup.tokens]]`.
     Tokens,
+    /// `[[gpu_exporters]]`.
+    GpuExporters,
 }
 
 /// A value that has passed its key's checks.
@@ -73,6 +76,7 @@ pub(super) enum Value {
     Targets(Vec<Target>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
+    GpuExporters(Vec<Exporter>),
 }
 
 impl Kind {
@@ -105,7 +109,9 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Models | Self::Tokens => unreachable!("tables.rs reads lists of tables"),
+            Self::Targets | Self::Models | Self::Tokens | Self::GpuExporters => {
+                unreachable!("tables.rs reads lists of tables")
+            }
         };
         self.within_bounds(&value)?;
         Ok(value)
@@ -171,7 +177,7 @@ impl Kind {
             }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Models | Self::Tokens => "a list of tables",
+            Self::Targets | Self::Models | Self::Tokens | Self::GpuExporters => "a list of tables",
         }
     }
 
@@ -232,6 +238,7 @@ impl fmt::Display for Value {
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
+            Self::GpuExporters(exporters) => listed(f, exporters, |f, exporter| exporter.fmt(f)),
         }
     }
 }

@@ -9,17 +9,31 @@ use std::time::{Duration, Instant};
 use super::ejection::{Ejection, Rule};
 use super::engine;
 use super::rates::FleetWindow;
-use super::slot::{Observed, Slot, State};
+use super::slot::{GPU_QUANTITIES, Observed, Slot, State};
 use crate::snapshot::members::BLOCK;
 use crate::snapshot::{
     Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
     Standing,
 };
 
+/// Up to which age a value is fresh.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreshWithin {
+    pub(super) usual: Duration,
+    /// For what exporters of GPUs say: they are asked less often.
+    pub(super) gpus: Duration,
+}
+
+impl FreshWithin {
+    fn of(self, source: Source) -> Duration {
+        if source == Source::Dcgm { self.gpus } else { self.usual }
+    }
+}
+
 /// The latest sample of each target, and what is needed for the next.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    fresh_within: Duration,
+    fresh_within: FreshWithin,
     window_ms: u32,
     latest: Vec<Latest>,
     /// The samples of `latest`, as the last view has them.
@@ -43,7 +57,7 @@ impl Publisher {
     /// With the first sample of every target.
     pub(super) fn new(
         slots: &[Arc<Slot>],
-        fresh_within: Duration,
+        fresh_within: FreshWithin,
         window: Duration,
         eject: Rule,
         start: Instant,
@@ -121,14 +135,14 @@ fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pool
 }
 
 impl Latest {
-    fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: Duration, window_ms: u32) -> Self {
-        let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
+    fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: FreshWithin, window_ms: u32) -> Self {
         let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
+        let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
         Self { sample, fresh_until, ejection: Ejection::default(), standing }
     }
 
     /// Makes a new sample if there is something new to say.
-    fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: Duration, window_ms: u32) -> bool {
+    fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: FreshWithin, window_ms: u32) -> bool {
         let gone_stale = self.fresh_until.is_some_and(|until| now > until);
         let Some(known) = slot.take_changed().or_else(|| gone_stale.then(|| slot.known())) else { return false };
         (self.sample, self.fresh_until) = Self::sample(slot, self.sample.n + 1, now, known, fresh_within, window_ms);
@@ -151,26 +165,36 @@ impl Latest {
         n: u64,
         now: Moment,
         known: State,
-        fresh_within: Duration,
+        fresh_within: FreshWithin,
         window_ms: u32,
     ) -> (Arc<Sample>, Option<Moment>) {
         let readings =
-            Quantity::ALL.map(|quantity| reading(quantity, known.values[quantity as usize], now, fresh_within));
+            Quantity::ALL.map(|quantity| reading(slot, quantity, known.values[quantity as usize], now, fresh_within));
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
-        let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
+        let until = |reading: &Reading| Some(reading.observed.plus(fresh_within.of(reading.source?)));
+        let fresh_until = fresh.filter_map(until).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
-        (Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until)
+        let sample = sample.with_in_flight_at_scrape(known.in_flight_at_scrape).with_gpu_uuids(known.gpu_uuids);
+        (Arc::new(sample), fresh_until)
     }
 }
 
 /// Each value by its own age: a fresh one freshens no other.
-fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
+fn reading(
+    slot: &Slot,
+    quantity: Quantity,
+    observed: Option<Observed>,
+    now: Moment,
+    fresh_within: FreshWithin,
+) -> Reading {
     match observed {
         None if engine::gives(quantity) => Reading::MISSING,
+        // Whoever does not give it, an exporter may.
+        None if slot.gpus_of.is_some() && GPU_QUANTITIES.contains(&quantity) => Reading::MISSING,
         None => Reading::UNSUPPORTED,
-        Some(Observed { value, at }) => {
-            let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
-            Reading { value: Some(value), observed: at, source: Some(Source::Scrape), freshness }
+        Some(Observed { value, at, source }) => {
+            let freshness = if now > at.plus(fresh_within.of(source)) { Freshness::Stale } else { Freshness::Fresh };
+            Reading { value: Some(value), observed: at, source: Some(source), freshness }
         }
     }
 }
@@ -179,10 +203,11 @@ fn reading(quantity: Quantity, observed: Option<Observed>, now: Moment, fresh_wi
 mod tests {
     use super::super::TargetSettings;
     use super::super::engine::Observation;
+    use super::super::gpu::Found;
     use super::*;
     use crate::snapshot::Excluded;
 
-    const FRESH_WITHIN: Duration = Duration::from_secs(2);
+    const FRESH_WITHIN: FreshWithin = FreshWithin { usual: Duration::from_secs(2), gpus: Duration::from_secs(5) };
     const WINDOW: Duration = Duration::from_secs(10);
     const EJECT: Rule = Rule { after: 5, time: Duration::from_secs(10) };
 
@@ -301,6 +326,25 @@ mod tests {
             let view = bench.view_after(after_ms);
             assert_eq!((view.members[0].sample.n, both(&view)), (n, expected), "at {:?}", bench.now);
         }
+    }
+
+    #[test]
+    fn what_exporters_say_is_fresh_for_longer_and_freshens_nothing_else() {
+        let mut bench = Bench::new(1);
+        let found = |utilization| Found { utilization, uuids: Some(["GPU-0".into()].into()), ..Found::default() };
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        bench.slots[0].gpus_told(&"n".into(), bench.at(), FRESH_WITHIN.gpus, found(Some(0.25)));
+        let all = |view: &FleetView| {
+            let of = |quantity| view.members[0].sample.reading(quantity).freshness;
+            [Quantity::Waiting, Quantity::GpuUtilization, Quantity::GpuMemoryUtilization].map(of)
+        };
+        use Freshness::{Fresh, Stale, Unsupported};
+        let view = bench.view_after(2_000);
+        assert_eq!(all(&view), [Fresh, Fresh, Unsupported]);
+        assert_eq!(view.members[0].sample.gpu_uuids.as_deref(), Some(&["GPU-0".into()][..]));
+        assert_eq!(all(&bench.view_after(1)), [Stale, Fresh, Unsupported]);
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        assert_eq!(all(&bench.view_after(3_000)), [Stale, Stale, Unsupported]);
     }
 
     #[test]
