@@ -23,8 +23,8 @@
 //! - [`tenant`]: whose a request is, for the data path and for lookups alike.
 //! - [`tls`]: certificates and keys, followed as their files change; plain and encrypted connections.
 //! - [`orca`]: load reports on the wire, those of targets and those for clients.
-//! - [`fleet`]: keeps the latest view of the targets: polls in the words of each engine, probes, load reports, the
-//!   gateway's own rates.
+//! - [`fleet`]: keeps the latest view of the targets: polls in the words of each engine, probes, load reports, GPU exporters,
+//!   the gateway's own rates.
 //! - [`choose`]: the choice, a pure function of what is recorded; the data path makes it, a replay makes it again.
 //! - [`gateway`]: the data path; `Thread::handle` is the life of a request.
 //! - [`ledger`]: what is issued and not stored yet.

@@ -427,7 +427,7 @@ fn start_lookup(
         let (fleet, problem, stopping) = (Arc::clone(fleet), Arc::clone(&shared.problem), Arc::clone(&shared.stopping));
         Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
     };
-    let view = Arc::clone(fleet);
+    let (view, gpus) = (Arc::clone(fleet), Arc::clone(fleet));
     let settings = Arc::clone(&shared.lookup_settings);
     let router = lookup::router(LookupState {
         run: Arc::clone(&shared.run),
@@ -436,6 +436,7 @@ fn start_lookup(
         metrics: Arc::clone(&shared.metrics),
         clock: Arc::clone(&shared.clock),
         fleet: Arc::new(move || Arc::clone(&view.view())),
+        gpus: Arc::new(move || gpus.gpus()),
         readiness,
         tenants: Arc::clone(&shared.tenants),
         erase,

@@ -88,6 +88,7 @@ fn default(key: &Key) -> Value {
         Kind::Models => Value::Models(Vec::new()),
         Kind::Tokens => Value::Tokens(Vec::new()),
         Kind::Engines => Value::Engines(Vec::new()),
+        Kind::GpuExporters => Value::GpuExporters(Vec::new()),
         kind => kind.parse(key.default).expect("a test reads every default"),
     }
 }
@@ -208,6 +209,7 @@ impl Layers<'_> {
             (Kind::Models, _) => Ok(Value::Models(self.tables(key).models_from_toml(value, place))),
             (Kind::Tokens, _) => Ok(Value::Tokens(self.tables(key).tokens_from_toml(value, place))),
             (Kind::Engines, _) => Ok(Value::Engines(self.tables(key).engines_from_toml(value, place))),
+            (Kind::GpuExporters, _) => Ok(Value::GpuExporters(self.tables(key).exporters_from_toml(value, place))),
             (Kind::List { .. }, DeValue::Array(items)) => {
                 let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
                 texts.map_or_else(
@@ -224,8 +226,10 @@ impl Layers<'_> {
     /// From a variable, or from the values of a flag; only targets may have several.
     fn read_texts<'t>(&mut self, key: &'static Key, texts: impl Iterator<Item = &'t str> + Clone, origin: Origin) {
         let first = texts.clone().next().unwrap_or_default();
-        let is_list =
-            matches!(key.kind, Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens | Kind::Engines);
+        let is_list = matches!(
+            key.kind,
+            Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens | Kind::Engines | Kind::GpuExporters
+        );
         if is_list && first.trim_start().starts_with('[') {
             match DeValue::parse(first) {
                 Ok(value) => self.read_toml(key, &value, &Place::Value(&origin), origin.clone()),
@@ -245,6 +249,7 @@ impl Layers<'_> {
             Kind::Engines => {
                 Err("engines are written as a list in TOML: [{ name = \"…\", waiting = \"…\" }]".to_owned())
             }
+            Kind::GpuExporters => Ok(Value::GpuExporters(self.tables(key).exporters_from_texts(items, &origin))),
             kind => kind.parse(first),
         };
         self.set(key, read, origin);

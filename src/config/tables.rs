@@ -1,24 +1,19 @@
-//! The lists of tables, targets, models and tokens: each entry is read by itself, so that each may be wrong by itself.
+//! The lists of tables, such as targets and models: each entry is read by itself, so that each may be wrong by itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::orca;
-use super::secret::{Secret, check_secret, read_secret};
 use super::texts::{check_model, check_name, is_name_char};
 use super::value::{quoted, quoted_list};
-use crate::lookup::Scope;
 use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
-
-/// GPUs of one target: far more than any pod has.
-const GPUS_MAX: u32 = 1024;
 
 /// Models of one target: for each of all of them every view has a list of its targets.
 const MODELS_MAX: usize = 256;
@@ -33,7 +28,8 @@ pub(super) struct Target {
     pub(super) name: String,
     /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub(super) address: String,
-    pub(super) gpus: Option<u32>,
+    /// How many GPUs it has, and which.
+    pub(super) gpus: Gpus,
     /// None means any.
     pub(super) models: Vec<String>,
     /// Whose metrics it serves, in place of `fleet.engine`.
@@ -51,7 +47,9 @@ impl fmt::Display for Target {
         f.write_str(", url = ")?;
         let scheme = if self.address.starts_with(TLS_SCHEME) { "" } else { "http://" };
         quoted(f, &format!("{scheme}{}", self.address))?;
-        self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
+        if !self.gpus.is_default() {
+            write!(f, ", gpus = {}", self.gpus)?;
+        }
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
@@ -87,29 +85,6 @@ impl fmt::Display for Model {
         f.write_str("{ name = ")?;
         quoted(f, &self.name)?;
         write!(f, ", policy = \"{}\" }}", self.policy.name())
-    }
-}
-
-/// One entry of `[[lookup.tokens]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Token {
-    pub(super) name: String,
-    pub(super) secret: Secret,
-    pub(super) scopes: Vec<Scope>,
-    /// Where it is read from again.
-    pub(super) file: Option<PathBuf>,
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ name = ")?;
-        quoted(f, &self.name)?;
-        write!(f, ", token = \"{:?}\"", self.secret)?;
-        if self.scopes != [Scope::Read] {
-            let scopes: Vec<_> = self.scopes.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
-            write!(f, ", scope = [{}]", scopes.join(", "))?;
-        }
-        f.write_str(" }")
     }
 }
 
@@ -158,19 +133,6 @@ impl Tables<'_> {
         self.models(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
-    pub(super) fn tokens_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Token> {
-        let entries = self.entries(value, place, &["name", "token", "token_file", "token_env", "scope"]);
-        self.tokens(entries)
-    }
-
-    pub(super) fn tokens_from_texts<'t>(
-        &mut self,
-        texts: impl Iterator<Item = &'t str>,
-        origin: &Origin,
-    ) -> Vec<Token> {
-        self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
-    }
-
     pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
         self.mistakes.add(origin.clone(), Some(self.key), text);
     }
@@ -197,7 +159,12 @@ impl Tables<'_> {
         entries
     }
 
-    fn fields<'t>(&mut self, table: &'t DeTable<'t>, place: &Place<'_>, known: &[&'static str]) -> Fields<'t> {
+    pub(super) fn fields<'t>(
+        &mut self,
+        table: &'t DeTable<'t>,
+        place: &Place<'_>,
+        known: &[&'static str],
+    ) -> Fields<'t> {
         let mut fields = BTreeMap::new();
         for (name, value) in table {
             let origin = place.at(name.span());
@@ -278,14 +245,7 @@ impl Tables<'_> {
 
     fn target(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Target> {
         let name = self.text(fields, "name");
-        let gpus = fields.get("gpus").and_then(|(value, origin)| {
-            let gpus = value.as_integer().and_then(|gpus| gpus.as_str().parse().ok());
-            let gpus = gpus.filter(|gpus| (1..=GPUS_MAX).contains(gpus));
-            if gpus.is_none() {
-                self.wrong(origin, format!("`gpus` has to be a whole number from 1 to {GPUS_MAX}"));
-            }
-            gpus
-        });
+        let gpus = fields.get("gpus").map_or_else(Gpus::default, |(value, origin)| self.gpus(value, origin));
         if !fields.contains_key("url") {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
@@ -381,83 +341,12 @@ impl Tables<'_> {
         Some(Target {
             name: name?,
             address: address?,
-            gpus: None,
+            gpus: Gpus::default(),
             models: Vec::new(),
             engine: None,
             authorization: None,
             ask_for_load_report: None,
         })
-    }
-
-    fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
-        let mut tokens: Vec<Token> = Vec::new();
-        for entry in entries {
-            let (token, origin) = match entry {
-                Entry::Short(text, origin) => (self.short_token(&text, &origin), origin),
-                Entry::Fields(fields, origin) => (self.token(&fields, &origin), origin),
-            };
-            let Some(token) = token else { continue };
-            if tokens.iter().any(|other| other.name == token.name) {
-                self.wrong(&origin, format!("the name {} is already taken: names are unique", token.name));
-            } else if let Some(other) = tokens.iter().find(|other| other.secret == token.secret) {
-                self.wrong(
-                    &origin,
-                    format!("{} has the same secret as {}: nobody could tell who asked", token.name, other.name),
-                );
-            } else {
-                tokens.push(token);
-            }
-        }
-        tokens
-    }
-
-    fn short_token(&mut self, text: &str, origin: &Origin) -> Option<Token> {
-        let Some((name, secret)) = text.split_once('=') else {
-            self.wrong(origin, "a token is written NAME=TOKEN");
-            return None;
-        };
-        let name = check_name(name).map_err(|text| self.wrong(origin, text)).ok();
-        let secret = check_secret(secret, "the token").map_err(|text| self.wrong(origin, text)).ok();
-        Some(Token { name: name?, secret: secret?, scopes: vec![Scope::Read], file: None })
-    }
-
-    fn token(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Token> {
-        let name = self.needed_name(fields, origin, "a token needs a `name`: it says in the log who asked");
-        let forms: Vec<_> =
-            ["token", "token_file", "token_env"].into_iter().filter(|form| fields.contains_key(form)).collect();
-        let [form] = forms[..] else {
-            self.wrong(origin, "a token needs exactly one of `token`, `token_file` and `token_env`");
-            return None;
-        };
-        let (text, origin) = self.text(fields, form)?;
-        let secret = match form {
-            "token" => check_secret(&text, "the token"),
-            "token_file" => read_secret(&text),
-            _ => {
-                self.referenced.insert(text.clone());
-                let secret = self.environment.get(&text).and_then(|secret| secret.to_str());
-                secret
-                    .ok_or_else(|| format!("the environment variable {text} is not set, or is not UTF-8"))
-                    .and_then(|secret| check_secret(secret, &format!("the token in {text}")))
-            }
-        };
-        let file = (form == "token_file").then(|| PathBuf::from(&text));
-        let secret = secret.map_err(|text| self.wrong(&origin, text)).ok();
-        let scopes = self.scopes(fields);
-        Some(Token { name: name?, secret: secret?, scopes: scopes?, file })
-    }
-
-    /// What a token allows: to read, if nothing is said.
-    fn scopes(&mut self, fields: &Fields<'_>) -> Option<Vec<Scope>> {
-        let Some((value, origin)) = fields.get("scope") else { return Some(vec![Scope::Read]) };
-        let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
-        let scopes: Option<Vec<_>> = names.and_then(|names| names.map(|name| Scope::from_name(name?)).collect());
-        let scopes = scopes.filter(|scopes| !scopes.is_empty());
-        if scopes.is_none() {
-            let known: Vec<_> = Scope::ALL.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
-            self.wrong(origin, format!("`scope` has to be a list of {}", known.join(" and ")));
-        }
-        scopes
     }
 }
 

@@ -9,9 +9,11 @@ use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
 use super::engines::Engine;
+use super::gpus::Exporter;
 use super::otlp;
 use super::secret::{Secret, check_secret, read_secret};
-use super::tables::{Model, Target, Token};
+use super::tables::{Model, Target};
+use super::tokens::Token;
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 use crate::tls::authorization;
 
@@ -57,6 +59,8 @@ pub(super) enum Kind {
     Tokens,
     /// `[[engines]]`.
     Engines,
+    /// `[[gpu_exporters]]`.
+    GpuExporters,
 }
 
 /// A value that has passed its key's checks.
@@ -77,6 +81,7 @@ pub(super) enum Value {
     Models(Vec<Model>),
     Tokens(Vec<Token>),
     Engines(Vec<Engine>),
+    GpuExporters(Vec<Exporter>),
 }
 
 impl Kind {
@@ -109,7 +114,7 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines => {
+            Self::Targets | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
                 unreachable!("tables.rs reads lists of tables")
             }
         };
@@ -177,7 +182,7 @@ impl Kind {
             }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines => "a list of tables",
+            Self::Targets | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => "a list of tables",
         }
     }
 
@@ -239,6 +244,7 @@ impl fmt::Display for Value {
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
             Self::Engines(engines) => listed(f, engines, |f, engine| engine.fmt(f)),
+            Self::GpuExporters(exporters) => listed(f, exporters, |f, exporter| exporter.fmt(f)),
         }
     }
 }

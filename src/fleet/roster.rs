@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ejection::Rule;
-use super::publish::Publisher;
+use super::publish::{FreshWithin, Publisher};
 use super::slot::Slot;
 use super::{Settings, TargetSettings};
 use crate::snapshot::{Attached, FleetView, Moment};
@@ -39,7 +39,8 @@ impl Roster {
         let slots: Vec<_> =
             (0..).zip(&settings.targets).map(|(slot, target)| Arc::new(Slot::new(slot, target))).collect();
         let eject = Rule { after: settings.eject_after, time: settings.eject_time };
-        let publisher = Publisher::new(&slots, settings.fresh_within, settings.window, eject, start, now);
+        let fresh_within = FreshWithin { usual: settings.fresh_within, gpus: settings.gpu_fresh_within };
+        let publisher = Publisher::new(&slots, fresh_within, settings.window, eject, start, now);
         Self { next_slot: slots.len() as u32, slots, publisher, with: None, settled: start }
     }
 

@@ -15,14 +15,14 @@ use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source, Watc
 use crate::telemetry::Metrics;
 
 const BUSY: &str = include_str!("../../tests/fixtures/vllm-0.32.0/metrics-busy.txt");
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// Longer than anything here takes, even on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a pod does with a request.
 #[derive(Clone, Debug)]
-enum Reply {
+pub(super) enum Reply {
     /// Answers in one piece and keeps the connection.
     Answer(u16, String),
     /// The same, after a pause.
@@ -38,8 +38,8 @@ enum Reply {
 }
 
 /// A server whose replies can be changed while it runs. Dropping it ends all it does.
-struct Pod {
-    address: String,
+pub(super) struct Pod {
+    pub(super) address: String,
     script: Arc<Script>,
     _server: JoinSet<()>,
 }
@@ -54,7 +54,7 @@ struct Script {
 }
 
 impl Pod {
-    async fn start(metrics: Reply, health: Reply) -> Self {
+    pub(super) async fn start(metrics: Reply, health: Reply) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let script = Arc::new(Script {
@@ -82,7 +82,7 @@ impl Pod {
         Self { address, script, _server: server }
     }
 
-    fn metrics(&self, reply: Reply) {
+    pub(super) fn metrics(&self, reply: Reply) {
         *self.script.metrics.lock().unwrap() = reply;
     }
 
@@ -140,14 +140,14 @@ async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> std::io::Res
     stream.write_all((head + body).as_bytes()).await
 }
 
-fn ok(body: &str) -> Reply {
+pub(super) fn ok(body: &str) -> Reply {
     Reply::Answer(200, body.to_owned())
 }
 
 /// A fleet that runs until it is dropped or stopped.
-struct Running {
-    fleet: Arc<Fleet>,
-    metrics: Arc<Metrics>,
+pub(super) struct Running {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) metrics: Arc<Metrics>,
     stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
 }
@@ -157,7 +157,7 @@ fn described(name: &str, address: &str) -> TargetSettings {
 }
 
 /// Starts a fleet of these addresses, in quick motion.
-fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
+pub(super) fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
     let target = |(n, address): (usize, &&str)| described(&format!("t{n}"), address);
     let mut settings = Settings {
         poll_interval: 10 * MS,
@@ -186,11 +186,11 @@ fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> Running {
 }
 
 impl Running {
-    fn member(&self, target: usize) -> Member {
+    pub(super) fn member(&self, target: usize) -> Member {
         self.fleet.view().members[target].clone()
     }
 
-    fn reading(&self, target: usize, quantity: Quantity) -> Reading {
+    pub(super) fn reading(&self, target: usize, quantity: Quantity) -> Reading {
         *self.member(target).sample.reading(quantity)
     }
 
@@ -210,7 +210,7 @@ impl Running {
 }
 
 /// Waits for a condition, or fails with the words.
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "{what}: did not happen");

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
 use crate::snapshot::document::State;
-use crate::snapshot::{Excluded, FleetView, Health, Member, Moment, Watched};
+use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Watched};
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -16,6 +16,20 @@ pub(super) struct FleetPage<'a> {
     eligible: usize,
     excluded: Excluded,
     targets: Vec<TargetPart<'a>>,
+    gpu_exporters: Vec<ExporterPart<'a>>,
+}
+
+/// One exporter of GPUs.
+#[derive(Debug, Serialize)]
+struct ExporterPart<'a> {
+    node: &'a str,
+    url: &'a str,
+    /// `None` before its first good page.
+    age_ms: Option<u64>,
+    gpus: u32,
+    garbage_lines: u32,
+    error: Option<&'a str>,
+    failures: u32,
 }
 
 /// One target.
@@ -26,6 +40,8 @@ struct TargetPart<'a> {
     health: Health,
     eligible: bool,
     gpus: Option<u32>,
+    /// What is in the way of knowing its GPUs.
+    gpu_problem: Option<&'a str>,
     gateway_in_flight: u32,
     gateway_requests_per_second: f64,
     gateway_tokens_per_second: f64,
@@ -46,18 +62,22 @@ struct TargetPart<'a> {
 
 impl<'a> FleetPage<'a> {
     /// The page of a view.
-    pub(super) fn of(view: &'a FleetView, now: Moment) -> Self {
+    pub(super) fn of(view: &'a FleetView, gpus: &'a GpuHealth, now: Moment) -> Self {
         let mut eligible = vec![false; view.members.len()];
         for &member in &view.pools.all().eligible {
             eligible[member as usize] = true;
         }
-        let targets = view.members.iter().zip(eligible).map(|(member, eligible)| TargetPart::of(member, eligible, now));
+        let targets = view.members.iter().zip(eligible).map(|(member, eligible)| {
+            let gpu_problem = gpus.problem(member.sample.target.slot);
+            TargetPart { gpu_problem, ..TargetPart::of(member, eligible, now) }
+        });
         Self {
             published: view.published.to_string(),
             view_age_ms: now.ms_since(view.published),
             eligible: view.pools.all().eligible.len(),
             excluded: view.pools.all().excluded,
             targets: targets.collect(),
+            gpu_exporters: gpus.exporters.iter().map(|exporter| ExporterPart::of(exporter, now)).collect(),
         }
     }
 
@@ -71,13 +91,41 @@ impl<'a> FleetPage<'a> {
             words::millis(self.view_age_ms)
         );
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
-        format!("{}\n{}", words::wrapped(&sentence, width), table::lay_out(&COLUMNS, &rows, width))
+        let mut text =
+            format!("{}\n{}", words::wrapped(&sentence, width), candidates::lay_out(&COLUMNS, 3, &rows, width));
+        let troubles = self.targets.iter().filter_map(|target| Some(("GPUs of", target.name, target.gpu_problem?)));
+        let exporters = self.gpu_exporters.iter();
+        let troubles =
+            troubles.chain(exporters.filter_map(|exporter| Some(("GPU exporter of", exporter.node, exporter.error?))));
+        for (place, (what, whose, trouble)) in troubles.take(TROUBLES_MAX).enumerate() {
+            text.push_str(if place == 0 { "\n" } else { "" });
+            let line = format!("{what} {}: {}", words::clean(whose), words::clean(trouble));
+            text.push_str(&words::hanging("", &line, 2, width));
+        }
+        text
+    }
+}
+
+/// Troubles with GPUs that the page for a terminal shows; the JSON has all.
+const TROUBLES_MAX: usize = 20;
+
+impl<'a> ExporterPart<'a> {
+    fn of(exporter: &'a GpuExporter, now: Moment) -> Self {
+        Self {
+            node: &exporter.node,
+            url: &exporter.url,
+            age_ms: exporter.read.map(|read| now.ms_since(read)),
+            gpus: exporter.gpus,
+            garbage_lines: exporter.garbage_lines,
+            error: exporter.error.as_deref(),
+            failures: exporter.failures,
+        }
     }
 }
 
 /// The columns of the page for a terminal: a target's own, then those it shares with a snapshot's candidates.
-const COLUMNS: [table::Column; 12] = {
-    let [in_flight, rps, tps, waiting, running, kv, hit, age, freshness] = candidates::STATE_COLUMNS;
+const COLUMNS: [table::Column; 14] = {
+    let [in_flight, rps, tps, waiting, running, kv, hit, gpu, memory, age, freshness] = candidates::STATE_COLUMNS;
     [
         table::Column::name("target"),
         table::Column::text("health", 0),
@@ -89,6 +137,8 @@ const COLUMNS: [table::Column; 12] = {
         running,
         kv,
         hit,
+        gpu,
+        memory,
         age,
         freshness,
     ]
@@ -104,7 +154,8 @@ impl<'a> TargetPart<'a> {
             address: &sample.target.address,
             health: sample.health,
             eligible,
-            gpus: sample.target.gpus,
+            gpus: sample.gpus(),
+            gpu_problem: None,
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,

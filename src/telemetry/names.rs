@@ -207,6 +207,8 @@ metrics! {
         "Share of time that the GPUs were busy, 0..1";
     TARGET_GPU_MEMORY "snapgate_target_gpu_memory_utilization_ratio" Gauge, "1", ["target"], Stable,
         "Share of GPU memory in use, 0..1";
+    TARGET_GPUS "snapgate_target_gpus" Gauge, "{gpu}", ["target"], Stable,
+        "GPUs of the target, as configured, else as its exporter tells";
     TARGET_ENGINE_REQUESTS "snapgate_target_engine_requests_per_second" Gauge, "{request}/s", ["target"], Stable,
         "Requests that the engine finished, from all its clients, over fleet.window";
     TARGET_ENGINE_TOKENS "snapgate_target_engine_tokens_per_second" Gauge, "{token}/s", ["target"], Stable,
@@ -223,7 +225,13 @@ metrics! {
     SCRAPE_FAILURES "snapgate_scrape_failures_total" Counter, "{scrape}", ["target", "reason"], Stable,
         "Metric pages of the target that could not be read, by reason";
     SCRAPE_DURATION "snapgate_scrape_duration_seconds" Histogram(INTERNAL_SECONDS), "s", [], Stable,
-        "Time to read one metric page";
+        "Time to read one metric page of a target or of a GPU exporter";
+    GPU_EXPORTER_SCRAPES "snapgate_gpu_exporter_scrapes_total" Counter, "{scrape}", ["node"], Stable,
+        "Pages of the node's GPU exporter that were read";
+    GPU_EXPORTER_FAILURES "snapgate_gpu_exporter_scrape_failures_total" Counter, "{scrape}", ["node", "reason"], Stable,
+        "Pages of the node's GPU exporter that could not be read, by reason";
+    GPU_PROBLEMS "snapgate_gpu_problem_targets" Gauge, "{target}", [], Stable,
+        "Targets whose GPUs are not known as they should be: /v1/fleet says why";
 
     LOAD_REPORTS "snapgate_load_reports_total" Counter, "{report}", ["format"], Stable,
         "Load reports that came with answers of targets and were read";

@@ -84,7 +84,8 @@ pub(super) fn samples() -> impl Strategy<Value = Vec<Arc<Sample>>> {
                 let readings = readings.try_into().expect("as many as there are quantities");
                 let target = Arc::clone(&target);
                 let sample = Sample::new(target, n as u64 + 1, published, health, readings, window_ms);
-                samples.push(Arc::new(sample.with_in_flight_at_scrape(in_flight)));
+                let gpu_uuids = gpus.filter(|gpus| gpus % 2 == 1).map(|gpus| [format!("GPU-{gpus}").into()].into());
+                samples.push(Arc::new(sample.with_in_flight_at_scrape(in_flight).with_gpu_uuids(gpu_uuids)));
             }
         }
         samples

@@ -8,6 +8,7 @@
 //! exemplars are copied and not allocated, an exit's books are read as one, and series can leave.
 
 mod books;
+mod gpus;
 mod histogram;
 mod load_reports;
 mod number;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use books::ExitBooks;
+use gpus::GpuExporters;
 use histogram::Histogram;
 pub use load_reports::{LoadReports, Untold};
 use number::{ByWords, locked};
@@ -139,6 +141,9 @@ pub struct Metrics {
     scan_errors: Counter,
     requests: Arc<Requests>,
     targets: Arc<Targets>,
+    gpu_exporters: GpuExporters,
+    /// Targets whose GPUs are not known as they should be.
+    pub gpu_problems: Gauge,
     /// For those who count a request only now and then.
     observer: Mutex<Observer>,
     exits: Mutex<Vec<(ExitBooks, Option<usize>)>>,
@@ -193,6 +198,8 @@ impl Metrics {
             observer: Mutex::new(Observer::new(Arc::clone(&requests), Arc::clone(&targets))),
             requests,
             targets,
+            gpu_exporters: GpuExporters::default(),
+            gpu_problems: Gauge::default(),
             exits: Mutex::default(),
             intake: Mutex::default(),
             commit_delay: Histogram::new(&names::COMMIT_DELAY),
@@ -316,6 +323,22 @@ impl Metrics {
         self.targets.scrape_failed(target, reason);
     }
 
+    /// These are all the exporters of GPUs, by node; whose pages may fail for these reasons.
+    pub fn set_gpu_exporters<'a>(&self, nodes: impl Iterator<Item = &'a str>, failures: &[&'static str]) {
+        self.gpu_exporters.set(nodes, failures);
+    }
+
+    /// The page of a node's exporter was read.
+    pub fn gpu_exporter_read(&self, node: &str, seconds: f64) {
+        self.gpu_exporters.read(node);
+        self.targets.scrape_took(seconds);
+    }
+
+    /// It could not be read.
+    pub fn gpu_exporter_failed(&self, node: &str, reason: &'static str) {
+        self.gpu_exporters.failed(node, reason);
+    }
+
     /// What is counted, as OpenMetrics.
     pub fn page(&self) -> String {
         self.render(Format::OpenMetrics, None)
@@ -342,6 +365,8 @@ impl Metrics {
         }
         self.targets.write_scrapes(&mut page);
         self.load_reports.write(&mut page);
+        self.gpu_exporters.write(&mut page);
+        page.single(&names::GPU_PROBLEMS, self.gpu_problems.get());
         self.write_exits(&mut page, scrape.as_ref());
         self.write_store(&mut page, scrape.as_ref());
         self.write_gateway(&mut page, scrape.as_ref());
