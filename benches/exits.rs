@@ -197,8 +197,8 @@ fn sample(slot: u32) -> Arc<Sample> {
     readings[Quantity::PrefixCacheHitRatio as usize] = reading((draw >> 7) as f64 / u64::MAX as f64);
     readings[Quantity::EngineRequestsPerSecond as usize] = reading((draw % 1000) as f64 / 7.0);
     readings[Quantity::EngineTokensPerSecond as usize] = reading((draw % 1_000_000) as f64 / 7.0);
-    let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
-    let target = Arc::new(Target { slot, name, address, gpus: Some(1) });
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.3.{slot}:8000"));
+    let target = Arc::new(Target { gpus: Some(1), ..target });
     let sample = Sample::new(target, 1, published, Health::Healthy, readings, 10_000);
     Arc::new(sample.with_in_flight_at_scrape(Some((draw % 9) as u32)))
 }

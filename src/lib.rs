@@ -22,6 +22,7 @@
 //! - [`clock`]: time that never jumps. [`telemetry`]: the gateway's own log, and every metric's name.
 //! - [`tenant`]: whose a request is, for the data path and for lookups alike.
 //! - [`tls`]: certificates and keys, followed as their files change; plain and encrypted connections.
+//! - [`discovery`]: who the targets are: followed files, DNS and Kubernetes, joined with what is configured.
 //! - [`fleet`]: keeps the latest view of the targets: polls, probes, the gateway's own rates.
 //! - [`choose`]: the choice, a pure function of what is recorded; the data path makes it, a replay makes it again.
 //! - [`gateway`]: the data path; `Thread::handle` is the life of a request.
@@ -57,6 +58,8 @@ pub mod telemetry;
 pub mod tenant;
 
 pub mod tls;
+
+pub mod discovery;
 
 pub mod fleet;
 

@@ -14,7 +14,7 @@ use super::{Config, Machine, Secret, Shown, Targets, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::snapshot::Policy;
 use crate::store::Durability;
-use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
+use crate::{discovery, fleet, gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
 const IN_ORDER: [(&str, &str, &str); 6] = [
@@ -48,8 +48,9 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     }
     otlp::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
-    if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
-        let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
+    let none = list.is_empty() && sources(effective).is_empty();
+    if targets == Targets::Required && none && !mistakes.about("targets") && !mistakes.about("discovery") {
+        let text = "there is none: add [[targets]] or [[discovery]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
         mistakes.add(Origin::Default, Some("targets"), text);
     }
 }
@@ -84,7 +85,15 @@ fn check_models(effective: &Effective, mistakes: &mut Mistakes) {
         unreachable!("both are lists of tables")
     };
     let served = |name: &String| targets.iter().any(|target| target.models.is_empty() || target.models.contains(name));
-    for model in models.iter().filter(|model| !targets.is_empty() && !served(&model.name)) {
+    // What a file or a zone will say nobody knows; of a source that names models they are known.
+    let discovered = |name: &String| {
+        sources(effective)
+            .iter()
+            .any(|source| source.defaults.models.is_empty() || source.defaults.models.contains(name))
+    };
+    let known = |name: &String| served(name) || discovered(name);
+    let nowhere = targets.is_empty() && sources(effective).is_empty();
+    for model in models.iter().filter(|model| !nowhere && !known(&model.name)) {
         let text = format!("no target serves {}: name it in the `models` of a target", model.name);
         mistakes.add(origin.clone(), Some("models"), text);
     }
@@ -175,6 +184,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         otlp: otlp::settings(&values),
         log: log_settings(&values),
         fleet: fleet_settings(&values),
+        discovery: sources(effective).to_vec(),
         gateway: gateway_settings(&values, machine),
         shutdown_grace: values.duration("timeouts.shutdown_grace"),
         shutdown_delay: values.duration("timeouts.shutdown_delay"),
@@ -186,6 +196,11 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         shown: shown(effective),
         effective: effective.clone(),
     }
+}
+
+fn sources(effective: &Effective) -> &[discovery::Settings] {
+    let (Value::Discovery(sources), _) = effective.get("discovery") else { unreachable!("sources are sources") };
+    sources
 }
 
 /// The configured name, else the host name in the form of a name.
@@ -223,10 +238,9 @@ fn target_credentials(values: &Values<'_>) -> Vec<(String, tls::CredentialSettin
 fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
     let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
     let target = |target: &super::tables::Target| fleet::TargetSettings {
-        name: target.name.clone(),
-        address: target.address.clone(),
         gpus: target.gpus,
         models: target.models.clone(),
+        ..fleet::TargetSettings::new(&target.name, &target.address)
     };
     fleet::Settings {
         targets: targets.iter().map(target).collect(),
@@ -246,6 +260,7 @@ fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
         metrics_path: values.text("fleet.metrics_path").to_owned(),
         eject_after: values.small("fleet.eject_after"),
         eject_time: values.duration("fleet.eject_time"),
+        drain_time: values.duration("fleet.drain_time"),
         // Loaded when it starts.
         connector: None,
         authorization: None,

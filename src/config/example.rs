@@ -31,6 +31,18 @@ url = \"http://127.0.0.1:8000\"
 #url = \"http://127.0.0.1:8001\"
 ";
 
+const DISCOVERY: &str = "\
+#[[discovery]]
+#kind = \"file\"
+#path = \"/etc/snapgate/targets.json\"
+
+#[[discovery]]
+#kind = \"dns\"
+#host = \"vllm.llm.svc.cluster.local.\"
+#port = 8000
+#models = [\"llama-3.1-8b\"]
+";
+
 const MODELS: &str = "\
 #[[models]]
 #name = \"llama-3.1-8b\"
@@ -72,6 +84,7 @@ fn described(key: &Key) -> String {
     let text = comment(key.doc) + &comment(&facts.join(" "));
     let setting = match key.kind {
         Kind::Targets => TARGETS.to_owned(),
+        Kind::Discovery => DISCOVERY.to_owned(),
         Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
         Kind::List { .. } => format!("{} = {}\n", key.split().1, folded(key)),

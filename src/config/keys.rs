@@ -88,9 +88,10 @@ pub(super) const FLAGS: [(&str, &str); 7] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 44] = [
+pub(super) const LIVE: [&str; 45] = [
     "policy",
     "targets",
+    "discovery",
     "models",
     "limits.in_flight",
     "limits.connections",
@@ -237,6 +238,14 @@ const COMMON: &[Key] = &[
               `authorization_file` with the name of a file, is what its requests present in place of \
               upstream.authorization; its polls present fleet.authorization. --target [NAME=]URL may be repeated and \
               replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+    Key { path: "discovery", kind: Kind::Discovery, default: "",
+        doc: "Sources of more targets, which come and go while the gateway runs; docs/discovery.md has all of it. `kind` is \
+              \"file\" for a list in the file `path`, in TOML or JSON, or as Prometheus reads it (file_sd, in JSON); \"dns\" for \
+              the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
+              the system's, asked again when their time to live is over. `interval` is how often a file is looked at, and the \
+              least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
+              say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
+              The variable takes a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
     Key { path: "log.format", kind: Kind::Choice(&["json", "text", "auto"]), default: "json",
@@ -396,6 +405,9 @@ const COMMON: &[Key] = &[
     Key { path: "fleet.eject_after", kind: count(0, 1_000_000), default: "5",
         doc: "Requests failed in a row (not connected, broken off, timed out, or answered with 5xx) after which a target \
               is passed over for a while, but never more than half of those that serve a model; 0 for never." },
+    Key { path: "fleet.drain_time", kind: time(0, H), default: "1m",
+        doc: "How long a target that has left the fleet is still listed and counted while requests that it has go on. It gets \
+              no new ones from the start, and none of them is cut off at the end." },
     Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
         doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
     Key { path: "fleet.authorization", kind: Kind::Authorization, default: "",

@@ -8,10 +8,12 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
+use super::discovery::show;
 use super::otlp;
 use super::secret::Secret;
 use super::tables::{Model, Target, Token, check_secret, read_secret};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+use crate::discovery;
 use crate::tls::authorization;
 
 /// Says what is wrong with a text, or gives it in its normal form.
@@ -50,6 +52,8 @@ pub(super) enum Kind {
     Headers { file: bool },
     /// `[[targets]]`.
     Targets,
+    /// `[[discovery]]`.
+    Discovery,
     /// `[[models]]`.
     Models,
     /// `[[lookup.tokens]]`.
@@ -71,6 +75,7 @@ pub(super) enum Value {
     Authorization(Option<HeaderValue>),
     Headers(HeaderMap),
     Targets(Vec<Target>),
+    Discovery(Vec<discovery::Settings>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
 }
@@ -105,7 +110,9 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Models | Self::Tokens => unreachable!("tables.rs reads lists of tables"),
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens => {
+                unreachable!("tables.rs reads lists of tables")
+            }
         };
         self.within_bounds(&value)?;
         Ok(value)
@@ -171,7 +178,7 @@ impl Kind {
             }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Models | Self::Tokens => "a list of tables",
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens => "a list of tables",
         }
     }
 
@@ -230,6 +237,7 @@ impl fmt::Display for Value {
             Self::Authorization(value) => quoted(f, value.as_ref().map_or("", |_| "<set>")),
             Self::Headers(headers) => quoted(f, if headers.is_empty() { "" } else { "<set>" }),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
+            Self::Discovery(sources) => listed(f, sources, show),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
         }

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn budget(targets: usize) -> Budget {
-        let target = |n| TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1");
+        let target = |n| TargetSettings::new(&format!("t{n}"), "127.0.0.1:1");
         Budget::new(&Settings::new((0..targets).map(target).collect()))
     }
 

@@ -39,13 +39,13 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{Attached, FleetView, Health};
+use crate::snapshot::{Attached, FleetView, Health, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
 use fetch::Fetcher;
-pub use roster::Change;
 use roster::Roster;
+pub use roster::{Change, Leaving};
 pub use slot::Problems;
 use slot::Slot;
 
@@ -92,14 +92,16 @@ pub struct Settings {
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
     pub eject_time: Duration,
+    /// How long a target that left is still listed and counted while requests at it go on.
+    pub drain_time: Duration,
     /// For targets that are spoken to in TLS; without it they cannot be reached.
     pub connector: Option<Arc<Connector>>,
     /// What scrapes and probes present.
     pub authorization: Option<Arc<Credential>>,
 }
 
-/// One target as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One target as configured or discovered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetSettings {
     /// Unique in the fleet.
     pub name: String,
@@ -109,13 +111,14 @@ pub struct TargetSettings {
     pub gpus: Option<u32>,
     /// The models it serves; none named means any.
     pub models: Vec<String>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
-#[cfg(test)]
 impl TargetSettings {
-    /// One that serves any model.
-    fn plain(name: &str, address: &str) -> Self {
-        Self { name: name.into(), address: address.into(), gpus: None, models: Vec::new() }
+    /// One of which nothing else is known: it serves any model.
+    pub fn new(name: &str, address: &str) -> Self {
+        Self { name: name.into(), address: address.into(), ..Self::default() }
     }
 }
 
@@ -140,6 +143,7 @@ impl Settings {
             metrics_path: "/metrics".into(),
             eject_after: 5,
             eject_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(60),
             connector: None,
             authorization: None,
         }
@@ -207,19 +211,39 @@ impl Fleet {
     }
 
     /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
-    /// requests under way at others go on to their ends. One whose name and address stay keeps its slot, its counters and
+    /// requests under way at others go on to their ends, and are counted under the target's name for its drain time. One whose name and address stay keeps its slot, its counters and
     /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
     ///
     /// From then on every view brings `with`: whoever chooses from it has the targets and what belongs to them in one load.
     pub fn set_targets(&self, targets: &[TargetSettings], with: Attached) -> Change {
         let mut roster = self.roster();
         roster.with = with;
+        self.replace(&mut roster, targets)
+    }
+
+    /// The same, and what the views bring stays what it is.
+    pub fn replace_targets(&self, targets: &[TargetSettings]) -> Change {
+        self.replace(&mut self.roster(), targets)
+    }
+
+    fn replace(&self, roster: &mut Roster, targets: &[TargetSettings]) -> Change {
         let change = roster.replace(targets, self.watch.clock.now());
         self.watch.budget.set_targets(targets.len());
-        self.publish_from(&mut roster);
-        self.watch.metrics.set_targets(targets.iter().map(|target| &*target.name), &poll::REASONS);
+        self.publish_from(roster);
+        self.name_targets(roster);
         self.changed.notify_one();
         change
+    }
+
+    /// Those that have left and still have requests to end.
+    pub fn leaving(&self) -> Vec<Leaving> {
+        self.roster().leaving()
+    }
+
+    /// Says whose series there are: those that leave have theirs to the end.
+    fn name_targets(&self, roster: &Roster) {
+        self.watch.metrics.set_targets(roster.names(), &poll::REASONS);
+        self.watch.metrics.targets_leaving.set(roster.leaving().len() as i64);
     }
 
     /// From now on every view brings this.
@@ -266,6 +290,9 @@ impl Fleet {
             let view = roster.view(instant, self.watch.clock.at(instant));
             self.view.store(Arc::new(view));
         });
+        if roster.see_off() {
+            self.name_targets(roster);
+        }
         if roster.settled.elapsed() >= SETTLE_INTERVAL {
             roster.settled = Instant::now();
             budget.settle();

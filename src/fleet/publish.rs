@@ -123,7 +123,7 @@ fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pool
 impl Latest {
     fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: Duration, window_ms: u32) -> Self {
         let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
-        let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
+        let standing = standing(slot, known.health, false);
         Self { sample, fresh_until, ejection: Ejection::default(), standing }
     }
 
@@ -138,11 +138,7 @@ impl Latest {
     /// Says whether the target has come or gone, as far as choices are concerned.
     fn stand(&mut self, slot: &Slot, eject: Rule, instant: Instant) -> bool {
         let failing = self.ejection.tick(slot, eject, instant);
-        let standing = match self.sample.health {
-            Health::Unhealthy => Standing::Down,
-            _ if failing => Standing::Failing,
-            _ => Standing::Up,
-        };
+        let standing = standing(slot, self.sample.health, failing);
         std::mem::replace(&mut self.standing, standing) != standing
     }
 
@@ -160,6 +156,15 @@ impl Latest {
         let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
         (Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until)
+    }
+}
+
+fn standing(slot: &Slot, health: Health, failing: bool) -> Standing {
+    match health {
+        Health::Unhealthy => Standing::Down,
+        Health::Unknown if slot.newcomer => Standing::Unproven,
+        _ if failing => Standing::Failing,
+        _ => Standing::Up,
     }
 }
 
@@ -198,7 +203,7 @@ mod tests {
 
     impl Bench {
         fn new(targets: u32) -> Self {
-            let target = |slot| TargetSettings::plain(&format!("t{slot}"), "-");
+            let target = |slot| TargetSettings::new(&format!("t{slot}"), "-");
             let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(slot, &target(slot)))).collect();
             let start = Instant::now();
             let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, EJECT, start, EPOCH);

@@ -15,6 +15,8 @@ pub(super) struct Slot {
     /// The models it serves; none named means any.
     pub(super) models: Box<[Box<str>]>,
     pub(super) live: Arc<Live>,
+    /// It came to targets that were there: as long as those can serve, it has to prove itself first.
+    pub(super) newcomer: bool,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
     known: Mutex<Known>,
@@ -69,20 +71,26 @@ impl Slot {
         Self::of(slot, settings, Arc::default(), Known { state, problems: Problems::default() })
     }
 
+    /// The same, of a target that comes while the fleet runs.
+    pub(super) fn newcomer(slot: u32, settings: &TargetSettings) -> Self {
+        Self { newcomer: true, ..Self::new(slot, settings) }
+    }
+
     /// The same target, described otherwise: its counters go on, and what was known is known.
     pub(super) fn described(&self, settings: &TargetSettings) -> Self {
         let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), self.lock().clone());
         slot.changed.store(true, Ordering::Release);
-        slot
+        Self { newcomer: self.newcomer, ..slot }
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, models } = settings;
-        let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
+        let TargetSettings { name, address, gpus, models, place } = settings;
+        let target = Target { gpus: *gpus, place: place.clone(), ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
             live,
+            newcomer: false,
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
@@ -90,11 +98,12 @@ impl Slot {
 
     /// Whether this is its description, too.
     pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
-        let Target { name, address, gpus, .. } = &*self.target;
+        let Target { name, address, gpus, place, .. } = &*self.target;
         let models = self.models.iter().map(|model| &**model);
         **name == *settings.name
             && **address == *settings.address
             && *gpus == settings.gpus
+            && *place == settings.place
             && models.eq(settings.models.iter().map(String::as_str))
     }
 

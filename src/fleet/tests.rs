@@ -153,7 +153,7 @@ struct Running {
 }
 
 fn described(name: &str, address: &str) -> TargetSettings {
-    TargetSettings { gpus: Some(8), ..TargetSettings::plain(name, address) }
+    TargetSettings { gpus: Some(8), ..TargetSettings::new(name, address) }
 }
 
 /// Starts a fleet of these addresses, in quick motion.
@@ -427,7 +427,7 @@ async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
     let running = start(&[&pod.address], |_| {});
     until("known", || running.reading(0, Quantity::Waiting).value.is_some()).await;
     let before = running.member(0);
-    let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::plain("t0", &pod.address) };
+    let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::new("t0", &pod.address) };
     let change = running.fleet.set_targets(&[other], None);
     assert_eq!((change.added.len(), change.removed.len(), change.kept), (0, 0, 1));
     let view = Arc::clone(&running.fleet.view());

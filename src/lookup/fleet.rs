@@ -1,5 +1,7 @@
 //! `/v1/fleet`: the view that the next decision would be made from, with ages as of now.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
@@ -14,6 +16,52 @@ pub(super) struct FleetPage<'a> {
     eligible: usize,
     excluded: Excluded,
     targets: Vec<TargetPart<'a>>,
+    leaving: Vec<LeavingPart>,
+    discovery: Vec<SourcePart>,
+}
+
+/// Who belongs to the fleet, and who says so.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    /// Targets that have left.
+    pub leaving: Vec<LeavingPart>,
+    /// Sources of discovery, in the order of the configuration.
+    pub sources: Vec<SourcePart>,
+}
+
+/// Tells who belongs to the fleet now.
+pub type MembershipSource = Arc<dyn Fn() -> Membership + Send + Sync>;
+
+/// A target that has left the fleet and has requests to end.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeavingPart {
+    /// As it was called.
+    pub name: String,
+    /// Where it was.
+    pub address: String,
+    /// Requests of this gateway at it.
+    pub gateway_in_flight: u32,
+    /// How long ago it left.
+    pub left_ms: u64,
+}
+
+/// A source of discovery.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourcePart {
+    /// As configured.
+    pub name: String,
+    /// `file`, `dns` or `kubernetes`.
+    pub kind: &'static str,
+    /// In its last good view.
+    pub targets: usize,
+    /// Of the view; `None` before the first.
+    pub age_ms: Option<u64>,
+    /// Why the view may be out of date.
+    pub problem: Option<String>,
+    /// How many of them are not in the fleet.
+    pub left_out: usize,
+    /// The first of those, each with the reason.
+    pub first_left_out: Vec<String>,
 }
 
 /// One target.
@@ -35,7 +83,7 @@ struct TargetPart<'a> {
 
 impl<'a> FleetPage<'a> {
     /// The page of a view.
-    pub(super) fn of(view: &'a FleetView, now: Moment) -> Self {
+    pub(super) fn of(view: &'a FleetView, Membership { leaving, sources }: Membership, now: Moment) -> Self {
         let mut eligible = vec![false; view.members.len()];
         for &member in &view.pools.all().eligible {
             eligible[member as usize] = true;
@@ -47,6 +95,8 @@ impl<'a> FleetPage<'a> {
             eligible: view.pools.all().eligible.len(),
             excluded: view.pools.all().excluded,
             targets: targets.collect(),
+            leaving,
+            discovery: sources,
         }
     }
 
@@ -60,7 +110,32 @@ impl<'a> FleetPage<'a> {
             words::millis(self.view_age_ms)
         );
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
-        format!("{}\n{}", words::wrapped(&sentence, width), table::lay_out(&COLUMNS, &rows, width))
+        let mut text = format!("{}\n{}", words::wrapped(&sentence, width), table::lay_out(&COLUMNS, &rows, width));
+        for note in self.notes() {
+            text += "\n";
+            text += &words::wrapped(&note, width);
+        }
+        text
+    }
+}
+
+impl FleetPage<'_> {
+    /// What there is to say of who comes and goes, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        let leaving = |LeavingPart { name, gateway_in_flight, left_ms, .. }: &LeavingPart| {
+            let (name, requests) = (words::clean(name), words::counted(u64::from(*gateway_in_flight), "request"));
+            format!("{name} left {} ago and has {requests} to end.", words::millis(*left_ms))
+        };
+        let source = |SourcePart { name, kind, targets, age_ms, problem, left_out, first_left_out }: &SourcePart| {
+            let (name, found) = (words::clean(name), words::counted(*targets as u64, "target"));
+            let age = age_ms.map_or_else(String::new, |age| format!(", {} old", words::millis(age)));
+            let problem = problem.as_ref().map_or_else(String::new, |text| format!("; {}", words::clean(text)));
+            let first = first_left_out.first().map_or_else(String::new, |text| words::clean(text));
+            let left_out =
+                if *left_out > 0 { format!("; {left_out} left out, such as {first}") } else { String::new() };
+            format!("{name} ({kind}): {found}{age}{problem}{left_out}.")
+        };
+        self.leaving.iter().map(leaving).chain(self.discovery.iter().map(source)).collect()
     }
 }
 

@@ -64,6 +64,7 @@ mod wait;
 
 pub use around::{Around, Width, Wrong, look_in};
 pub use erase::{Deleted, Erasing};
+pub use fleet::{LeavingPart, Membership, MembershipSource, SourcePart};
 pub use key::Key;
 pub use links::{LinkTemplate, Links, Offered};
 pub use problem::Problem;
@@ -152,6 +153,8 @@ pub struct LookupState {
     pub clock: Arc<Clock>,
     /// For `/v1/fleet`.
     pub fleet: FleetSource,
+    /// Likewise.
+    pub membership: MembershipSource,
     /// For `/readyz`.
     pub readiness: ReadinessSource,
     /// Tells whose a request is, as the data path does.

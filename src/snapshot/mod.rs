@@ -1,7 +1,7 @@
 //! The noun of the project: what a snapshot is. Plain data; no IO, no clock, no runtime, no other module.
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
-//! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the
+//! trace is for export, [`place`], [`sample`], [`members`], [`pools`] and [`view`] are what the
 //! gateway knew of the fleet, [`decision`] is what it made of that, [`outcome`] is how it ended, [`record`] holds it all
 //! together and [`document`] is its one JSON form.
 
@@ -11,6 +11,7 @@ pub mod id;
 pub mod members;
 pub mod moment;
 pub mod outcome;
+pub mod place;
 pub mod pools;
 pub mod record;
 pub mod sample;
@@ -25,6 +26,7 @@ pub use id::{InstanceTag, RunId, SnapshotId};
 pub use members::{Block, Member, Members, SampleRef};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
+pub use place::Place;
 pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};

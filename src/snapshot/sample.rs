@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::document::StateJson;
 use super::moment::Moment;
+use super::place::Place;
 use serde::{Deserialize, Serialize};
 
 /// One inference pod. Its address is for operators; its name is for everybody.
@@ -17,12 +18,19 @@ pub struct Target {
     pub address: Box<str>,
     /// How many GPUs it has, if anybody said.
     pub gpus: Option<u32>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
 /// What stands before the address of a target that is spoken to in TLS.
 pub const TLS_SCHEME: &str = "https://";
 
 impl Target {
+    /// One of which nothing else is known.
+    pub fn new(slot: u32, name: &str, address: &str) -> Self {
+        Self { slot, name: name.into(), address: address.into(), gpus: None, place: None }
+    }
+
     /// Whether it is spoken to in TLS.
     pub fn is_tls(&self) -> bool {
         self.address.starts_with(TLS_SCHEME)

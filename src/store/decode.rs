@@ -315,7 +315,7 @@ impl Known {
         let mut statement =
             connection.prepare_cached("SELECT slot, name, address, gpus FROM targets WHERE target = ?1")?;
         let target = statement.query_row([row], |row| {
-            Ok(Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)? })
+            Ok(Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None })
         });
         remember(&mut self.targets, TARGETS_MAX, row, found(target, "target", row)?)
     }

@@ -78,7 +78,7 @@ pub(super) fn samples() -> impl Strategy<Value = Vec<Arc<Sample>>> {
     vec((target, vec(sample, 1..4)), 1..5).prop_map(|fleet| {
         let mut samples = Vec::new();
         for (slot, ((name, address, gpus), states)) in fleet.into_iter().enumerate() {
-            let target = Arc::new(Target { slot: slot as u32, name, address, gpus });
+            let target = Arc::new(Target { gpus, ..Target::new(slot as u32, &name, &address) });
             for (n, (published, health, readings, window_ms, in_flight)) in states.into_iter().enumerate() {
                 let readings = readings.try_into().expect("as many as there are quantities");
                 let target = Arc::clone(&target);

@@ -1,0 +1,98 @@
+//! What a source is asked, and what is said of all targets that it finds.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One source of targets. No duration is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Unique among sources: log, metrics and `/v1/fleet` call it so.
+    pub name: String,
+    /// Who is asked.
+    pub kind: Kind,
+    /// What holds for each of its targets.
+    pub defaults: Defaults,
+}
+
+/// What holds for targets of which the source says nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// The models they serve; none named means any.
+    pub models: Vec<String>,
+    /// How many GPUs each has.
+    pub gpus: Option<u32>,
+    /// Whether they are spoken to in TLS.
+    pub tls: bool,
+    /// For addresses without one.
+    pub port: Option<u16>,
+}
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File(FileSettings),
+    /// The domain name system.
+    Dns(DnsSettings),
+}
+
+impl Kind {
+    /// As the configuration calls it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Dns(_) => "dns",
+        }
+    }
+}
+
+/// A file with a list of targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSettings {
+    /// Ends in `.toml` if it is TOML; else it is JSON.
+    pub path: PathBuf,
+    /// How often it is looked at.
+    pub interval: Duration,
+}
+
+/// A name with the targets' addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// As in a zone. One without a dot at its end is looked for in the search domains, too.
+    pub host: String,
+    /// What is asked for.
+    pub records: Records,
+    /// Who is asked; none for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// The least time from one question to the next, whatever the records' time to live.
+    pub interval: Duration,
+}
+
+/// Kinds of DNS records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Records {
+    /// Addresses of both kinds.
+    Address,
+    /// IPv4 alone.
+    A,
+    /// IPv6 alone.
+    Aaaa,
+    /// Names and ports, whose addresses are asked for next.
+    Srv,
+}
+
+impl Records {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Address, Self::A, Self::Aaaa, Self::Srv];
+
+    /// As the configuration calls them.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::A => "a",
+            Self::Aaaa => "aaaa",
+            Self::Srv => "srv",
+        }
+    }
+}
