@@ -12,7 +12,9 @@ use super::mistake::{Origin, Place};
 use super::tables::{Entry, Tables};
 use super::units::{parse_duration, show_duration};
 use super::value::{quoted, quoted_list};
-use crate::discovery::{Defaults, DnsSettings, FileSettings, Kind, Records, Settings, check_name};
+use crate::discovery::{
+    Defaults, DnsSettings, FileSettings, Kind, KubernetesSettings, Records, Settings, check_name, parse_url,
+};
 
 /// How often a file is looked at, and the least time between two questions, if nothing is said.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,14 +28,26 @@ const HOST_CHARS_MAX: usize = 253;
 /// The port of a DNS server that names none.
 const DNS_PORT: u16 = 53;
 
+/// Where a pod finds the API server of its cluster, whom to believe for it and what to present.
+const CLUSTER_API: &str = "https://kubernetes.default.svc:443";
+const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// What the slices of a service are labelled with.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
 /// Sources at most: each is a task, and has a row in every answer about the fleet.
 const SOURCES_MAX: usize = 32;
 
 /// Fields of every source.
-const OF_ALL: [&str; 7] = ["kind", "name", "models", "gpus", "scheme", "port", "interval"];
+const OF_ALL: [&str; 6] = ["kind", "name", "models", "gpus", "scheme", "port"];
 
 /// Kinds with the fields of their own.
-const OF_KIND: [(&str, &[&str]); 2] = [("file", &["path"]), ("dns", &["host", "record", "servers"])];
+const OF_KIND: [(&str, &[&str]); 3] = [
+    ("file", &["path", "interval"]),
+    ("dns", &["host", "record", "servers", "interval"]),
+    ("kubernetes", &["service", "selector", "namespace", "port_name", "api", "ca", "token_file"]),
+];
 
 /// A table's fields by name.
 type Fields<'t> = BTreeMap<&'t str, (&'t DeValue<'t>, Origin)>;
@@ -84,7 +98,8 @@ impl Tables<'_> {
         let interval = self.interval(fields);
         let kind = match *kind {
             "file" => self.file_source(fields, origin, interval).map(Kind::File),
-            _ => self.dns_source(fields, origin, interval).map(Kind::Dns),
+            "dns" => self.dns_source(fields, origin, interval).map(Kind::Dns),
+            _ => self.kubernetes_source(fields, origin).map(Kind::Kubernetes),
         };
         Some(Settings { name: name?, kind: kind?, defaults })
     }
@@ -121,6 +136,43 @@ impl Tables<'_> {
         }
         let servers = self.servers(fields);
         Some(DnsSettings { host: host?, records: records?, servers, interval })
+    }
+
+    fn kubernetes_source(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<KubernetesSettings> {
+        let mut words = |name: &str| self.text(fields, name).map(|(text, _)| text);
+        let (service, selector) = (words("service"), words("selector"));
+        let (port_name, ca, token_file) = (words("port_name"), words("ca"), words("token_file"));
+        let selector = match (service, selector) {
+            (Some(service), None) => Some(format!("{SERVICE_LABEL}={service}")),
+            (None, Some(selector)) => Some(selector),
+            _ => {
+                let text =
+                    "the source needs either `service`, the name of one, or `selector`, labels of EndpointSlices";
+                self.wrong(origin, text);
+                None
+            }
+        };
+        let namespace = self.text(fields, "namespace");
+        let namespace =
+            namespace.map(|(name, origin)| check_host(&name).map_err(|text| self.wrong(&origin, text)).ok());
+        let api = self.text(fields, "api").map(|(url, origin)| {
+            let is_url = parse_url(&url).map_err(|text| self.wrong(&origin, text)).is_ok();
+            is_url.then_some(url)
+        });
+        let in_cluster = api.is_none();
+        let file =
+            |named: Option<String>, usual: &str| named.or_else(|| in_cluster.then(|| usual.to_owned())).map(Into::into);
+        Some(KubernetesSettings {
+            api: api.unwrap_or_else(|| Some(CLUSTER_API.to_owned()))?,
+            ca: file(ca, CLUSTER_CA),
+            token_file: file(token_file, CLUSTER_TOKEN),
+            namespace: match namespace {
+                None => None,
+                Some(namespace) => Some(namespace?),
+            },
+            selector: selector?,
+            port_name,
+        })
     }
 
     fn servers(&mut self, fields: &Fields<'_>) -> Vec<SocketAddr> {
@@ -191,29 +243,44 @@ fn check_host(host: &str) -> Result<String, String> {
     Err(format!("\"{host}\" is not a name in DNS, such as \"vllm.llm.svc.cluster.local.\""))
 }
 
+fn show_texts(f: &mut fmt::Formatter<'_>, fields: &[(&str, &str)]) -> fmt::Result {
+    for (name, text) in fields {
+        write!(f, ", {name} = ")?;
+        quoted(f, text)?;
+    }
+    Ok(())
+}
+
 /// As a TOML table, with what is not said left out.
 pub(super) fn show(f: &mut fmt::Formatter<'_>, source: &Settings) -> fmt::Result {
     let Settings { name, kind, defaults } = source;
     write!(f, "{{ kind = \"{}\", name = ", kind.name())?;
     quoted(f, name)?;
-    let interval = match kind {
+    match kind {
         Kind::File(FileSettings { path, interval }) => {
-            f.write_str(", path = ")?;
-            quoted(f, &path.display().to_string())?;
-            *interval
+            show_texts(f, &[("path", &path.display().to_string()), ("interval", &show_duration(*interval))])?;
         }
         Kind::Dns(DnsSettings { host, records, servers, interval }) => {
-            f.write_str(", host = ")?;
-            quoted(f, host)?;
-            write!(f, ", record = \"{}\"", records.name())?;
+            show_texts(f, &[("host", host), ("record", records.name()), ("interval", &show_duration(*interval))])?;
             if !servers.is_empty() {
                 f.write_str(", servers = ")?;
                 quoted_list(f, &servers.iter().map(ToString::to_string).collect::<Vec<_>>())?;
             }
-            *interval
         }
-    };
-    write!(f, ", interval = \"{}\"", show_duration(interval))?;
+        Kind::Kubernetes(KubernetesSettings { api, ca, token_file, namespace, selector, port_name }) => {
+            show_texts(f, &[("selector", selector), ("api", api)])?;
+            let file = |file: &Option<std::path::PathBuf>| file.as_ref().map(|file| file.display().to_string());
+            let others = [
+                ("ca", file(ca)),
+                ("token_file", file(token_file)),
+                ("namespace", namespace.clone()),
+                ("port_name", port_name.clone()),
+            ];
+            for (name, text) in others {
+                text.map_or(Ok(()), |text| show_texts(f, &[(name, &text)]))?;
+            }
+        }
+    }
     let Defaults { models, gpus, tls, port } = defaults;
     port.map_or(Ok(()), |port| write!(f, ", port = {port}"))?;
     if *tls {
@@ -244,10 +311,18 @@ mod tests {
     fn sources_stand_for_targets_and_are_shown_as_they_are_read() {
         let text = "[[discovery]]\nkind = \"file\"\npath = \"t.json\"\nmodels = [\"m\"]\ngpus = 2\n\
                     [[discovery]]\nkind = \"dns\"\nname = \"pods\"\nhost = \"Vllm.llm.svc\"\nport = 8000\nscheme = \"https\"\n\
-                    servers = [\"10.0.0.1\", \"127.0.0.1:5353\"]\ninterval = \"5s\"\n";
+                    servers = [\"10.0.0.1\", \"127.0.0.1:5353\"]\ninterval = \"5s\"\n\
+                    [[discovery]]\nkind = \"kubernetes\"\nservice = \"vllm\"\nport_name = \"http\"\n\
+                    [[discovery]]\nkind = \"kubernetes\"\nname = \"abroad\"\nselector = \"a=b\"\nnamespace = \"llm\"\n\
+                    api = \"https://10.0.0.9:6443\"\nca = \"ca.pem\"\n";
         let config = load(text).unwrap();
         let names: Vec<_> = config.discovery.iter().map(|source| &*source.name).collect();
-        assert_eq!(names, ["file-1", "pods"]);
+        assert_eq!(names, ["file-1", "pods", "kubernetes-3", "abroad"]);
+        let Kind::Kubernetes(own) = &config.discovery[2].kind else { panic!("{:?}", config.discovery[2]) };
+        assert_eq!((&*own.selector, &*own.api), ("kubernetes.io/service-name=vllm", CLUSTER_API));
+        assert_eq!((own.token_file.clone(), own.namespace.clone()), (Some(CLUSTER_TOKEN.into()), None));
+        let Kind::Kubernetes(abroad) = &config.discovery[3].kind else { panic!("{:?}", config.discovery[3]) };
+        assert_eq!((abroad.token_file.clone(), abroad.ca.clone()), (None, Some("ca.pem".into())));
         let Kind::Dns(dns) = &config.discovery[1].kind else { panic!("{:?}", config.discovery[1]) };
         assert_eq!((&*dns.host, dns.records, dns.interval), ("vllm.llm.svc", Records::Address, Duration::from_secs(5)));
         assert_eq!(dns.servers, ["10.0.0.1:53".parse().unwrap(), "127.0.0.1:5353".parse().unwrap()]);
@@ -262,10 +337,15 @@ mod tests {
         let text = "[[discovery]]\nkind = \"ftp\"\n[[discovery]]\nkind = \"file\"\nhost = \"h\"\ninterval = \"1ms\"\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"a..b\"\nrecord = \"mx\"\nservers = [\"x\"]\nport = 0\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"h\"\nscheme = \"ftp\"\nname = \"a b\"\n\
-                    [[discovery]]\nkind = \"file\"\npath = \"a.yaml\"\nfiles = 1\n";
+                    [[discovery]]\nkind = \"file\"\npath = \"a.yaml\"\nfiles = 1\n\
+                    [[discovery]]\nkind = \"kubernetes\"\nname = \"k\"\napi = \"h\"\nnamespace = \"a b\"\ninterval = \"1s\"\n";
         let wrong = load(text).unwrap_err();
         for part in [
-            "f:1: discovery: a source needs a `kind`, one of \"file\", \"dns\"",
+            "f:1: discovery: a source needs a `kind`, one of \"file\", \"dns\", \"kubernetes\"",
+            "the source needs either `service`",
+            "\"h\" is not a URL",
+            "\"a b\" is not a name in DNS",
+            "`interval` means nothing to a source of the kind \"kubernetes\"",
             "`host` means nothing to a source of the kind \"file\"",
             "`interval` takes 10ms to 1h",
             "the source needs a `path`",

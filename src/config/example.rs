@@ -41,6 +41,10 @@ const DISCOVERY: &str = "\
 #host = \"vllm.llm.svc.cluster.local.\"
 #port = 8000
 #models = [\"llama-3.1-8b\"]
+
+#[[discovery]]
+#kind = \"kubernetes\"
+#service = \"vllm\"
 ";
 
 const MODELS: &str = "\

@@ -242,7 +242,8 @@ const COMMON: &[Key] = &[
         doc: "Sources of more targets, which come and go while the gateway runs; docs/discovery.md has all of it. `kind` is \
               \"file\" for a list in the file `path`, in TOML or JSON, or as Prometheus reads it (file_sd, in JSON); \"dns\" for \
               the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
-              the system's, asked again when their time to live is over. `interval` is how often a file is looked at, and the \
+              the system's, asked again when their time to live is over; \"kubernetes\" for the pods of `service` in \
+              `namespace`, at the port `port_name`. `interval` is how often a file is looked at, and the \
               least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
               say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
               The variable takes a list in TOML." },

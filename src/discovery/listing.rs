@@ -230,7 +230,7 @@ mod tests {
         let targets = json(text).unwrap();
         let place = targets[0].place.as_deref().unwrap();
         assert_eq!((&*place.namespace, &*place.pod, place.node.as_deref()), ("llm", "vllm-0", Some("n1")));
-        assert_eq!(*place.labels, [("app".into(), "vllm".into())]);
+        assert_eq!(place.labels, [("app".into(), "vllm".into())].into());
         assert_eq!(shown(targets), ["vllm-0=https://10.0.3.2:8000", "a-1=a:1", "b-1=b:1"]);
     }
 

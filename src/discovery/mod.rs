@@ -6,7 +6,7 @@
 //! configured targets ───────────┘
 //! ```
 //!
-//! - A source (`file`, `dns`) is a task that reports what it finds. Only a whole and good answer makes a view; whatever
+//! - A source (`file`, `dns`, `kubernetes`) is a task that reports what it finds. Only a whole and good answer makes a view; whatever
 //!   else it meets is a problem, which is visible, and leaves its last view in force.
 //! - `joined` makes one fleet of all views: a name or an address belongs to who had it first in the order of the
 //!   configuration; the others are left out, and visible.
@@ -18,6 +18,7 @@ mod address;
 mod dns;
 mod file;
 mod joined;
+mod kubernetes;
 mod listing;
 mod settings;
 
@@ -31,7 +32,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 pub use address::{check_name, default_name, parse_url};
-pub use settings::{Defaults, DnsSettings, FileSettings, Kind, Records, Settings};
+pub use settings::{Defaults, DnsSettings, FileSettings, Kind, KubernetesSettings, Records, Settings};
 
 use crate::fleet::{Change, TargetSettings};
 use crate::telemetry::Metrics;
@@ -207,12 +208,13 @@ impl Discovery {
     ) {
         let settings = self.board().sources.iter().find(|source| source.id == id).map(|source| source.settings.clone());
         let Some(Settings { kind, defaults, .. }) = settings else { return };
-        let report = Report { discovery: Arc::clone(self), id };
+        let (report, metrics) = (Report { discovery: Arc::clone(self), id }, Arc::clone(&self.metrics));
         let task = tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             match kind {
                 Kind::File(settings) => file::run(settings, defaults, report).await,
                 Kind::Dns(settings) => dns::run(settings, defaults, report).await,
+                Kind::Kubernetes(settings) => kubernetes::run(settings, defaults, report, metrics).await,
             }
         });
         running.insert(task.id(), (id, task));

@@ -35,6 +35,8 @@ pub enum Kind {
     File(FileSettings),
     /// The domain name system.
     Dns(DnsSettings),
+    /// The API of a Kubernetes cluster.
+    Kubernetes(KubernetesSettings),
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
         match self {
             Self::File(_) => "file",
             Self::Dns(_) => "dns",
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 }
@@ -67,6 +70,23 @@ pub struct DnsSettings {
     pub servers: Vec<SocketAddr>,
     /// The least time from one question to the next, whatever the records' time to live.
     pub interval: Duration,
+}
+
+/// The pods of a service, by its EndpointSlices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// `https://HOST:PORT` of the API server.
+    pub api: String,
+    /// The authorities to believe for it, in PEM; `None` for the system's.
+    pub ca: Option<PathBuf>,
+    /// What is presented to it; it is followed as it changes. `None` for nothing.
+    pub token_file: Option<PathBuf>,
+    /// Where the service is; `None` for the namespace that the gateway itself runs in.
+    pub namespace: Option<String>,
+    /// Labels that the EndpointSlices have.
+    pub selector: String,
+    /// The name of the port, if there are several and [`Defaults::port`] says none.
+    pub port_name: Option<String>,
 }
 
 /// Kinds of DNS records.

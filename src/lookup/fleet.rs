@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
-use crate::snapshot::document::State;
+use crate::snapshot::document::{KubernetesPart, State};
 use crate::snapshot::{Excluded, FleetView, Health, Member, Moment};
 
 /// The whole answer.
@@ -72,6 +72,7 @@ struct TargetPart<'a> {
     health: Health,
     eligible: bool,
     gpus: Option<u32>,
+    kubernetes: KubernetesPart<'a>,
     gateway_in_flight: u32,
     gateway_requests_per_second: f64,
     gateway_tokens_per_second: f64,
@@ -168,6 +169,7 @@ impl<'a> TargetPart<'a> {
             health: sample.health,
             eligible,
             gpus: sample.target.gpus,
+            kubernetes: KubernetesPart::of(sample.target.place.as_deref()),
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,

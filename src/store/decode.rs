@@ -15,7 +15,7 @@ use super::rest::{self, AttemptRow, LinkedRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, Candidate, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation, Outcome,
+    Attempt, Candidate, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued, Moment, Operation, Outcome, Place,
     Quantity, Reading, Record, RemoteSpan, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings,
     TraceContext, TraceId,
 };
@@ -313,11 +313,16 @@ impl Known {
             return Ok(Arc::clone(target));
         }
         let mut statement =
-            connection.prepare_cached("SELECT slot, name, address, gpus FROM targets WHERE target = ?1")?;
-        let target = statement.query_row([row], |row| {
-            Ok(Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None })
+            connection.prepare_cached("SELECT slot, name, address, gpus, place FROM targets WHERE target = ?1")?;
+        let read = statement.query_row([row], |row| {
+            let target =
+                Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None };
+            Ok((target, row.get::<_, Option<String>>(4)?))
         });
-        remember(&mut self.targets, TARGETS_MAX, row, found(target, "target", row)?)
+        let (target, place) = found(read, "target", row)?;
+        let place = place.map(|place| serde_json::from_str::<Place>(&place)).transpose();
+        let place = place.map_err(|error| RowError::corrupt(format!("the place of target {row}: {error}")))?;
+        remember(&mut self.targets, TARGETS_MAX, row, Target { place: place.map(Arc::new), ..target })
     }
 
     fn sample(&mut self, connection: &Connection, number: i64) -> Result<Arc<Sample>, RowError> {

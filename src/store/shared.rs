@@ -125,9 +125,10 @@ impl Shared {
         }
         let row = self.next_target;
         let mut statement = connection.prepare_cached(
-            "INSERT INTO targets (target, run, slot, name, address, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO targets (target, run, slot, name, address, gpus, place) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        statement.execute((row, self.run.0, target.slot, &*target.name, &*target.address, target.gpus))?;
+        let place = target.place.as_deref().map(|place| serde_json::to_string(place).expect("texts are JSON"));
+        statement.execute((row, self.run.0, target.slot, &*target.name, &*target.address, target.gpus, place))?;
         self.next_target += 1;
         if self.targets.len() >= TARGETS_MAX {
             self.targets.clear();

@@ -1,5 +1,7 @@
 //! Targets that come and go: what sources of discovery say is what requests meet, and what they cannot say changes nothing.
 
+mod api_server;
+mod clusters;
 mod files;
 mod names;
 mod zone;

@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use super::parts::{
-    AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart, RequestPart,
-    TimingsPart, TracePart,
+    AttemptPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart, OutcomePart,
+    RequestPart, TimingsPart, TracePart,
 };
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
 use super::text::Text;
 use crate::snapshot::decision::{Candidate, Decision, Excluded};
 use crate::snapshot::outcome::Outcome;
+use crate::snapshot::place::Place;
 use crate::snapshot::record::{Issued, Record, Run};
 use crate::snapshot::trace::SpanId;
 
@@ -68,6 +69,7 @@ impl<'a> DecisionPart<'a> {
             policy: None,
             reason: None,
             target: None,
+            kubernetes: KubernetesPart::default(),
             forced: None,
             fallback: None,
             decided_offset_ns: None,
@@ -89,6 +91,7 @@ impl<'a> DecisionPart<'a> {
             policy: Some(decision.policy),
             reason: Some(decision.reason),
             target: Some((&*decision.target().name).into()),
+            kubernetes: KubernetesPart::of(decision.target().place.as_deref()),
             forced: Some(decision.forced),
             fallback: decision.fallback,
             decided_offset_ns: Some(decision.decided_offset_ns),
@@ -115,6 +118,21 @@ impl<'a> DecisionPart<'a> {
                 ticket: decision.inputs.ticket,
                 draw: hash(Some(decision.inputs.draw)),
             },
+        }
+    }
+}
+
+impl<'a> KubernetesPart<'a> {
+    /// What is known of where a target runs.
+    pub fn of(place: Option<&'a Place>) -> Self {
+        let Some(Place { namespace, pod, uid, node, labels }) = place else { return Self::default() };
+        let said = |text: &'a str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        Self {
+            namespace: said(namespace),
+            pod: said(pod),
+            uid: said(uid),
+            node: node.as_deref().map(Into::into),
+            labels: Some(labels.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect()),
         }
     }
 }
