@@ -80,7 +80,7 @@ impl Meter {
         self.cost_ns.store((cost + (measured - cost) * COST_WEIGHT) as u64, Relaxed);
     }
 
-    fn cost_seconds(&self) -> f64 {
+    pub(super) fn cost_seconds(&self) -> f64 {
         self.cost_ns.load(Relaxed) as f64 / 1e9
     }
 }

@@ -283,6 +283,13 @@ impl Fleet {
         self.publish_from(&mut self.roster());
     }
 
+    /// Has the next view make new samples of the targets at these places, as after scrapes: for measuring without a network.
+    #[doc(hidden)]
+    pub fn touch(&self, places: impl Iterator<Item = usize>) {
+        let roster = self.roster();
+        places.for_each(|place| roster.slots()[place].touch());
+    }
+
     fn publish_from(&self, roster: &mut Roster) {
         let budget = &self.watch.budget;
         budget.publishing.once_now(|| {

@@ -160,6 +160,11 @@ impl Slot {
         }
     }
 
+    /// The next view gets a new sample, whatever it says.
+    pub(super) fn touch(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
     /// How many scrapes in a row have failed.
     pub(super) fn scrape_failures(&self) -> u32 {
         self.lock().problems.scrape_failures

@@ -3,7 +3,9 @@
 mod api_server;
 mod clusters;
 mod files;
+mod frozen;
 mod names;
+mod reloads;
 mod zone;
 
 use std::collections::BTreeSet;
