@@ -6,20 +6,23 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::discovery::{self, sources};
 use super::layers::Effective;
 use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
+use super::tables::Target;
 use super::value::Value;
-use super::{Config, Machine, Secret, Shown, Targets, engines, orca, otlp};
+use super::{Config, Machine, Secret, Shown, Targets, engines, fleet, gpus, orca, otlp};
 use crate::gateway::{ChoiceSettings, Routes, UpstreamRequestId};
 use crate::snapshot::Policy;
 use crate::store::Durability;
-use crate::{fleet, gateway, lookup, pipeline, store, tenant, tls};
+use crate::{gateway, lookup, pipeline, store, tenant, tls};
 
 /// Pairs of which the first must not be more than the second, and what would happen.
-const IN_ORDER: [(&str, &str, &str); 6] = [
+const IN_ORDER: [(&str, &str, &str); 7] = [
     ("limits.body_bytes", "limits.buffered_bytes", "a body of the largest size could never be held"),
     ("fleet.poll_interval", "fleet.fresh_within", "every value would be stale before the next poll"),
+    ("fleet.gpu_poll_interval", "fleet.gpu_fresh_within", "every value would be stale before the next poll"),
     ("fleet.poll_interval", "fleet.window", "rates need two polls within the window"),
     ("fleet.publish_interval", "fleet.fresh_within", "a view would be older than what it calls fresh"),
     ("store.wal_checkpoint_bytes", "store.wal_max_bytes", "the gateway would warn of it before it checkpoints"),
@@ -38,6 +41,7 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     check_addresses(effective, mistakes);
     check_routes(effective, mistakes);
     check_models(effective, mistakes);
+    gpus::check(effective, mistakes);
     check_tenant(effective, mistakes);
     for section in ["tls", "admin_tls"] {
         check_server_tls(section, effective, mistakes);
@@ -50,8 +54,9 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     orca::check(effective, mistakes);
     engines::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
-    if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
-        let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
+    let none = list.is_empty() && sources(effective).is_empty();
+    if targets == Targets::Required && none && !mistakes.about("targets") && !mistakes.about("discovery") {
+        let text = "there is none: add [[targets]] or [[discovery]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
         mistakes.add(Origin::Default, Some("targets"), text);
     }
 }
@@ -86,7 +91,15 @@ fn check_models(effective: &Effective, mistakes: &mut Mistakes) {
         unreachable!("both are lists of tables")
     };
     let served = |name: &String| targets.iter().any(|target| target.models.is_empty() || target.models.contains(name));
-    for model in models.iter().filter(|model| !targets.is_empty() && !served(&model.name)) {
+    // What a file or a zone will say nobody knows; of a source that names models they are known.
+    let discovered = |name: &String| {
+        sources(effective)
+            .iter()
+            .any(|source| source.defaults.models.is_empty() || source.defaults.models.contains(name))
+    };
+    let known = |name: &String| served(name) || discovered(name);
+    let nowhere = targets.is_empty() && sources(effective).is_empty();
+    for model in models.iter().filter(|model| !nowhere && !known(&model.name)) {
         let text = format!("no target serves {}: name it in the `models` of a target", model.name);
         mistakes.add(origin.clone(), Some("models"), text);
     }
@@ -176,7 +189,8 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         json_log: json_log_settings(&values),
         otlp: otlp::settings(&values),
         log: log_settings(&values),
-        fleet: fleet_settings(&values),
+        fleet: fleet::settings(&values),
+        discovery: discovery::settings(&values, effective),
         gateway: gateway_settings(&values, machine),
         shutdown_grace: values.duration("timeouts.shutdown_grace"),
         shutdown_delay: values.duration("timeouts.shutdown_delay"),
@@ -217,44 +231,8 @@ fn credential(section: &str, values: &Values<'_>) -> Option<tls::CredentialSetti
 }
 
 fn target_credentials(values: &Values<'_>) -> Vec<(String, tls::CredentialSettings)> {
-    let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
-    let own = |target: &super::tables::Target| Some((target.name.clone(), target.authorization.clone()?));
-    targets.iter().filter_map(own).collect()
-}
-
-fn fleet_settings(values: &Values<'_>) -> fleet::Settings {
-    let (Value::Targets(targets), _) = values.0.get("targets") else { unreachable!("targets are targets") };
-    let target = |target: &super::tables::Target| fleet::TargetSettings {
-        name: target.name.clone(),
-        address: target.address.clone(),
-        gpus: target.gpus,
-        models: target.models.clone(),
-        engine: target.engine.clone(),
-    };
-    fleet::Settings {
-        targets: targets.iter().map(target).collect(),
-        poll_interval: values.duration("fleet.poll_interval"),
-        poll_timeout: values.duration("fleet.poll_timeout"),
-        poll_bytes_max: values.size("fleet.poll_bytes"),
-        poll_target_share: values.share("fleet.target_share"),
-        poll_cpu_share: values.share("fleet.cpu_share"),
-        fresh_within: values.duration("fleet.fresh_within"),
-        window: values.duration("fleet.window"),
-        publish_interval: values.duration("fleet.publish_interval"),
-        probe_path: values.text("fleet.probe_path").to_owned(),
-        probe_interval: values.duration("fleet.probe_interval"),
-        probe_timeout: values.duration("fleet.probe_timeout"),
-        unhealthy_after: values.small("fleet.unhealthy_after"),
-        healthy_after: values.small("fleet.healthy_after"),
-        metrics_path: values.text("fleet.metrics_path").to_owned(),
-        engine: values.text("fleet.engine").to_owned(),
-        engines: engines::settings(values),
-        eject_after: values.small("fleet.eject_after"),
-        eject_time: values.duration("fleet.eject_time"),
-        // Loaded when it starts.
-        connector: None,
-        authorization: None,
-    }
+    let own = |target: &Target| Some((target.name.clone(), target.authorization.clone()?));
+    values.targets().iter().filter_map(own).collect()
 }
 
 fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings {
@@ -347,7 +325,7 @@ fn tenant_settings(values: &Values<'_>) -> tenant::Settings {
 
 fn lookup_settings(values: &Values<'_>, loopback: bool) -> lookup::Settings {
     let (Value::Tokens(tokens), _) = values.0.get("lookup.tokens") else { unreachable!("tokens are tokens") };
-    let token = |token: &super::tables::Token| {
+    let token = |token: &super::tokens::Token| {
         let made = lookup::Token::new(&token.name, token.secret.expose()).allowed(token.scopes.clone());
         match &token.file {
             Some(file) => made.from_file(file.clone()),
@@ -420,7 +398,7 @@ impl<'a> Values<'a> {
         usize::try_from(self.bytes(path)).unwrap_or(usize::MAX)
     }
 
-    fn small(&self, path: &str) -> u32 {
+    pub(super) fn small(&self, path: &str) -> u32 {
         match self.0.get(path).0 {
             Value::Count(count) => u32::try_from(*count).expect("the table bounds it"),
             other => unreachable!("{path} is no count but {other}"),
@@ -475,6 +453,20 @@ impl<'a> Values<'a> {
         match self.0.get(path).0 {
             Value::Authorization(value) => value.as_ref(),
             other => unreachable!("{path} is no credential but {other}"),
+        }
+    }
+
+    pub(super) fn targets(&self) -> &'a [Target] {
+        match self.0.get("targets").0 {
+            Value::Targets(targets) => targets,
+            other => unreachable!("targets are no list of tables but {other}"),
+        }
+    }
+
+    pub(super) fn gpu_exporters(&self) -> &'a [gpus::Exporter] {
+        match self.0.get("gpu_exporters").0 {
+            Value::GpuExporters(exporters) => exporters,
+            other => unreachable!("exporters are no list of tables but {other}"),
         }
     }
 

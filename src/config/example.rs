@@ -31,6 +31,23 @@ url = \"http://127.0.0.1:8000\"
 
 #[[targets]]
 #url = \"http://127.0.0.1:8001\"
+#gpus = { node = \"node-1\", ids = [0, 1] }
+";
+
+const DISCOVERY: &str = "\
+#[[discovery]]
+#kind = \"file\"
+#path = \"/etc/snapgate/targets.json\"
+
+#[[discovery]]
+#kind = \"dns\"
+#host = \"vllm.llm.svc.cluster.local.\"
+#port = 8000
+#models = [\"llama-3.1-8b\"]
+
+#[[discovery]]
+#kind = \"kubernetes\"
+#service = \"vllm\"
 ";
 
 const MODELS: &str = "\
@@ -46,6 +63,12 @@ const ENGINES: &str = "\
 #running = \"our_requests{state=\\\"running\\\"}\"
 #kv_cache_usage = { names = [\"our_kv_percent\"], combine = \"max\", scale = 0.01 }
 #tokens = \"our_tokens_total\"
+";
+
+const GPU_EXPORTERS: &str = "\
+#[[gpu_exporters]]
+#node = \"node-1\"
+#url = \"http://127.0.0.1:9400/metrics\"
 ";
 
 const TOKENS: &str = "\
@@ -83,9 +106,11 @@ fn described(key: &Key) -> String {
     let text = comment(key.doc) + &comment(&facts.join(" "));
     let setting = match key.kind {
         Kind::Targets => TARGETS.to_owned(),
+        Kind::Discovery => DISCOVERY.to_owned(),
         Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
         Kind::Engines => ENGINES.to_owned(),
+        Kind::GpuExporters => GPU_EXPORTERS.to_owned(),
         Kind::List { .. } => format!("{} = {}\n", key.split().1, folded(key)),
         kind => format!("{} = {}\n", key.split().1, kind.parse(key.default).expect("a test reads every default")),
     };

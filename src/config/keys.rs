@@ -2,14 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::engines::engine_name;
 use super::logs::{candidates, log_level};
-use super::texts::{
-    file, header, header_name, instance, link, network, optional_header, origin, path, request_path, route,
-};
+use super::texts::{file, header, header_name, instance, link, network, optional_header, origin, path, route};
 use super::value::Kind;
 pub(super) use super::value::{bytes, count, time};
-use super::{orca, otlp};
+use super::{fleet, orca, otlp};
 use crate::snapshot::Policy;
 
 /// Paths in `routes.allow` at most: they are compared one by one with every request.
@@ -92,9 +89,10 @@ pub(super) const FLAGS: [(&str, &str); 7] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 45] = [
+pub(super) const LIVE: [&str; 46] = [
     "policy",
     "targets",
+    "discovery",
     "models",
     "limits.in_flight",
     "limits.connections",
@@ -190,17 +188,19 @@ const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(super) const MS: u64 = 1;
 pub(super) const S: u64 = 1000 * MS;
-const H: u64 = 3600 * S;
+pub(super) const H: u64 = 3600 * S;
 pub(super) const D: u64 = 24 * H;
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 /// All keys, by section in the order of the example file: what has no section first, because TOML wants it so.
 pub(super) const KEYS: &[Key] = &joined::<{ OTHERS.len() + otlp::KEYS.len() }>(OTHERS, &otlp::KEYS);
 
-const OTHERS: &[Key] = &joined::<{ COMMON.len() + orca::KEYS.len() }>(COMMON, &orca::KEYS);
+const OTHERS: &[Key] = &joined::<{ MOST.len() + orca::KEYS.len() }>(MOST, &orca::KEYS);
+
+const MOST: &[Key] = &joined::<{ COMMON.len() + fleet::KEYS.len() }>(COMMON, &fleet::KEYS);
 
 const fn joined<const N: usize>(some: &[Key], others: &[Key]) -> [Key; N] {
     let mut all = [some[0]; N];
@@ -212,7 +212,7 @@ const fn joined<const N: usize>(some: &[Key], others: &[Key]) -> [Key; N] {
     all
 }
 
-/// All but those about load reports, traces and OTLP.
+/// All but those about the fleet, load reports, traces and OTLP.
 #[rustfmt::skip] // a table: one key, one place
 const COMMON: &[Key] = &[
     Key { path: "listen", kind: Kind::Address { host: ANY }, default: "0.0.0.0:8080",
@@ -240,12 +240,25 @@ const COMMON: &[Key] = &[
     Key { path: "targets", kind: Kind::Targets, default: "",
         doc: "The inference pods. A target is http://HOST:PORT or https://HOST:PORT; its name is for everybody and goes into answers \
               and metrics, its address is for operators. Without a name, 10.0.3.2:8000 is called 10.0.3.2-8000. \
-              `gpus` is how many GPUs it has, if you want that recorded. `models` are the models it serves; without \
-              them it serves any. `engine` is whose metrics it serves, in place of fleet.engine. A request for a model that no target serves is answered 404. `authorization`, or \
-              `authorization_file` with the name of a file, is what its requests present in place of \
-              upstream.authorization; its polls present fleet.authorization. `ask_for_load_report` is none, text, json or \
-              bin, in place of load_reports.ask. --target [NAME=]URL may be repeated and \
-              replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+              `gpus` is how many GPUs it has, if you want that recorded, or a table that says which: { node = \"node-1\", \
+              ids = [0, 1] } are GPUs of a node, all of them without `ids`; { pod = \"vllm-0\", namespace = \"llm\", \
+              container = \"vllm\" } are those that the node's exporter says the pod has, where what is left out may be \
+              anything, and `count` how many there have to be. Without a table they are those of the pod that is called as \
+              the target is, if there are [[gpu_exporters]]. `models` are the models it serves; without them it serves \
+              any. `engine` is whose metrics it serves, in place of fleet.engine. A request for a model that no target \
+              serves is answered 404. `authorization`, or `authorization_file` with the name of a file, is what its \
+              requests present in place of upstream.authorization; its polls present fleet.authorization. \
+              `ask_for_load_report` is none, text, json or bin, in place of load_reports.ask. --target [NAME=]URL may be \
+              repeated and replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+    Key { path: "discovery", kind: Kind::Discovery, default: "",
+        doc: "Sources of more targets, which come and go while the gateway runs; docs/discovery.md has all of it. `kind` is \
+              \"file\" for a list in the file `path`, in TOML or JSON, or as Prometheus reads it (file_sd, in JSON); \"dns\" for \
+              the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
+              the system's, asked again when their time to live is over; \"kubernetes\" for the pods of `service` in \
+              `namespace`, at the port `port_name`. `interval` is how often a file is looked at, and the \
+              least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
+              say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
+              The variable takes a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
     Key { path: "engines", kind: Kind::Engines, default: "",
@@ -254,6 +267,11 @@ const COMMON: &[Key] = &[
               combine = \"sum\" or \"max\" (of several series), scale = a factor }. There are waiting, running, kv_cache_usage, \
               prefix_cache_hit_ratio, gpu_utilization and gpu_memory_utilization (0 to 1), and the counters \
               prefix_cache_queries, prefix_cache_hits, prefix_cache_misses, requests and tokens. docs/engines.md says more." },
+    Key { path: "gpu_exporters", kind: Kind::GpuExporters, default: "",
+        doc: "NVIDIA's DCGM exporters, one a node: each is read once for all targets that have GPUs of its node. `url` is \
+              its page, http://HOST:PORT/PATH or https:// with upstream.ca; without a path it is /metrics. `node` is \
+              what targets call the node by; without it, the URL's host. Without any exporter nobody is asked how busy \
+              and how full the GPUs are. The variable takes NODE=URL,NODE=URL or a list in TOML." },
     Key { path: "log.format", kind: Kind::Choice(&["json", "text", "auto"]), default: "json",
         doc: "One JSON object per line, text for people, or text on a terminal and JSON elsewhere." },
     Key { path: "log.level", kind: Kind::Text(log_level), default: "info",
@@ -384,49 +402,6 @@ const COMMON: &[Key] = &[
     Key { path: "record.headers", kind: Kind::List { max: RECORDED_HEADERS_MAX, check: header }, default: "",
         doc: "Request headers copied into request.labels of the record, by name, at most 16; each value is cut at \
               128 bytes. Headers that hold credentials are refused." },
-    Key { path: "fleet.poll_interval", kind: time(10 * MS, H), default: "500ms",
-        doc: "Pause between two polls of a target's metrics, jittered." },
-    Key { path: "fleet.poll_timeout", kind: time(MS, 60 * S), default: "2s",
-        doc: "The longest a poll may take." },
-    Key { path: "fleet.poll_bytes", kind: bytes(KIB, GIB), default: "4MiB",
-        doc: "The largest metrics page that is read." },
-    Key { path: "fleet.target_share", kind: Kind::Share, default: "0.02",
-        doc: "The largest share of a target's time that polls may take: when it answers slowly, it is asked less \
-              often." },
-    Key { path: "fleet.cpu_share", kind: Kind::Share, default: "0.1",
-        doc: "The largest share of one core that all polls may take here: when there are many targets, each is \
-              asked less often." },
-    Key { path: "fleet.fresh_within", kind: time(MS, D), default: "2s",
-        doc: "Up to this age a value is fresh, beyond it is stale." },
-    Key { path: "fleet.window", kind: time(S, H), default: "10s",
-        doc: "Over how long rates per second and the prefix cache's hit ratio are taken." },
-    Key { path: "fleet.publish_interval", kind: time(10 * MS, 60 * S), default: "100ms",
-        doc: "Pause between two views of the fleet, from which targets are chosen." },
-    Key { path: "fleet.metrics_path", kind: Kind::Text(request_path), default: "/metrics",
-        doc: "Where a target's metrics are." },
-    Key { path: "fleet.engine", kind: Kind::Text(engine_name), default: "auto",
-        doc: "Whose metrics the targets serve. auto: vLLM's or SGLang's, whichever is on the page. By documentation and not \
-              tried: tensorrt_llm, triton, tgi, llama_cpp. Else the name of one of [[engines]]. A target with an `engine` of \
-              its own goes by that." },
-    Key { path: "fleet.probe_path", kind: Kind::Text(request_path), default: "/health",
-        doc: "Where a target says that it is alive, with a status of 2xx." },
-    Key { path: "fleet.probe_interval", kind: time(10 * MS, H), default: "1s",
-        doc: "Pause between two probes of a target." },
-    Key { path: "fleet.probe_timeout", kind: time(MS, 60 * S), default: "1s",
-        doc: "The longest a probe may take." },
-    Key { path: "fleet.unhealthy_after", kind: count(1, 1000), default: "3",
-        doc: "Failed probes in a row after which a target gets no more requests." },
-    Key { path: "fleet.healthy_after", kind: count(1, 1000), default: "1",
-        doc: "Good probes in a row after which it gets requests again." },
-    Key { path: "fleet.eject_after", kind: count(0, 1_000_000), default: "5",
-        doc: "Requests failed in a row (not connected, broken off, timed out, or answered with 5xx) after which a target \
-              is passed over for a while, but never more than half of those that serve a model; 0 for never." },
-    Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
-        doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
-    Key { path: "fleet.authorization", kind: Kind::Authorization, default: "",
-        doc: "What polls and probes present in the header authorization: a token, or a scheme and what belongs to it. It is never recorded or shown." },
-    Key { path: "fleet.authorization_file", kind: Kind::Text(file), default: "",
-        doc: "A file that holds it, instead. A changed one is used within a second." },
     Key { path: "store.enabled", kind: Kind::Switch, default: "true",
         doc: "Without the store, lookups know only requests in flight." },
     Key { path: "store.durability", kind: Kind::Choice(&["process", "power"]), default: "process",

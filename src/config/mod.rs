@@ -15,8 +15,11 @@
 //! is looked up in the table and never taken apart, and a test holds that no two keys share one.
 
 mod build;
+mod discovery;
 mod engines;
 mod example;
+mod fleet;
+mod gpus;
 mod keys;
 mod layers;
 mod logs;
@@ -26,6 +29,7 @@ mod otlp;
 mod secret;
 mod tables;
 mod texts;
+mod tokens;
 mod units;
 mod value;
 mod watch;
@@ -46,7 +50,7 @@ pub use secret::Secret;
 pub use watch::Watch;
 
 use crate::sink::json_log;
-use crate::{fleet, gateway, lookup, pipeline, store, telemetry, tenant, tls};
+use crate::{gateway, lookup, pipeline, store, telemetry, tenant, tls};
 
 /// The variable that names the file when no `--config` does.
 pub const FILE_VARIABLE: &str = "SNAPGATE_CONFIG";
@@ -89,7 +93,9 @@ pub struct Config {
     /// The gateway's own log.
     pub log: telemetry::LogSettings,
     /// The targets and how they are watched.
-    pub fleet: fleet::Settings,
+    pub fleet: crate::fleet::Settings,
+    /// Sources of more targets.
+    pub discovery: Vec<crate::discovery::Settings>,
     /// The data path.
     pub gateway: gateway::Settings,
     /// How long open requests may go on after a stop.

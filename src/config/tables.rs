@@ -1,24 +1,20 @@
-//! The lists of tables, targets, models and tokens: each entry is read by itself, so that each may be wrong by itself.
+//! The lists of tables, such as targets and models: each entry is read by itself, so that each may be wrong by itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::orca;
-use super::secret::{Secret, check_secret, read_secret};
-use super::texts::{check_model, check_name, is_name_char};
+use super::texts::{check_model, check_name};
 use super::value::{quoted, quoted_list};
-use crate::lookup::Scope;
+use crate::discovery::{default_name, parse_url};
 use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
-
-/// GPUs of one target: far more than any pod has.
-const GPUS_MAX: u32 = 1024;
 
 /// Models of one target: for each of all of them every view has a list of its targets.
 const MODELS_MAX: usize = 256;
@@ -33,7 +29,8 @@ pub(super) struct Target {
     pub(super) name: String,
     /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub(super) address: String,
-    pub(super) gpus: Option<u32>,
+    /// How many GPUs it has, and which.
+    pub(super) gpus: Gpus,
     /// None means any.
     pub(super) models: Vec<String>,
     /// Whose metrics it serves, in place of `fleet.engine`.
@@ -51,7 +48,9 @@ impl fmt::Display for Target {
         f.write_str(", url = ")?;
         let scheme = if self.address.starts_with(TLS_SCHEME) { "" } else { "http://" };
         quoted(f, &format!("{scheme}{}", self.address))?;
-        self.gpus.map_or(Ok(()), |gpus| write!(f, ", gpus = {gpus}"))?;
+        if !self.gpus.is_default() {
+            write!(f, ", gpus = {}", self.gpus)?;
+        }
         if !self.models.is_empty() {
             f.write_str(", models = ")?;
             quoted_list(f, &self.models)?;
@@ -87,29 +86,6 @@ impl fmt::Display for Model {
         f.write_str("{ name = ")?;
         quoted(f, &self.name)?;
         write!(f, ", policy = \"{}\" }}", self.policy.name())
-    }
-}
-
-/// One entry of `[[lookup.tokens]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Token {
-    pub(super) name: String,
-    pub(super) secret: Secret,
-    pub(super) scopes: Vec<Scope>,
-    /// Where it is read from again.
-    pub(super) file: Option<PathBuf>,
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ name = ")?;
-        quoted(f, &self.name)?;
-        write!(f, ", token = \"{:?}\"", self.secret)?;
-        if self.scopes != [Scope::Read] {
-            let scopes: Vec<_> = self.scopes.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
-            write!(f, ", scope = [{}]", scopes.join(", "))?;
-        }
-        f.write_str(" }")
     }
 }
 
@@ -158,19 +134,6 @@ impl Tables<'_> {
         self.models(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
     }
 
-    pub(super) fn tokens_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Token> {
-        let entries = self.entries(value, place, &["name", "token", "token_file", "token_env", "scope"]);
-        self.tokens(entries)
-    }
-
-    pub(super) fn tokens_from_texts<'t>(
-        &mut self,
-        texts: impl Iterator<Item = &'t str>,
-        origin: &Origin,
-    ) -> Vec<Token> {
-        self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
-    }
-
     pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {
         self.mistakes.add(origin.clone(), Some(self.key), text);
     }
@@ -197,7 +160,12 @@ impl Tables<'_> {
         entries
     }
 
-    fn fields<'t>(&mut self, table: &'t DeTable<'t>, place: &Place<'_>, known: &[&'static str]) -> Fields<'t> {
+    pub(super) fn fields<'t>(
+        &mut self,
+        table: &'t DeTable<'t>,
+        place: &Place<'_>,
+        known: &[&'static str],
+    ) -> Fields<'t> {
         let mut fields = BTreeMap::new();
         for (name, value) in table {
             let origin = place.at(name.span());
@@ -278,14 +246,7 @@ impl Tables<'_> {
 
     fn target(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Target> {
         let name = self.text(fields, "name");
-        let gpus = fields.get("gpus").and_then(|(value, origin)| {
-            let gpus = value.as_integer().and_then(|gpus| gpus.as_str().parse().ok());
-            let gpus = gpus.filter(|gpus| (1..=GPUS_MAX).contains(gpus));
-            if gpus.is_none() {
-                self.wrong(origin, format!("`gpus` has to be a whole number from 1 to {GPUS_MAX}"));
-            }
-            gpus
-        });
+        let gpus = fields.get("gpus").map_or_else(Gpus::default, |(value, origin)| self.gpus(value, origin));
         if !fields.contains_key("url") {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
@@ -327,7 +288,7 @@ impl Tables<'_> {
     }
 
     /// The models of a target.
-    fn served(&mut self, value: &DeValue<'_>, origin: &Origin) -> Vec<String> {
+    pub(super) fn served(&mut self, value: &DeValue<'_>, origin: &Origin) -> Vec<String> {
         let items = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
         let Some(models) = items.and_then(Iterator::collect::<Option<Vec<&str>>>) else {
             self.wrong(origin, "`models` has to be a list of texts, such as [\"llama-3.1-8b\"]");
@@ -381,172 +342,11 @@ impl Tables<'_> {
         Some(Target {
             name: name?,
             address: address?,
-            gpus: None,
+            gpus: Gpus::default(),
             models: Vec::new(),
             engine: None,
             authorization: None,
             ask_for_load_report: None,
         })
-    }
-
-    fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {
-        let mut tokens: Vec<Token> = Vec::new();
-        for entry in entries {
-            let (token, origin) = match entry {
-                Entry::Short(text, origin) => (self.short_token(&text, &origin), origin),
-                Entry::Fields(fields, origin) => (self.token(&fields, &origin), origin),
-            };
-            let Some(token) = token else { continue };
-            if tokens.iter().any(|other| other.name == token.name) {
-                self.wrong(&origin, format!("the name {} is already taken: names are unique", token.name));
-            } else if let Some(other) = tokens.iter().find(|other| other.secret == token.secret) {
-                self.wrong(
-                    &origin,
-                    format!("{} has the same secret as {}: nobody could tell who asked", token.name, other.name),
-                );
-            } else {
-                tokens.push(token);
-            }
-        }
-        tokens
-    }
-
-    fn short_token(&mut self, text: &str, origin: &Origin) -> Option<Token> {
-        let Some((name, secret)) = text.split_once('=') else {
-            self.wrong(origin, "a token is written NAME=TOKEN");
-            return None;
-        };
-        let name = check_name(name).map_err(|text| self.wrong(origin, text)).ok();
-        let secret = check_secret(secret, "the token").map_err(|text| self.wrong(origin, text)).ok();
-        Some(Token { name: name?, secret: secret?, scopes: vec![Scope::Read], file: None })
-    }
-
-    fn token(&mut self, fields: &Fields<'_>, origin: &Origin) -> Option<Token> {
-        let name = self.needed_name(fields, origin, "a token needs a `name`: it says in the log who asked");
-        let forms: Vec<_> =
-            ["token", "token_file", "token_env"].into_iter().filter(|form| fields.contains_key(form)).collect();
-        let [form] = forms[..] else {
-            self.wrong(origin, "a token needs exactly one of `token`, `token_file` and `token_env`");
-            return None;
-        };
-        let (text, origin) = self.text(fields, form)?;
-        let secret = match form {
-            "token" => check_secret(&text, "the token"),
-            "token_file" => read_secret(&text),
-            _ => {
-                self.referenced.insert(text.clone());
-                let secret = self.environment.get(&text).and_then(|secret| secret.to_str());
-                secret
-                    .ok_or_else(|| format!("the environment variable {text} is not set, or is not UTF-8"))
-                    .and_then(|secret| check_secret(secret, &format!("the token in {text}")))
-            }
-        };
-        let file = (form == "token_file").then(|| PathBuf::from(&text));
-        let secret = secret.map_err(|text| self.wrong(&origin, text)).ok();
-        let scopes = self.scopes(fields);
-        Some(Token { name: name?, secret: secret?, scopes: scopes?, file })
-    }
-
-    /// What a token allows: to read, if nothing is said.
-    fn scopes(&mut self, fields: &Fields<'_>) -> Option<Vec<Scope>> {
-        let Some((value, origin)) = fields.get("scope") else { return Some(vec![Scope::Read]) };
-        let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
-        let scopes: Option<Vec<_>> = names.and_then(|names| names.map(|name| Scope::from_name(name?)).collect());
-        let scopes = scopes.filter(|scopes| !scopes.is_empty());
-        if scopes.is_none() {
-            let known: Vec<_> = Scope::ALL.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
-            self.wrong(origin, format!("`scope` has to be a list of {}", known.join(" and ")));
-        }
-        scopes
-    }
-}
-
-/// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
-fn default_name(address: &str) -> Result<String, String> {
-    let address = address.strip_prefix(TLS_SCHEME).unwrap_or(address);
-    let name = address.split(|c: char| !is_name_char(c)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
-    check_name(&name).map_err(|_| format!("{address} is too long to be a name as well: write NAME=URL"))
-}
-
-/// `http://HOST:PORT` or `https://HOST:PORT` and nothing more. Answers `host:port`, or `https://host:port`.
-fn parse_url(url: &str) -> Result<String, String> {
-    let form = "write http://HOST:PORT or https://HOST:PORT";
-    let (scheme, rest) = match url.split_once("://") {
-        Some(("http", rest)) => ("", rest),
-        Some(("https", rest)) => (TLS_SCHEME, rest),
-        Some((scheme, _)) => return Err(format!("\"{url}\": {scheme} is not a protocol for targets: {form}")),
-        None => return Err(format!("\"{url}\" is not a URL: {form}, such as http://127.0.0.1:8000")),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains('@') {
-        return Err(format!("a target's URL cannot hold a user name or password: {form}"));
-    }
-    if authority.contains(['/', '?', '#']) {
-        return Err(format!("\"{url}\": a target has no path, because requests keep theirs: {form}"));
-    }
-    let authority: http::uri::Authority = authority.parse().map_err(|_| format!("\"{url}\" is not a URL: {form}"))?;
-    match authority.port_u16() {
-        None | Some(0) => Err(format!("\"{url}\" has no port: {form}")),
-        Some(_) if authority.host().is_empty() => Err(format!("\"{url}\" has no host: {form}")),
-        Some(port) => Ok(format!("{scheme}{}:{port}", authority.host().to_ascii_lowercase())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_url_is_host_and_port() {
-        let cases = [
-            ("http://127.0.0.1:8000", "127.0.0.1:8000"),
-            ("http://vLLM-0.Pods:80/", "vllm-0.pods:80"),
-            ("http://[::1]:8000", "[::1]:8000"),
-            ("https://vLLM-0:443/", "https://vllm-0:443"),
-        ];
-        for (url, address) in cases {
-            assert_eq!(parse_url(url).as_deref(), Ok(address), "{url}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_target_url_says_why() {
-        let cases = [
-            ("ftp://a:1", "ftp is not a protocol"),
-            ("127.0.0.1:8000", "is not a URL: write http://HOST:PORT"),
-            ("http://a:1/v1", "has no path"),
-            ("http://a:1?x=1", "has no path"),
-            ("http://u:p@a:1", "user name or password"),
-            ("http://a", "has no port"),
-            ("http://a:0", "has no port"),
-            ("http://a:99999", "has no port"),
-            ("http://:80", "has no host"),
-            ("http://", "is not a URL"),
-            ("http://a b:1", "is not a URL"),
-            ("", "is not a URL"),
-        ];
-        for (url, part) in cases {
-            let text = parse_url(url).unwrap_err();
-            assert!(text.contains(part), "{url}: {text}");
-        }
-    }
-
-    #[test]
-    fn default_names_come_from_the_address() {
-        assert_eq!(default_name("10.0.3.2:8000").as_deref(), Ok("10.0.3.2-8000"));
-        assert_eq!(default_name("[fe80::1]:80").as_deref(), Ok("fe80-1-80"));
-        assert!(default_name(&format!("{}:80", "a".repeat(62))).unwrap_err().contains("write NAME=URL"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_url_panics_and_an_accepted_one_can_be_dialled(url in "(https?://)?[a-z\\[\\]:0-9./@]{0,24}") {
-            if let Ok(address) = parse_url(&url) {
-                prop_assert!(default_name(&address).is_ok_and(|name| check_name(&name).is_ok()));
-                let (host, port) = address.rsplit_once(':').unwrap();
-                prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok());
-            }
-        }
     }
 }

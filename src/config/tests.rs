@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::keys::{FLAGS, KEYS, Key};
 use super::value::Kind;
 use super::*;
+use crate::fleet::{GpuId, GpusOf, PodGpus};
 use crate::gateway::Routes;
 use crate::lookup::Token;
 use crate::sink::json_log::{Destination, Rotation};
@@ -58,7 +59,7 @@ fn nothing_at_all_is_a_configuration() {
 #[test]
 fn serving_needs_a_target() {
     let wrong = Config::load(&file(""), Targets::Required).unwrap_err().to_string();
-    let expected = "targets: there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS\n\
+    let expected = "targets: there is none: add [[targets]] or [[discovery]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS\n\
                     1 mistake in the configuration: nothing was started";
     assert_eq!(wrong, expected);
     let given = file("").with_flag("--target", "targets", vec!["a=http://h:1".into()]);
@@ -166,6 +167,8 @@ fn other_value(key: &Key) -> String {
         (Kind::Authorization, _) => quoted("Bearer 0123456789abcdef"),
         (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
         (Kind::Engines, _) => "[{ name = \"mine\", waiting = \"queue\" }]".to_owned(),
+        (Kind::GpuExporters, _) => "[{ node = \"n\", url = \"http://h:9400/metrics\" }]".to_owned(),
+        (Kind::Discovery, _) => "[{ kind = \"file\", path = \"targets.json\" }]".to_owned(),
         (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
     }
 }
@@ -174,6 +177,7 @@ fn other_value(key: &Key) -> String {
 fn companions(key: &str) -> &'static str {
     match key {
         "limits.body_bytes" => "limits.buffered_bytes = \"1TiB\"\n",
+        "fleet.gpu_poll_interval" => "fleet.gpu_fresh_within = \"1d\"\n",
         "fleet.poll_interval" | "fleet.publish_interval" => "fleet.fresh_within = \"1d\"\nfleet.window = \"1h\"\n",
         "json_log.candidates" | "json_log.max_bytes" | "json_log.max_age" | "json_log.keep" => {
             "json_log.to = \"log\"\n"
@@ -503,6 +507,134 @@ policy = "random"
 }
 
 #[test]
+fn gpus_have_their_exporters_and_targets_their_gpus() {
+    let text = r#"
+[[gpu_exporters]]
+node = "n1"
+url = "http://10.0.0.1:9400"
+[[gpu_exporters]]
+url = "https://n2:9400/dcgm"
+[[targets]]
+name = "a"
+url = "http://a:1"
+gpus = { node = "n1", ids = [0, "1:9", "GPU-7"] }
+[[targets]]
+name = "b"
+url = "http://b:1"
+gpus = { pod = "vllm-0", namespace = "llm", container = "vllm", node = "n2", count = 2 }
+[[targets]]
+name = "c"
+url = "http://c:1"
+gpus = 4
+[[targets]]
+name = "d"
+url = "http://d:1"
+gpus = { node = "n2" }
+[[targets]]
+name = "e"
+url = "http://e:1"
+gpus = { namespace = "llm" }
+"#;
+    let config = load(&file(text)).unwrap();
+    let exporters: Vec<_> = config.fleet.gpu_exporters.iter().map(|it| (it.node.as_str(), it.url.as_str())).collect();
+    assert_eq!(exporters, [("n1", "http://10.0.0.1:9400/metrics"), ("n2", "https://n2:9400/dcgm")]);
+    let some = |text: &str| Some(text.to_owned());
+    let pod = |pod: &str| PodGpus { pod: pod.to_owned(), ..PodGpus::default() };
+    let ids = vec![GpuId::Index(0), GpuId::Instance(1, 9), GpuId::Uuid("GPU-7".into())];
+    let full = PodGpus { namespace: some("llm"), container: some("vllm"), node: some("n2"), ..pod("vllm-0") };
+    let expected = [
+        (Some(3), GpusOf::Node { node: "n1".into(), ids }),
+        (Some(2), GpusOf::Pod(full)),
+        (Some(4), GpusOf::Pod(pod("c"))),
+        (None, GpusOf::Node { node: "n2".into(), ids: Vec::new() }),
+        (None, GpusOf::Pod(PodGpus { namespace: some("llm"), ..pod("e") })),
+    ];
+    let read: Vec<_> = config.fleet.targets.iter().map(|it| (it.gpus, it.gpus_of.clone().unwrap())).collect();
+    assert_eq!(read, expected);
+    let again = load(&file(&config.text())).unwrap();
+    assert_eq!((again.text(), again.fleet.targets), (config.text(), config.fleet.targets));
+    let variable = environment(
+        file("[[targets]]\nurl = \"http://a:1\""),
+        &[("SNAPGATE_GPU_EXPORTERS", "n=http://h:1,http://i:1")],
+    );
+    let nodes: Vec<_> = load(&variable).unwrap().fleet.gpu_exporters.into_iter().map(|it| it.node).collect();
+    assert_eq!(nodes, ["n", "i"]);
+    let nobody = load(&file("[[targets]]\nurl = \"http://a:1\"\ngpus = 2")).unwrap();
+    assert_eq!((nobody.fleet.targets[0].gpus, &nobody.fleet.targets[0].gpus_of), (Some(2), &None));
+}
+
+#[test]
+fn mistakes_about_gpus_are_all_told() {
+    let text = r#"
+[[gpu_exporters]]
+node = "node-1"
+url = "http://a:1"
+[[gpu_exporters]]
+node = "node-1"
+url = "http://a:2"
+[[gpu_exporters]]
+node = "node-2"
+url = "http://a:1/metrics"
+[[gpu_exporters]]
+node = "node 3"
+url = "a:1"
+[[gpu_exporters]]
+nod = "x"
+[[targets]]
+url = "http://b:1"
+gpus = "two"
+[[targets]]
+url = "http://b:2"
+gpus = { node = "node-1", ids = [0, 0] }
+[[targets]]
+url = "http://b:3"
+gpus = { ids = [0], nodes = 1 }
+[[targets]]
+url = "http://b:4"
+gpus = { node = "node-1", ids = ["x"], count = 0 }
+[[targets]]
+url = "http://b:5"
+gpus = { pod = "p q", ids = [] }
+"#;
+    let form = "a whole number, or a table such as { node = \"node-1\", ids = [0, 1] } or { pod = \"vllm-0\" }";
+    let name = "is not a name: use 1 to 253 letters, digits, dots, underscores and hyphens";
+    let url = "is not a URL: write http://HOST:PORT/PATH or https://HOST:PORT/PATH";
+    let expected = [
+        "f.toml:5: gpu_exporters: the node node-1 has an exporter already (f.toml:2)".to_owned(),
+        "f.toml:8: gpu_exporters: http://a:1/metrics is already the exporter of node-1".to_owned(),
+        format!("f.toml:11: gpu_exporters: \"a:1\" {url}, such as http://10.0.3.1:9400/metrics"),
+        format!("f.toml:11: gpu_exporters: \"node 3\" {name}"),
+        "f.toml:14: gpu_exporters: a GPU exporter needs a `url`, such as \"http://10.0.3.1:9400/metrics\"".to_owned(),
+        "f.toml:15: gpu_exporters: unknown field `nod`: did you mean `node`?".to_owned(),
+        format!("f.toml:18: targets: `gpus` has to be {form}"),
+        "f.toml:21: targets: the GPU 0 is there twice".to_owned(),
+        "f.toml:24: targets: `ids` are GPUs of a node: name the `node`".to_owned(),
+        "f.toml:24: targets: unknown field `nodes`: did you mean `node`?".to_owned(),
+        "f.toml:27: targets: `count` has to be a whole number from 1 to 1024".to_owned(),
+        "f.toml:27: targets: `ids` has to be a list of GPUs: places on the node such as 0, instances of a divided one such \
+         as \"0:9\", or UUIDs such as \"GPU-…\""
+            .to_owned(),
+        "f.toml:27: targets: `ids` say how many GPUs there are: leave out `count`".to_owned(),
+        format!("f.toml:30: targets: \"p q\" {name}"),
+        "f.toml:30: targets: `ids` has to name 1 to 112 GPUs; leave it out for all of the node".to_owned(),
+        "f.toml:30: targets: the exporter says which GPUs a pod has: leave out `ids`, or the pod".to_owned(),
+    ];
+    let mut expected = expected.to_vec();
+    expected.sort_by_key(|text| text.split(':').nth(1).unwrap().parse::<u32>().unwrap());
+    let mut found = mistakes(&file(text));
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+
+    let target = "[[targets]]\nname = \"a\"\nurl = \"http://b:1\"\ngpus = { node = \"node-2\" }\n";
+    let nobody = "f.toml:1: targets: a: `gpus` says whom to ask, and there is nobody: add [[gpu_exporters]]";
+    assert_eq!(mistakes(&file(target)), [nobody]);
+    let other = format!("{target}[[gpu_exporters]]\nnode = \"node-1\"\nurl = \"http://a:1\"\n");
+    let unknown = "f.toml:1: targets: a: no entry of [[gpu_exporters]] is of the node node-2: did you mean `node-1`?";
+    assert_eq!(mistakes(&file(&other)), [unknown]);
+}
+
+#[test]
 fn a_broken_file_says_where_and_other_layers_are_still_checked() {
     let sources = environment(file("listen = \nadmin = \":x\"\n"), &[("SNAPGATE_THREADS", "-1")]);
     let found = mistakes(&sources);
@@ -714,6 +846,7 @@ fn what_the_example_leaves_commented_is_valid_too() {
     let text: String = COMMITTED.lines().map(uncomment).collect();
     let config = load(&environment(file(&text), &[("OPERATORS_TOKEN", "0123456789abcdef")])).unwrap();
     assert_eq!((config.fleet.targets.len(), config.fleet.targets[0].gpus), (2, Some(1)));
+    assert_eq!((config.fleet.gpu_exporters.len(), config.fleet.targets[1].gpus), (1, Some(2)));
     assert_eq!(config.gateway.choice.policy_of_model.len(), 1);
     assert_eq!(config.lookup.tokens.len(), 1);
 }

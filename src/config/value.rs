@@ -8,11 +8,15 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
+use super::discovery::show;
 use super::engines::Engine;
+use super::gpus::Exporter;
 use super::otlp;
 use super::secret::{Secret, check_secret, read_secret};
-use super::tables::{Model, Target, Token};
+use super::tables::{Model, Target};
+use super::tokens::Token;
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+use crate::discovery;
 use crate::tls::authorization;
 
 /// Says what is wrong with a text, or gives it in its normal form.
@@ -51,12 +55,16 @@ pub(super) enum Kind {
     Headers { file: bool },
     /// `[[targets]]`.
     Targets,
+    /// `[[discovery]]`.
+    Discovery,
     /// `[[models]]`.
     Models,
     /// `[[lookup.tokens]]`.
     Tokens,
     /// `[[engines]]`.
     Engines,
+    /// `[[gpu_exporters]]`.
+    GpuExporters,
 }
 
 /// A value that has passed its key's checks.
@@ -74,9 +82,11 @@ pub(super) enum Value {
     Authorization(Option<HeaderValue>),
     Headers(HeaderMap),
     Targets(Vec<Target>),
+    Discovery(Vec<discovery::Settings>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
     Engines(Vec<Engine>),
+    GpuExporters(Vec<Exporter>),
 }
 
 impl Kind {
@@ -109,7 +119,7 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines => {
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
                 unreachable!("tables.rs reads lists of tables")
             }
         };
@@ -177,7 +187,9 @@ impl Kind {
             }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines => "a list of tables",
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
+                "a list of tables"
+            }
         }
     }
 
@@ -236,9 +248,11 @@ impl fmt::Display for Value {
             Self::Authorization(value) => quoted(f, value.as_ref().map_or("", |_| "<set>")),
             Self::Headers(headers) => quoted(f, if headers.is_empty() { "" } else { "<set>" }),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
+            Self::Discovery(sources) => listed(f, sources, show),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
             Self::Engines(engines) => listed(f, engines, |f, engine| engine.fmt(f)),
+            Self::GpuExporters(exporters) => listed(f, exporters, |f, exporter| exporter.fmt(f)),
         }
     }
 }

@@ -198,6 +198,8 @@ fn configuration(pods: &[(String, SocketAddr)], otlp: Option<&str>, data_dir: &P
     }
     for (name, address) in pods {
         text += &format!("[[targets]]\nname = \"{name}\"\nurl = \"http://{address}\"\ngpus = 1\n");
+        // Each has a node of its own, whose exporter names the pod.
+        text += &format!("[[gpu_exporters]]\nnode = \"node-of-{name}\"\nurl = \"http://{address}/dcgm/metrics\"\n");
     }
     let sources = Sources::of_text("the demonstration", &text, Machine::this());
     Config::load(&sources, Targets::Required).expect("the demonstration's configuration is valid")

@@ -80,7 +80,7 @@ impl Meter {
         self.cost_ns.store((cost + (measured - cost) * COST_WEIGHT) as u64, Relaxed);
     }
 
-    fn cost_seconds(&self) -> f64 {
+    pub(super) fn cost_seconds(&self) -> f64 {
         self.cost_ns.load(Relaxed) as f64 / 1e9
     }
 }
@@ -107,6 +107,8 @@ impl<F: Future + Unpin> Future for Timed<F> {
 #[derive(Debug)]
 pub(super) struct Budget {
     targets: AtomicUsize,
+    /// Their pages cost what a target's does, and are read no more often.
+    gpu_exporters: usize,
     cpu_share: f64,
     publish_interval: Duration,
     probe_interval: Duration,
@@ -119,6 +121,7 @@ impl Budget {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             targets: AtomicUsize::new(settings.targets.len()),
+            gpu_exporters: settings.gpu_exporters.len(),
             cpu_share: settings.poll_cpu_share,
             publish_interval: settings.publish_interval,
             probe_interval: settings.probe_interval,
@@ -149,11 +152,12 @@ impl Budget {
         stretched(self.targets() * self.probes.cost_seconds(), self.left() * PROBE_PART)
     }
 
-    /// The least time from one scrape of a target to the next.
+    /// The least time from one scrape of a target, or of a GPU exporter, to the next.
     pub(super) fn scrape_interval_min(&self) -> Duration {
         let probe_interval = self.probe_interval.max(self.probe_interval_min());
         let probing = self.targets() * self.probes.cost_seconds() / probe_interval.as_secs_f64();
-        stretched(self.targets() * self.scrapes.cost_seconds(), self.left() - probing)
+        let pages = self.targets() + self.gpu_exporters as f64;
+        stretched(pages * self.scrapes.cost_seconds(), self.left() - probing)
     }
 
     /// The share that publishing leaves to exchanges.
@@ -174,11 +178,11 @@ mod tests {
     use std::pin::pin;
     use std::task::Waker;
 
-    use super::super::TargetSettings;
+    use super::super::{ExporterSettings, TargetSettings};
     use super::*;
 
     fn budget(targets: usize) -> Budget {
-        let target = |n| TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1");
+        let target = |n| TargetSettings::new(&format!("t{n}"), "127.0.0.1:1");
         Budget::new(&Settings::new((0..targets).map(target).collect()))
     }
 
@@ -200,6 +204,18 @@ mod tests {
         }
         let used = use_of(&budget(10_000), &settings);
         assert!(used > settings.poll_cpu_share * 0.99, "{used} could be more");
+    }
+
+    #[test]
+    fn exporters_of_gpus_are_paid_from_the_same_share() {
+        let target = |n| TargetSettings::new(&format!("t{n}"), "127.0.0.1:1");
+        let exporter = |n| ExporterSettings { node: format!("n{n}"), url: "http://127.0.0.1:1/".into() };
+        let gpu_exporters = (0..1_000).map(exporter).collect();
+        let settings = Settings { gpu_exporters, ..Settings::new((0..10_000).map(target).collect()) };
+        let (with, without) = (Budget::new(&settings), budget(10_000));
+        let off = with.scrape_interval_min().abs_diff(without.scrape_interval_min().mul_f64(1.1));
+        assert!(off < Duration::from_micros(1), "{off:?}");
+        assert_eq!(with.probe_interval_min(), without.probe_interval_min());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!   gives it windows; `probe` decides on health. Both write into the target's `slot`, as often as the `budget`
 //!   allows.
 //! - Load reports that come with answers are in `Live` until the next tick, and then in the slot like a page's values.
+//! - `gpu` reads what DCGM exporters say of the nodes' GPUs, once for all targets of a node.
 //! - `ejection` passes over targets whose requests fail, whatever their probes say.
 //! - `publish` makes a new sample of a slot that changed, shares all others, and swaps the view.
 //! - Targets come and go while it runs: `roster` says who is there, [`Fleet::set_targets`] changes it.
@@ -18,6 +19,7 @@ mod budget;
 mod ejection;
 mod engine;
 mod fetch;
+mod gpu;
 mod poll;
 mod probe;
 mod prometheus;
@@ -41,14 +43,16 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{Attached, FleetView, Health};
+use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
 pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pages, Possible, Row, shipped};
 use fetch::Fetcher;
-pub use roster::Change;
+use gpu::Exporters;
+pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
 use roster::Roster;
+pub use roster::{Change, Leaving};
 pub use slot::Problems;
 use slot::Slot;
 
@@ -99,14 +103,22 @@ pub struct Settings {
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
     pub eject_time: Duration,
+    /// How long a target that left is still listed and counted while requests at it go on.
+    pub drain_time: Duration,
     /// For targets that are spoken to in TLS; without it they cannot be reached.
     pub connector: Option<Arc<Connector>>,
     /// What scrapes and probes present.
     pub authorization: Option<Arc<Credential>>,
+    /// What tells of the GPUs of the nodes.
+    pub gpu_exporters: Vec<ExporterSettings>,
+    /// From the start of one scrape of an exporter to the next, as `poll_interval`.
+    pub gpu_poll_interval: Duration,
+    /// A value of an exporter that was observed longer ago is stale.
+    pub gpu_fresh_within: Duration,
 }
 
-/// One target as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One target as configured or discovered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetSettings {
     /// Unique in the fleet.
     pub name: String,
@@ -114,17 +126,20 @@ pub struct TargetSettings {
     pub address: String,
     /// How many GPUs it has, if anybody said.
     pub gpus: Option<u32>,
+    /// Which they are; `None` if no exporter is asked about them.
+    pub gpus_of: Option<GpusOf>,
     /// The models it serves; none named means any.
     pub models: Vec<String>,
     /// Whose metrics it serves, in place of [`Settings::engine`].
     pub engine: Option<String>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
-#[cfg(test)]
 impl TargetSettings {
-    /// One that serves any model.
-    fn plain(name: &str, address: &str) -> Self {
-        Self { name: name.into(), address: address.into(), gpus: None, models: Vec::new(), engine: None }
+    /// One of which nothing else is known: it serves any model.
+    pub fn new(name: &str, address: &str) -> Self {
+        Self { name: name.into(), address: address.into(), ..Self::default() }
     }
 }
 
@@ -151,8 +166,12 @@ impl Settings {
             engines: Vec::new(),
             eject_after: 5,
             eject_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(60),
             connector: None,
             authorization: None,
+            gpu_exporters: Vec::new(),
+            gpu_poll_interval: Duration::from_secs(1),
+            gpu_fresh_within: Duration::from_secs(5),
         }
     }
 }
@@ -181,6 +200,7 @@ struct Watch {
     budget: Budget,
     scraper: Fetcher,
     prober: Fetcher,
+    gpus: Exporters,
 }
 
 impl Fleet {
@@ -189,6 +209,7 @@ impl Fleet {
     pub fn new(settings: Settings, clock: Arc<Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
         let (start, now) = (Instant::now(), clock.now());
         metrics.set_targets(settings.targets.iter().map(|target| &*target.name), &poll::REASONS);
+        metrics.set_gpu_exporters(settings.gpu_exporters.iter().map(|exporter| &*exporter.node), &gpu::REASONS);
         let mut roster = Roster::new(&settings, start, now);
         let view = roster.view(start, now);
         let budget = Budget::new(&settings);
@@ -196,6 +217,7 @@ impl Fleet {
             scraper: Fetcher::new(&settings, settings.poll_timeout, Arc::clone(&budget.scrapes)),
             prober: Fetcher::new(&settings, settings.probe_timeout, Arc::clone(&budget.probes)),
             engines: Engines::new(&settings.engines),
+            gpus: Exporters::new(&settings, roster.slots(), Arc::clone(&budget.scrapes)),
             settings,
             clock,
             metrics,
@@ -219,20 +241,46 @@ impl Fleet {
         self.roster().slots().iter().map(|slot| slot.problems()).collect()
     }
 
+    /// How it stands with the exporters of GPUs, and with the GPUs of each target.
+    pub fn gpus(&self) -> GpuHealth {
+        self.watch.gpus.health(self.roster().slots())
+    }
+
     /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
-    /// requests under way at others go on to their ends. One whose name and address stay keeps its slot, its counters and
+    /// requests under way at others go on to their ends, and are counted under the target's name for its drain time. One whose name and address stay keeps its slot, its counters and
     /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
     ///
     /// From then on every view brings `with`: whoever chooses from it has the targets and what belongs to them in one load.
     pub fn set_targets(&self, targets: &[TargetSettings], with: Attached) -> Change {
         let mut roster = self.roster();
         roster.with = with;
+        self.replace(&mut roster, targets)
+    }
+
+    /// The same, and what the views bring stays what it is.
+    pub fn replace_targets(&self, targets: &[TargetSettings]) -> Change {
+        self.replace(&mut self.roster(), targets)
+    }
+
+    fn replace(&self, roster: &mut Roster, targets: &[TargetSettings]) -> Change {
         let change = roster.replace(targets, self.watch.clock.now());
         self.watch.budget.set_targets(targets.len());
-        self.publish_from(&mut roster);
-        self.watch.metrics.set_targets(targets.iter().map(|target| &*target.name), &poll::REASONS);
+        self.watch.gpus.set_targets(roster.slots());
+        self.publish_from(roster);
+        self.name_targets(roster);
         self.changed.notify_one();
         change
+    }
+
+    /// Those that have left and still have requests to end.
+    pub fn leaving(&self) -> Vec<Leaving> {
+        self.roster().leaving()
+    }
+
+    /// Says whose series there are: those that leave have theirs to the end.
+    fn name_targets(&self, roster: &Roster) {
+        self.watch.metrics.set_targets(roster.names(), &poll::REASONS);
+        self.watch.metrics.targets_leaving.set(roster.leaving().len() as i64);
     }
 
     /// From now on every view brings this.
@@ -249,12 +297,14 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         let mut watchers = HashMap::new();
         self.follow(&mut tasks, &mut watchers);
+        let mut gpus = pin!(gpu::run(Arc::clone(&self.watch)));
         let mut ticks = tokio::time::interval(self.watch.settings.publish_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = ticks.tick() => self.tick(),
+                never = &mut gpus => match never {},
                 () = self.changed.notified() => self.follow(&mut tasks, &mut watchers),
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
@@ -281,6 +331,13 @@ impl Fleet {
         self.publish_from(&mut self.roster());
     }
 
+    /// Has the next view make new samples of the targets at these places, as after scrapes: for measuring without a network.
+    #[doc(hidden)]
+    pub fn touch(&self, places: impl Iterator<Item = usize>) {
+        let roster = self.roster();
+        places.for_each(|place| roster.slots()[place].touch());
+    }
+
     fn publish_from(&self, roster: &mut Roster) {
         let budget = &self.watch.budget;
         budget.publishing.once_now(|| {
@@ -288,9 +345,14 @@ impl Fleet {
             let view = roster.view(instant, self.watch.clock.at(instant));
             self.view.store(Arc::new(view));
         });
+        if roster.see_off() {
+            self.name_targets(roster);
+        }
         if roster.settled.elapsed() >= SETTLE_INTERVAL {
             roster.settled = Instant::now();
             budget.settle();
+            let troubled = roster.slots().iter().filter(|slot| slot.gpu_problem().is_some()).count();
+            self.watch.metrics.gpu_problems.set(troubled as i64);
         }
     }
 

@@ -46,8 +46,8 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
         let result = watch.budget.scrapes.once(scrape(&watch, &slot, &uri, &mut pages)).await;
         let duration = start.elapsed();
         settle(&watch, &slot, result, duration);
-        let interval =
-            next_interval(&watch.settings, slot.scrape_failures(), duration, watch.budget.scrape_interval_min());
+        let (settings, least) = (&watch.settings, watch.budget.scrape_interval_min());
+        let interval = next_interval(settings, settings.poll_interval, slot.scrape_failures(), duration, least);
         slot.paced(duration, interval);
         tokio::time::sleep_until(start + interval).await;
     }
@@ -103,19 +103,25 @@ fn settle(watch: &Watch, slot: &Slot, result: Result<u32, ScrapeError>, duration
     }
 }
 
-/// How long after the start of a scrape the next one starts.
+/// How long after the start of a scrape the next one starts, if it is to be done `every` so long.
 ///
-/// It is the configured interval, more or less, but long enough that answering takes the target no more than its share
+/// It is that interval, more or less, but long enough that answering takes the target no more than its share
 /// of the time, and all targets take us no more than ours (`budget`). Each failure doubles it, up to
 /// [`FAILED_INTERVAL_MAX`] or, if the failure took its time, up to the target's share again: one hiccup is soon
 /// forgotten, a target that hangs is left alone.
-fn next_interval(settings: &Settings, failures: u32, duration: Duration, budget: Duration) -> Duration {
+pub(super) fn next_interval(
+    settings: &Settings,
+    every: Duration,
+    failures: u32,
+    duration: Duration,
+    budget: Duration,
+) -> Duration {
     let by_target = stretched(duration.as_secs_f64(), settings.poll_target_share);
-    let configured = settings.poll_interval.mul_f64(rand::random_range(1.0 - JITTER..1.0 + JITTER));
+    let configured = every.mul_f64(rand::random_range(1.0 - JITTER..1.0 + JITTER));
     let least = if failures == 0 {
         by_target
     } else {
-        let doubled = settings.poll_interval.saturating_mul(2u32.saturating_pow(failures));
+        let doubled = every.saturating_mul(2u32.saturating_pow(failures));
         doubled.min(by_target.max(FAILED_INTERVAL_MAX))
     };
     configured.max(least.max(budget).mul_f64(rand::random_range(1.0..1.0 + JITTER)))
@@ -177,7 +183,7 @@ mod tests {
     fn check(failures: u32, duration: Duration, budget: Duration, expected: Duration, may_be_less: bool) {
         let settings = Settings::new(Vec::new());
         for _draw in 0..100 {
-            let interval = next_interval(&settings, failures, duration, budget);
+            let interval = next_interval(&settings, settings.poll_interval, failures, duration, budget);
             let least = if may_be_less { expected.mul_f64(1.0 - JITTER) } else { expected };
             let most = expected.mul_f64(1.0 + JITTER);
             assert!(

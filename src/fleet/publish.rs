@@ -8,16 +8,31 @@ use std::time::{Duration, Instant};
 
 use super::ejection::{Ejection, Rule};
 use super::rates::FleetWindow;
-use super::slot::{Observed, Slot, State};
+use super::slot::{GPU_QUANTITIES, Observed, Slot, State};
 use crate::snapshot::members::BLOCK;
 use crate::snapshot::{
-    Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Standing,
+    Block, FleetView, Freshness, Health, Member, Members, Moment, Pools, Quantity, Reading, Sample, Serving, Source,
+    Standing,
 };
+
+/// Up to which age a value is fresh.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreshWithin {
+    pub(super) usual: Duration,
+    /// For what exporters of GPUs say: they are asked less often.
+    pub(super) gpus: Duration,
+}
+
+impl FreshWithin {
+    fn of(self, source: Source) -> Duration {
+        if source == Source::Dcgm { self.gpus } else { self.usual }
+    }
+}
 
 /// The latest sample of each target, and what is needed for the next.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    fresh_within: Duration,
+    fresh_within: FreshWithin,
     window_ms: u32,
     latest: Vec<Latest>,
     /// The samples of `latest`, as the last view has them.
@@ -41,7 +56,7 @@ impl Publisher {
     /// With the first sample of every target.
     pub(super) fn new(
         slots: &[Arc<Slot>],
-        fresh_within: Duration,
+        fresh_within: FreshWithin,
         window: Duration,
         eject: Rule,
         start: Instant,
@@ -119,14 +134,14 @@ fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pool
 }
 
 impl Latest {
-    fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: Duration, window_ms: u32) -> Self {
+    fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: FreshWithin, window_ms: u32) -> Self {
+        let standing = standing(slot, known.health, false);
         let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
-        let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
         Self { sample, fresh_until, ejection: Ejection::default(), standing }
     }
 
     /// Makes a new sample if there is something new to say.
-    fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: Duration, window_ms: u32) -> bool {
+    fn renew(&mut self, slot: &Slot, now: Moment, fresh_within: FreshWithin, window_ms: u32) -> bool {
         if let Some(reported) = slot.live.take_reported() {
             slot.reported(&reported);
         }
@@ -139,11 +154,7 @@ impl Latest {
     /// Says whether the target has come or gone, as far as choices are concerned.
     fn stand(&mut self, slot: &Slot, eject: Rule, instant: Instant) -> bool {
         let failing = self.ejection.tick(slot, eject, instant);
-        let standing = match self.sample.health {
-            Health::Unhealthy => Standing::Down,
-            _ if failing => Standing::Failing,
-            _ => Standing::Up,
-        };
+        let standing = standing(slot, self.sample.health, failing);
         std::mem::replace(&mut self.standing, standing) != standing
     }
 
@@ -152,27 +163,40 @@ impl Latest {
         n: u64,
         now: Moment,
         known: State,
-        fresh_within: Duration,
+        fresh_within: FreshWithin,
         window_ms: u32,
     ) -> (Arc<Sample>, Option<Moment>) {
         let readings = Quantity::ALL.map(|quantity| {
             let place = quantity as usize;
-            reading(known.gives[place], known.values[place], now, fresh_within)
+            // Whoever's engine does not give it, an exporter may.
+            let given = known.gives[place] || slot.gpus_of.is_some() && GPU_QUANTITIES.contains(&quantity);
+            reading(given, known.values[place], now, fresh_within)
         });
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
-        let fresh_until = fresh.map(|reading| reading.observed.plus(fresh_within)).min();
+        let until = |reading: &Reading| Some(reading.observed.plus(fresh_within.of(reading.source?)));
+        let fresh_until = fresh.filter_map(until).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
-        (Arc::new(sample.with_in_flight_at_scrape(known.in_flight_at_scrape)), fresh_until)
+        let sample = sample.with_in_flight_at_scrape(known.in_flight_at_scrape).with_gpu_uuids(known.gpu_uuids);
+        (Arc::new(sample), fresh_until)
+    }
+}
+
+fn standing(slot: &Slot, health: Health, failing: bool) -> Standing {
+    match health {
+        Health::Unhealthy => Standing::Down,
+        Health::Unknown if slot.newcomer => Standing::Unproven,
+        _ if failing => Standing::Failing,
+        _ => Standing::Up,
     }
 }
 
 /// Each value by its own age: a fresh one freshens no other.
-fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: Duration) -> Reading {
+fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: FreshWithin) -> Reading {
     match observed {
         None if given => Reading::MISSING,
         None => Reading::UNSUPPORTED,
         Some(Observed { value, at, source }) => {
-            let freshness = if now > at.plus(fresh_within) { Freshness::Stale } else { Freshness::Fresh };
+            let freshness = if now > at.plus(fresh_within.of(source)) { Freshness::Stale } else { Freshness::Fresh };
             Reading { value: Some(value), observed: at, source: Some(source), freshness }
         }
     }
@@ -182,10 +206,11 @@ fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: D
 mod tests {
     use super::super::TargetSettings;
     use super::super::engine::{EXPECTED, Observation};
+    use super::super::gpu::Found;
     use super::*;
-    use crate::snapshot::{Excluded, Source};
+    use crate::snapshot::Excluded;
 
-    const FRESH_WITHIN: Duration = Duration::from_secs(2);
+    const FRESH_WITHIN: FreshWithin = FreshWithin { usual: Duration::from_secs(2), gpus: Duration::from_secs(5) };
     const WINDOW: Duration = Duration::from_secs(10);
     const EJECT: Rule = Rule { after: 5, time: Duration::from_secs(10) };
 
@@ -201,7 +226,7 @@ mod tests {
 
     impl Bench {
         fn new(targets: u32) -> Self {
-            let target = |slot| TargetSettings::plain(&format!("t{slot}"), "-");
+            let target = |slot| TargetSettings::new(&format!("t{slot}"), "-");
             let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(slot, &target(slot)))).collect();
             let start = Instant::now();
             let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, EJECT, start, EPOCH);
@@ -370,6 +395,25 @@ mod tests {
         );
         bench.slots[0].live.reported([Some(3.0), Some(7.0), None, None, None, None, None, None], bench.at());
         assert_eq!(change(&bench.view_after(100)), 10.0);
+    }
+
+    #[test]
+    fn what_exporters_say_is_fresh_for_longer_and_freshens_nothing_else() {
+        let mut bench = Bench::new(1);
+        let found = |utilization| Found { utilization, uuids: Some(["GPU-0".into()].into()), ..Found::default() };
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        bench.slots[0].gpus_told(&"n".into(), bench.at(), FRESH_WITHIN.gpus, found(Some(0.25)));
+        let all = |view: &FleetView| {
+            let of = |quantity| view.members[0].sample.reading(quantity).freshness;
+            [Quantity::Waiting, Quantity::GpuUtilization, Quantity::GpuMemoryUtilization].map(of)
+        };
+        use Freshness::{Fresh, Stale, Unsupported};
+        let view = bench.view_after(2_000);
+        assert_eq!(all(&view), [Fresh, Fresh, Unsupported]);
+        assert_eq!(view.members[0].sample.gpu_uuids.as_deref(), Some(&["GPU-0".into()][..]));
+        assert_eq!(all(&bench.view_after(1)), [Stale, Fresh, Unsupported]);
+        bench.scraped(0, only(Quantity::Waiting, 3.0));
+        assert_eq!(all(&bench.view_after(3_000)), [Stale, Stale, Unsupported]);
     }
 
     #[test]

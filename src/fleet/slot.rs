@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::TargetSettings;
 use super::engine::{self, Observation};
-use crate::snapshot::{Health, Live, Moment, Quantity, Reported, Source, Target};
+use super::gpu::{Found, GpusOf, Heard};
+use crate::snapshot::{GpuUuids, Health, Live, Moment, Quantity, Reported, Source, Target};
 
 /// One target's place in the fleet.
 #[derive(Debug)]
@@ -16,7 +17,11 @@ pub(super) struct Slot {
     pub(super) models: Box<[Box<str>]>,
     /// Whose metrics it serves, if anybody said of this target.
     pub(super) engine: Option<Box<str>>,
+    /// Which GPUs are its; `None` if nobody is asked about them.
+    pub(super) gpus_of: Option<GpusOf>,
     pub(super) live: Arc<Live>,
+    /// It came to targets that were there: as long as those can serve, it has to prove itself first.
+    pub(super) newcomer: bool,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
     known: Mutex<Known>,
@@ -27,10 +32,11 @@ pub(super) struct Slot {
 struct Known {
     state: State,
     problems: Problems,
+    gpus: Heard,
 }
 
 /// What a sample is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) health: Health,
     pub(super) values: [Option<Observed>; Quantity::COUNT],
@@ -39,9 +45,11 @@ pub(super) struct State {
     /// The gateway's requests in flight when the last page that said something was asked for; and of those that have come
     /// or gone since, the ones that a load report has told of.
     pub(super) in_flight_at_scrape: Option<u32>,
+    /// The GPUs that the GPU values are of.
+    pub(super) gpu_uuids: Option<GpuUuids>,
 }
 
-/// A value and when it was true.
+/// A value, when it was true and who said so.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Observed {
     pub(super) value: f64,
@@ -60,6 +68,9 @@ impl Observed {
     }
 }
 
+/// What exporters of GPUs say.
+pub(super) const GPU_QUANTITIES: [Quantity; 2] = [Quantity::GpuUtilization, Quantity::GpuMemoryUtilization];
+
 /// What stands in the way of knowing a target, besides what [`Watched`](crate::snapshot::Watched) says of its page: for
 /// operators, not for choices.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,25 +87,42 @@ impl Slot {
     /// Nothing is known of the target yet.
     pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
         let (values, gives) = ([None; Quantity::COUNT], engine::EXPECTED);
-        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None };
-        Self::of(slot, settings, Arc::default(), Known { state, problems: Problems::default() })
+        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None, gpu_uuids: None };
+        let known = Known { state, problems: Problems::default(), gpus: Heard::default() };
+        Self::of(slot, settings, Arc::default(), known)
+    }
+
+    /// The same, of a target that comes while the fleet runs.
+    pub(super) fn newcomer(slot: u32, settings: &TargetSettings) -> Self {
+        Self { newcomer: true, ..Self::new(slot, settings) }
     }
 
     /// The same target, described otherwise: its counters go on, and what was known is known.
     pub(super) fn described(&self, settings: &TargetSettings) -> Self {
-        let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), self.lock().clone());
+        let mut known = self.lock().clone();
+        if self.gpus_of != settings.gpus_of {
+            // What exporters have said is of other GPUs.
+            known.gpus = Heard::default();
+            known.state.gpu_uuids = None;
+            for value in &mut known.state.values {
+                *value = value.filter(|value| value.source != Source::Dcgm);
+            }
+        }
+        let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), known);
         slot.changed.store(true, Ordering::Release);
-        slot
+        Self { newcomer: self.newcomer, ..slot }
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, models, engine } = settings;
-        let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
+        let TargetSettings { name, address, gpus, gpus_of, models, engine, place } = settings;
+        let target = Target { gpus: *gpus, place: place.clone(), ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
             engine: engine.as_deref().map(Into::into),
+            gpus_of: gpus_of.clone(),
             live,
+            newcomer: false,
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
@@ -102,12 +130,14 @@ impl Slot {
 
     /// Whether this is its description, too.
     pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
-        let Target { name, address, gpus, .. } = &*self.target;
+        let Target { name, address, gpus, place, .. } = &*self.target;
         let models = self.models.iter().map(|model| &**model);
         **name == *settings.name
             && **address == *settings.address
             && *gpus == settings.gpus
             && self.engine.as_deref() == settings.engine.as_deref()
+            && self.gpus_of == settings.gpus_of
+            && *place == settings.place
             && models.eq(settings.models.iter().map(String::as_str))
     }
 
@@ -183,6 +213,65 @@ impl Slot {
         }
     }
 
+    /// The exporter of a node tells of the target's GPUs, on a page that was asked for at `at`. What it does not say, or what
+    /// another exporter's page that is no older than `fresh_within` has said, too, keeps its value and its age.
+    pub(super) fn gpus_told(&self, node: &Arc<str>, at: Moment, fresh_within: Duration, found: Found) {
+        let mut known = self.lock();
+        let Known { state, gpus, .. } = &mut *known;
+        let mut has_news = false;
+        let problem = match gpus.claim(node, at, fresh_within) {
+            Err(problem) => Some(problem),
+            Ok(()) => {
+                let count = found.uuids.as_ref().map(|uuids| uuids.len() as u32);
+                for (quantity, value) in GPU_QUANTITIES.into_iter().zip([found.utilization, found.memory]) {
+                    if let Some(value) = value {
+                        let observed = Observed { value, at, source: Source::Dcgm };
+                        has_news |= observed.place(&mut state.values[quantity as usize]);
+                    }
+                }
+                if found.uuids.is_some() && found.uuids != state.gpu_uuids {
+                    state.gpu_uuids = found.uuids;
+                    has_news = true;
+                }
+                found.problem.or_else(|| {
+                    let (configured, count) = self.counted_gpus().zip(count).filter(|(one, other)| one != other)?;
+                    Some(
+                        format!("{configured} GPUs are configured, and the exporter of {node} tells of {count}").into(),
+                    )
+                })
+            }
+        };
+        let is_new = gpus.find(problem.clone());
+        drop(known);
+        if has_news {
+            self.changed.store(true, Ordering::Release);
+        }
+        if let (true, Some(problem)) = (is_new, problem) {
+            tracing::warn!(
+                pod = &*self.target.name,
+                problem = &*problem,
+                "the GPUs of the pod are not known as they should be"
+            );
+        }
+    }
+
+    /// How many GPUs an exporter should tell of, if the configuration says so by their number alone.
+    fn counted_gpus(&self) -> Option<u32> {
+        let by_name = matches!(&self.gpus_of, Some(GpusOf::Node { ids, .. }) if !ids.is_empty());
+        self.target.gpus.filter(|_| !by_name)
+    }
+
+    /// The exporter of a node has told of the target's GPUs, and does not any more.
+    pub(super) fn gpus_not_told(&self, node: &Arc<str>) {
+        self.lock().gpus.disclaim(node);
+    }
+
+    /// What is in the way of knowing the target's GPUs.
+    pub(super) fn gpu_problem(&self) -> Option<Box<str>> {
+        self.gpus_of.as_ref()?;
+        self.lock().gpus.problem().map(Box::from)
+    }
+
     /// How long a scrape took, and how long after its start the next one comes.
     pub(super) fn paced(&self, duration: Duration, interval: Duration) {
         let problems = &mut self.lock().problems;
@@ -201,6 +290,11 @@ impl Slot {
         }
     }
 
+    /// The next view gets a new sample, whatever it says.
+    pub(super) fn touch(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
     /// How many scrapes in a row have failed.
     pub(super) fn scrape_failures(&self) -> u32 {
         self.live.watched().scrape_failures
@@ -215,7 +309,7 @@ impl Slot {
 
     /// What is known now.
     pub(super) fn known(&self) -> State {
-        self.lock().state
+        self.lock().state.clone()
     }
 
     pub(super) fn problems(&self) -> Problems {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
-use crate::snapshot::document::State;
-use crate::snapshot::{Excluded, FleetView, Health, Member, Moment, Watched};
+use crate::snapshot::document::{KubernetesPart, State};
+use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Watched};
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -16,6 +16,66 @@ pub(super) struct FleetPage<'a> {
     eligible: usize,
     excluded: Excluded,
     targets: Vec<TargetPart<'a>>,
+    gpu_exporters: Vec<ExporterPart<'a>>,
+    leaving: Vec<LeavingPart>,
+    discovery: Vec<SourcePart>,
+}
+
+/// One exporter of GPUs.
+#[derive(Debug, Serialize)]
+struct ExporterPart<'a> {
+    node: &'a str,
+    url: &'a str,
+    /// `None` before its first good page.
+    age_ms: Option<u64>,
+    gpus: u32,
+    garbage_lines: u32,
+    error: Option<&'a str>,
+    failures: u32,
+}
+
+/// Who belongs to the fleet, and who says so.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    /// Targets that have left.
+    pub leaving: Vec<LeavingPart>,
+    /// Sources of discovery, in the order of the configuration.
+    pub sources: Vec<SourcePart>,
+}
+
+/// Tells who belongs to the fleet now.
+pub type MembershipSource = Arc<dyn Fn() -> Membership + Send + Sync>;
+
+/// A target that has left the fleet and has requests to end.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeavingPart {
+    /// As it was called.
+    pub name: String,
+    /// Where it was.
+    pub address: String,
+    /// Requests of this gateway at it.
+    pub gateway_in_flight: u32,
+    /// How long ago it left.
+    pub left_ms: u64,
+}
+
+/// A source of discovery.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourcePart {
+    /// As configured.
+    pub name: String,
+    /// `file`, `dns` or `kubernetes`.
+    pub kind: &'static str,
+    /// In its last good view.
+    pub targets: usize,
+    /// Of the view; `None` before the first.
+    pub age_ms: Option<u64>,
+    /// Why the view may be out of date.
+    pub problem: Option<String>,
+    /// How many of them are not in the fleet.
+    pub left_out: usize,
+    /// The first of those, each with the reason.
+    pub first_left_out: Vec<String>,
 }
 
 /// One target.
@@ -26,6 +86,9 @@ struct TargetPart<'a> {
     health: Health,
     eligible: bool,
     gpus: Option<u32>,
+    /// What is in the way of knowing its GPUs.
+    gpu_problem: Option<&'a str>,
+    kubernetes: KubernetesPart<'a>,
     gateway_in_flight: u32,
     gateway_requests_per_second: f64,
     gateway_tokens_per_second: f64,
@@ -46,18 +109,29 @@ struct TargetPart<'a> {
 
 impl<'a> FleetPage<'a> {
     /// The page of a view.
-    pub(super) fn of(view: &'a FleetView, now: Moment) -> Self {
+    pub(super) fn of(
+        view: &'a FleetView,
+        gpus: &'a GpuHealth,
+        Membership { leaving, sources }: Membership,
+        now: Moment,
+    ) -> Self {
         let mut eligible = vec![false; view.members.len()];
         for &member in &view.pools.all().eligible {
             eligible[member as usize] = true;
         }
-        let targets = view.members.iter().zip(eligible).map(|(member, eligible)| TargetPart::of(member, eligible, now));
+        let targets = view.members.iter().zip(eligible).map(|(member, eligible)| {
+            let gpu_problem = gpus.problem(member.sample.target.slot);
+            TargetPart { gpu_problem, ..TargetPart::of(member, eligible, now) }
+        });
         Self {
             published: view.published.to_string(),
             view_age_ms: now.ms_since(view.published),
             eligible: view.pools.all().eligible.len(),
             excluded: view.pools.all().excluded,
             targets: targets.collect(),
+            gpu_exporters: gpus.exporters.iter().map(|exporter| ExporterPart::of(exporter, now)).collect(),
+            leaving,
+            discovery: sources,
         }
     }
 
@@ -71,13 +145,63 @@ impl<'a> FleetPage<'a> {
             words::millis(self.view_age_ms)
         );
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
-        format!("{}\n{}", words::wrapped(&sentence, width), table::lay_out(&COLUMNS, &rows, width))
+        let mut text =
+            format!("{}\n{}", words::wrapped(&sentence, width), candidates::lay_out(&COLUMNS, 3, &rows, width));
+        let troubles = self.targets.iter().filter_map(|target| Some(("GPUs of", target.name, target.gpu_problem?)));
+        let exporters = self.gpu_exporters.iter();
+        let troubles =
+            troubles.chain(exporters.filter_map(|exporter| Some(("GPU exporter of", exporter.node, exporter.error?))));
+        for (place, (what, whose, trouble)) in troubles.take(TROUBLES_MAX).enumerate() {
+            text.push_str(if place == 0 { "\n" } else { "" });
+            let line = format!("{what} {}: {}", words::clean(whose), words::clean(trouble));
+            text.push_str(&words::hanging("", &line, 2, width));
+        }
+        for note in self.notes() {
+            text += "\n";
+            text += &words::wrapped(&note, width);
+        }
+        text
+    }
+
+    /// What there is to say of who comes and goes, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        let leaving = |LeavingPart { name, gateway_in_flight, left_ms, .. }: &LeavingPart| {
+            let (name, requests) = (words::clean(name), words::counted(u64::from(*gateway_in_flight), "request"));
+            format!("{name} left {} ago and has {requests} to end.", words::millis(*left_ms))
+        };
+        let source = |SourcePart { name, kind, targets, age_ms, problem, left_out, first_left_out }: &SourcePart| {
+            let (name, found) = (words::clean(name), words::counted(*targets as u64, "target"));
+            let age = age_ms.map_or_else(String::new, |age| format!(", {} old", words::millis(age)));
+            let problem = problem.as_ref().map_or_else(String::new, |text| format!("; {}", words::clean(text)));
+            let first = first_left_out.first().map_or_else(String::new, |text| words::clean(text));
+            let left_out =
+                if *left_out > 0 { format!("; {left_out} left out, such as {first}") } else { String::new() };
+            format!("{name} ({kind}): {found}{age}{problem}{left_out}.")
+        };
+        self.leaving.iter().map(leaving).chain(self.discovery.iter().map(source)).collect()
+    }
+}
+
+/// Troubles with GPUs that the page for a terminal shows; the JSON has all.
+const TROUBLES_MAX: usize = 20;
+
+impl<'a> ExporterPart<'a> {
+    fn of(exporter: &'a GpuExporter, now: Moment) -> Self {
+        Self {
+            node: &exporter.node,
+            url: &exporter.url,
+            age_ms: exporter.read.map(|read| now.ms_since(read)),
+            gpus: exporter.gpus,
+            garbage_lines: exporter.garbage_lines,
+            error: exporter.error.as_deref(),
+            failures: exporter.failures,
+        }
     }
 }
 
 /// The columns of the page for a terminal: a target's own, then those it shares with a snapshot's candidates.
-const COLUMNS: [table::Column; 12] = {
-    let [in_flight, rps, tps, waiting, running, kv, hit, age, freshness] = candidates::STATE_COLUMNS;
+const COLUMNS: [table::Column; 14] = {
+    let [in_flight, rps, tps, waiting, running, kv, hit, gpu, memory, age, freshness] = candidates::STATE_COLUMNS;
     [
         table::Column::name("target"),
         table::Column::text("health", 0),
@@ -89,6 +213,8 @@ const COLUMNS: [table::Column; 12] = {
         running,
         kv,
         hit,
+        gpu,
+        memory,
         age,
         freshness,
     ]
@@ -104,7 +230,9 @@ impl<'a> TargetPart<'a> {
             address: &sample.target.address,
             health: sample.health,
             eligible,
-            gpus: sample.target.gpus,
+            gpus: sample.gpus(),
+            gpu_problem: None,
+            kubernetes: KubernetesPart::of(sample.target.place.as_deref()),
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::snapshot::{FleetView, Run};
+use crate::snapshot::{FleetView, GpuHealth, Run};
 use crate::store::{Erasure, Reader};
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -65,6 +65,7 @@ mod wait;
 
 pub use around::{Around, Width, Wrong, look_in};
 pub use erase::{Deleted, Erasing};
+pub use fleet::{LeavingPart, Membership, MembershipSource, SourcePart};
 pub use key::Key;
 pub use links::{LinkTemplate, Links, Offered};
 pub use problem::Problem;
@@ -132,6 +133,9 @@ pub struct Readiness {
 /// Gives the current view of the fleet.
 pub type FleetSource = Arc<dyn Fn() -> Arc<FleetView> + Send + Sync>;
 
+/// Says how it stands with what tells of GPUs.
+pub type GpuSource = Arc<dyn Fn() -> GpuHealth + Send + Sync>;
+
 /// Says whether the gateway is ready, and if not, why.
 pub type ReadinessSource = Arc<dyn Fn() -> Readiness + Send + Sync>;
 
@@ -153,6 +157,10 @@ pub struct LookupState {
     pub clock: Arc<Clock>,
     /// For `/v1/fleet`.
     pub fleet: FleetSource,
+    /// Likewise: how it stands with what tells of GPUs.
+    pub gpus: GpuSource,
+    /// Likewise: who belongs to the fleet.
+    pub membership: MembershipSource,
     /// For `/readyz`.
     pub readiness: ReadinessSource,
     /// Tells whose a request is, as the data path does.

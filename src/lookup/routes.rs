@@ -232,11 +232,11 @@ pub(super) fn laid_out(layout: Layout, complete: bool, body: Body) -> Response {
 
 /// `GET /v1/fleet`: what the gateway sees now.
 pub(super) async fn fleet(State(lookup): State<Arc<Lookup>>, headers: HeaderMap) -> Response {
-    let view = (lookup.state.fleet)();
-    let now = lookup.state.clock.now();
+    let (view, gpus) = ((lookup.state.fleet)(), (lookup.state.gpus)());
+    let page = FleetPage::of(&view, &gpus, (lookup.state.membership)(), lookup.state.clock.now());
     match Form::wanted(&headers) {
-        Form::Json => json(StatusCode::OK, to_json(&FleetPage::of(&view, now))),
-        Form::Text => text(FleetPage::of(&view, now).render(render::WIDTH_MAX)),
+        Form::Json => json(StatusCode::OK, to_json(&page)),
+        Form::Text => text(page.render(render::WIDTH_MAX)),
     }
 }
 

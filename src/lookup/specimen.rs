@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Decision, Ending, Excluded, FleetView, Freshness, Health, Inputs, InstanceTag,
-    Issued, Live, LoadReport, Member, Moment, Operation, Outcome, Policy, Reading, Reason, Record, ReportFormat,
-    ReportPhase, Request, Run, RunId, Sample, SnapshotId, Source, SpanId, Target, Timings, TraceContext, TraceId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Excluded, FleetView, Freshness, GpuExporter, GpuHealth,
+    Health, Inputs, InstanceTag, Issued, Live, LoadReport, Member, Moment, Operation, Outcome, Policy, Reading, Reason,
+    Record, ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, Source, SpanId, Target, Timings,
+    TraceContext, TraceId,
 };
 
 /// 2026-11-23T12:13:15.123456Z.
@@ -62,8 +63,8 @@ pub(crate) fn issued(at: Moment, tag: InstanceTag, random: u64) -> Issued {
 }
 
 fn target(slot: u32) -> Arc<Target> {
-    let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
-    Arc::new(Target { slot, name, address, gpus: Some(1) })
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.3.{slot}:8000"));
+    Arc::new(Target { gpus: Some(1), ..target })
 }
 
 /// What the last scrape of a target said, `age_ms` before the view was published.
@@ -309,6 +310,20 @@ pub(crate) fn gallery() -> Vec<(&'static str, Record)> {
         ("in_flight", in_flight()),
         ("unknown_target", unknown_target()),
     ]
+}
+
+/// One exporter that works and one that does not, and a target in trouble.
+pub(crate) fn gpus() -> GpuHealth {
+    let exporter = |node: &str| GpuExporter {
+        node: node.into(),
+        url: format!("http://{node}:9400/metrics").into(),
+        read: Some(ACCEPTED),
+        gpus: 8,
+        ..GpuExporter::default()
+    };
+    let down = GpuExporter { error: Some("cannot connect".into()), failures: 3, ..exporter("node-2") };
+    let problems = vec![(1, "no exporter has told of its GPUs yet".into())];
+    GpuHealth { exporters: vec![exporter("node-1"), down], problems }
 }
 
 /// A view of three targets, one of them down.

@@ -264,7 +264,7 @@ pub(crate) mod tests {
     pub(crate) fn decided(number: u64) -> Record {
         let issued = issued(number);
         let moment = issued.issued_at;
-        let target = Arc::new(Target { slot: 0, name: "vllm-0".into(), address: "10.0.3.1:8000".into(), gpus: None });
+        let target = Arc::new(Target::new(0, "vllm-0", "10.0.3.1:8000"));
         let readings = [Reading::MISSING; Quantity::COUNT];
         let candidate = Candidate {
             sample: Arc::new(Sample::new(target, 1, moment, Health::Healthy, readings, 10_000)),

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::document::StateJson;
 use super::moment::Moment;
+use super::place::Place;
 use serde::{Deserialize, Serialize};
 
 /// One inference pod. Its address is for operators; its name is for everybody.
@@ -15,14 +16,21 @@ pub struct Target {
     pub name: Box<str>,
     /// `host:port`, and before it `https://` if it is spoken to in TLS.
     pub address: Box<str>,
-    /// How many GPUs it has, if anybody said.
+    /// How many GPUs it has, if the configuration says so; see [`Sample::gpus`].
     pub gpus: Option<u32>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
 /// What stands before the address of a target that is spoken to in TLS.
 pub const TLS_SCHEME: &str = "https://";
 
 impl Target {
+    /// One of which nothing else is known.
+    pub fn new(slot: u32, name: &str, address: &str) -> Self {
+        Self { slot, name: name.into(), address: address.into(), gpus: None, place: None }
+    }
+
     /// Whether it is spoken to in TLS.
     pub fn is_tls(&self) -> bool {
         self.address.starts_with(TLS_SCHEME)
@@ -199,6 +207,10 @@ impl Reading {
     }
 }
 
+/// GPUs by their UUIDs, in their order on the node; an instance of a divided one as `UUID/INSTANCE`. Shared by all samples
+/// until they are others.
+pub type GpuUuids = Arc<[Box<str>]>;
+
 /// What the active probe thinks of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -231,6 +243,8 @@ pub struct Sample {
     /// Requests of this gateway at the target when its page was last asked for: what has changed since is in none of the
     /// readings. `None` before the first page.
     pub in_flight_at_scrape: Option<u32>,
+    /// The GPUs that the GPU readings are of; `None` until somebody has said.
+    pub gpu_uuids: Option<GpuUuids>,
     /// The document's form of the readings, made once by whoever first needs it.
     json: OnceLock<StateJson>,
 }
@@ -245,13 +259,24 @@ impl Sample {
         readings: [Reading; Quantity::COUNT],
         window_ms: u32,
     ) -> Self {
-        let (in_flight_at_scrape, json) = (None, OnceLock::new());
-        Self { target, n, published, health, readings, window_ms, in_flight_at_scrape, json }
+        let (in_flight_at_scrape, gpu_uuids, json) = (None, None, OnceLock::new());
+        Self { target, n, published, health, readings, window_ms, in_flight_at_scrape, gpu_uuids, json }
     }
 
     /// The same, with what the gateway had in flight at the target when its page was asked for.
     pub fn with_in_flight_at_scrape(self, in_flight_at_scrape: Option<u32>) -> Self {
         Self { in_flight_at_scrape, ..self }
+    }
+
+    /// The same, with the GPUs that its GPU readings are of.
+    pub fn with_gpu_uuids(self, gpu_uuids: Option<GpuUuids>) -> Self {
+        Self { gpu_uuids, ..self }
+    }
+
+    /// How many GPUs the target has: what was configured, else how many are known by name.
+    pub fn gpus(&self) -> Option<u32> {
+        let known = || self.gpu_uuids.as_ref().map(|uuids| u32::try_from(uuids.len()).unwrap_or(u32::MAX));
+        self.target.gpus.or_else(known)
     }
 
     /// The reading of one quantity.
@@ -275,6 +300,7 @@ impl PartialEq for Sample {
             && self.readings == other.readings
             && self.window_ms == other.window_ms
             && self.in_flight_at_scrape == other.in_flight_at_scrape
+            && self.gpu_uuids == other.gpu_uuids
     }
 }
 
@@ -293,6 +319,19 @@ mod tests {
             freshness: Freshness::Stale,
         };
         assert_eq!((stale.fresh(), stale.age_ms(Moment(8_000))), (None, Some(7)));
+    }
+
+    #[test]
+    fn the_configuration_says_how_many_gpus_there_are_and_who_knows_them_by_name_is_asked_after_it() {
+        let sample = |gpus, uuids: Option<&[&str]>| {
+            let target = Target { gpus, ..Target::new(0, "t", "") };
+            let readings = [Reading::UNSUPPORTED; Quantity::COUNT];
+            let uuids = uuids.map(|uuids| uuids.iter().map(|uuid| (*uuid).into()).collect());
+            Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, readings, 0).with_gpu_uuids(uuids).gpus()
+        };
+        assert_eq!(sample(None, None), None);
+        assert_eq!(sample(None, Some(&["GPU-a", "GPU-b"])), Some(2));
+        assert_eq!(sample(Some(4), Some(&["GPU-a", "GPU-b"])), Some(4));
     }
 
     #[test]

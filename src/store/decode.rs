@@ -15,9 +15,9 @@ use super::rest::{self, AttemptRow, LinkedRow, MetricRow, ReportRow, Rest};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, Inputs, InstanceTag, Issued,
-    LoadReport, Moment, Operation, Outcome, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase, Request,
-    Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, GpuUuids, Inputs, InstanceTag, Issued,
+    LoadReport, Moment, Operation, Outcome, Place, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase,
+    Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -33,8 +33,15 @@ const RUNS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     runs: HashMap<i64, Arc<Run>>,
-    targets: HashMap<i64, Arc<Target>>,
+    targets: HashMap<i64, Arc<Described>>,
     samples: HashMap<i64, Arc<Sample>>,
+}
+
+/// A target, and the GPUs that it had then.
+#[derive(Debug)]
+struct Described {
+    target: Arc<Target>,
+    gpu_uuids: Option<GpuUuids>,
 }
 
 /// One candidate in the JSON of a record: sample, in flight, rates, score, place, parts of the score; see
@@ -319,15 +326,27 @@ impl Known {
     }
 
     pub(super) fn target(&mut self, connection: &Connection, row: i64) -> Result<Arc<Target>, RowError> {
-        if let Some(target) = self.targets.get(&row) {
-            return Ok(Arc::clone(target));
+        Ok(Arc::clone(&self.described(connection, row)?.target))
+    }
+
+    fn described(&mut self, connection: &Connection, row: i64) -> Result<Arc<Described>, RowError> {
+        if let Some(described) = self.targets.get(&row) {
+            return Ok(Arc::clone(described));
         }
-        let mut statement =
-            connection.prepare_cached("SELECT slot, name, address, gpus FROM targets WHERE target = ?1")?;
-        let target = statement.query_row([row], |row| {
-            Ok(Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)? })
+        let mut statement = connection
+            .prepare_cached("SELECT slot, name, address, gpus, gpu_uuids, place FROM targets WHERE target = ?1")?;
+        let read = statement.query_row([row], |row| {
+            let target =
+                Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None };
+            Ok((target, row.get::<_, Option<String>>(4)?, row.get::<_, Option<String>>(5)?))
         });
-        remember(&mut self.targets, TARGETS_MAX, row, found(target, "target", row)?)
+        let (target, uuids, place) = found(read, "target", row)?;
+        let gpu_uuids = uuids.map(|uuids| serde_json::from_str(&uuids)).transpose();
+        let gpu_uuids = gpu_uuids.map_err(|error| RowError::corrupt(format!("gpu_uuids of target {row}: {error}")))?;
+        let place = place.map(|place| serde_json::from_str::<Place>(&place)).transpose();
+        let place = place.map_err(|error| RowError::corrupt(format!("the place of target {row}: {error}")))?;
+        let target = Arc::new(Target { place: place.map(Arc::new), ..target });
+        remember(&mut self.targets, TARGETS_MAX, row, Described { target, gpu_uuids })
     }
 
     fn sample(&mut self, connection: &Connection, number: i64) -> Result<Arc<Sample>, RowError> {
@@ -344,7 +363,7 @@ impl Known {
     fn read_sample(&mut self, connection: &Connection, row: &Row<'_>) -> Result<Sample, RowError> {
         let mut columns = Columns::new(row);
         columns.skip(1);
-        let target = self.target(connection, columns.value()?)?;
+        let described = self.described(connection, columns.value()?)?;
         let (n, published) = (columns.int()?, Moment(columns.int()?));
         let (health, window_ms) = (columns.code()?, columns.value()?);
         let mut readings = [Reading::MISSING; Quantity::COUNT];
@@ -361,8 +380,9 @@ impl Known {
             return Err(RowError::corrupt("a sample's exact numbers are cut off"));
         }
         let in_flight_at_scrape = columns.value()?;
-        let sample = Sample::new(target, n, published, health, readings, window_ms);
-        Ok(sample.with_in_flight_at_scrape(in_flight_at_scrape))
+        let sample = Sample::new(Arc::clone(&described.target), n, published, health, readings, window_ms);
+        let gpu_uuids = described.gpu_uuids.clone();
+        Ok(sample.with_in_flight_at_scrape(in_flight_at_scrape).with_gpu_uuids(gpu_uuids))
     }
 }
 

@@ -9,11 +9,12 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use rusqlite::Connection;
 
 use super::readings::exact;
 use super::row::{Binder, int, nat};
-use crate::snapshot::{Moment, Run, Sample, Target};
+use crate::snapshot::{GpuUuids, Moment, Run, Sample, Target};
 
 /// How long a sample's row is used before a new generation begins; the next one may still use it.
 const GENERATION: Duration = Duration::from_secs(30);
@@ -24,6 +25,9 @@ const GENERATION_SAMPLES_MAX: usize = 32_768;
 /// Targets remembered. A run with more targets than this over its life stores some of them twice.
 const TARGETS_MAX: usize = 65_536;
 
+/// Descriptions of one target that are remembered at a time: records of before a change end after it, among those of after it.
+const DESCRIPTIONS_MAX: usize = 4;
+
 /// The rows that the writer knows of.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -31,11 +35,34 @@ pub(super) struct Shared {
     run: (i64, Box<str>),
     /// The run's rows by their configurations.
     runs: HashMap<Box<str>, i64>,
-    targets: HashMap<u32, (Arc<Target>, i64)>,
+    /// By slot.
+    targets: HashMap<u32, ArrayVec<Described, DESCRIPTIONS_MAX>>,
     next_target: i64,
     current: Generation,
     previous: Generation,
     next_sample: i64,
+}
+
+/// A row of `targets`.
+#[derive(Debug)]
+struct Described {
+    target: Arc<Target>,
+    gpu_uuids: Option<GpuUuids>,
+    row: i64,
+}
+
+impl Described {
+    fn is_of(&self, target: &Arc<Target>) -> bool {
+        Arc::ptr_eq(&self.target, target) || self.target == *target
+    }
+
+    /// The lists are long and hardly ever others, so that the same list is told by its place.
+    fn has(&self, gpu_uuids: Option<&GpuUuids>) -> bool {
+        match (&self.gpu_uuids, gpu_uuids) {
+            (Some(known), Some(uuids)) => Arc::ptr_eq(known, uuids) || known == uuids,
+            (known, uuids) => known.is_none() && uuids.is_none(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -116,29 +143,53 @@ impl Shared {
         Ok(row)
     }
 
-    /// The row of a target, which is stored if it is not known, or not as it is now.
+    /// The row of a target, which is stored if it is not known, or not as it is now. Which GPUs it had then is said elsewhere.
     pub(super) fn target(&mut self, connection: &Connection, target: &Arc<Target>) -> rusqlite::Result<i64> {
-        if let Some((known, row)) = self.targets.get(&target.slot)
-            && (Arc::ptr_eq(known, target) || known == target)
-        {
-            return Ok(*row);
+        match self.described(target, |_| true) {
+            Some(row) => Ok(row),
+            None => self.describe(connection, target, None),
         }
+    }
+
+    fn described(&self, target: &Arc<Target>, with: impl Fn(&Described) -> bool) -> Option<i64> {
+        let known = self.targets.get(&target.slot)?.iter().rev();
+        known.into_iter().find(|known| known.is_of(target) && with(known)).map(|known| known.row)
+    }
+
+    fn describe(
+        &mut self,
+        connection: &Connection,
+        target: &Arc<Target>,
+        gpu_uuids: Option<&GpuUuids>,
+    ) -> rusqlite::Result<i64> {
         let row = self.next_target;
         let mut statement = connection.prepare_cached(
-            "INSERT INTO targets (target, run, slot, name, address, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO targets (target, run, slot, name, address, gpus, gpu_uuids, place) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
-        statement.execute((row, self.run.0, target.slot, &*target.name, &*target.address, target.gpus))?;
+        let uuids = gpu_uuids.map(|uuids| serde_json::to_string(uuids).expect("texts are JSON"));
+        let place = target.place.as_deref().map(|place| serde_json::to_string(place).expect("texts are JSON"));
+        let (name, address) = (&*target.name, &*target.address);
+        statement.execute((row, self.run.0, target.slot, name, address, target.gpus, uuids, place))?;
         self.next_target += 1;
         if self.targets.len() >= TARGETS_MAX {
             self.targets.clear();
         }
-        self.targets.insert(target.slot, (Arc::clone(target), row));
+        let known = self.targets.entry(target.slot).or_default();
+        if known.is_full() {
+            known.remove(0);
+        }
+        known.push(Described { target: Arc::clone(target), gpu_uuids: gpu_uuids.cloned(), row });
         Ok(row)
     }
 
     /// The row of a sample, which is stored if this generation and the one before did not.
     pub(super) fn sample(&mut self, connection: &Connection, sample: &Sample) -> rusqlite::Result<i64> {
-        let target = self.target(connection, &sample.target)?;
+        let gpu_uuids = sample.gpu_uuids.as_ref();
+        let target = match self.described(&sample.target, |known| known.has(gpu_uuids)) {
+            Some(row) => row,
+            None => self.describe(connection, &sample.target, gpu_uuids)?,
+        };
         let key = (target, sample.n);
         if let Some(row) = self.current.rows.get(&key).or_else(|| self.previous.rows.get(&key)) {
             return Ok(*row);

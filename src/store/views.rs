@@ -117,6 +117,7 @@ fn sample_columns() -> Vec<String> {
         columns.push(coded::<Source>(&format!("s.{name}_source"), &format!("{name}_source")));
         columns.push(coded::<Freshness>(&format!("s.{name}_freshness"), &format!("{name}_freshness")));
     }
-    columns.push("t.gpus, s.window_ms, s.gateway_in_flight_at_scrape".to_owned());
+    columns.push("ifnull(t.gpus, json_array_length(t.gpu_uuids)) AS gpus, t.gpu_uuids".to_owned());
+    columns.push("t.place AS kubernetes, s.window_ms, s.gateway_in_flight_at_scrape".to_owned());
     columns
 }

@@ -207,6 +207,8 @@ metrics! {
         "Share of time that the GPUs were busy, 0..1";
     TARGET_GPU_MEMORY "snapgate_target_gpu_memory_utilization_ratio" Gauge, "1", ["target"], Stable,
         "Share of GPU memory in use, 0..1";
+    TARGET_GPUS "snapgate_target_gpus" Gauge, "{gpu}", ["target"], Stable,
+        "GPUs of the target, as configured, else as its exporter tells";
     TARGET_ENGINE_REQUESTS "snapgate_target_engine_requests_per_second" Gauge, "{request}/s", ["target"], Stable,
         "Requests that the engine finished, from all its clients, over fleet.window";
     TARGET_ENGINE_TOKENS "snapgate_target_engine_tokens_per_second" Gauge, "{token}/s", ["target"], Stable,
@@ -219,11 +221,27 @@ metrics! {
         "Series that were expected on the last metrics page of the target, by its engine's table, and were not on it";
     TARGET_GARBAGE_LINES "snapgate_target_garbage_lines" Gauge, "{line}", ["target"], Stable,
         "Lines of the last metrics page of the target that could not be read or believed";
+    LEAVING "snapgate_targets_leaving" Gauge, "{target}", [], Stable,
+        "Targets that have left the fleet and have requests to end, for fleet.drain_time at most";
+    DISCOVERY_TARGETS "snapgate_discovery_targets" Gauge, "{target}", ["source"], Stable,
+        "Targets in the last good view of a source of discovery";
+    DISCOVERY_LEFT_OUT "snapgate_discovery_left_out_targets" Gauge, "{target}", ["source"], Stable,
+        "Those of them that are not in the fleet, because others have their names or addresses";
+    DISCOVERY_FAILING "snapgate_discovery_failing" Gauge, "1", ["source"], Stable,
+        "1 while a source of discovery cannot say who the targets are: its last view stays, /readyz says why";
+    DISCOVERY_ANSWERS "snapgate_discovery_answers_total" Counter, "{answer}", ["source", "result"], Stable,
+        "Answers of a source of discovery: views that were taken up, and failures";
     SCRAPES "snapgate_scrapes_total" Counter, "{scrape}", ["target"], Stable, "Metric pages of the target that were read";
     SCRAPE_FAILURES "snapgate_scrape_failures_total" Counter, "{scrape}", ["target", "reason"], Stable,
         "Metric pages of the target that could not be read, by reason";
     SCRAPE_DURATION "snapgate_scrape_duration_seconds" Histogram(INTERNAL_SECONDS), "s", [], Stable,
-        "Time to read one metric page";
+        "Time to read one metric page of a target or of a GPU exporter";
+    GPU_EXPORTER_SCRAPES "snapgate_gpu_exporter_scrapes_total" Counter, "{scrape}", ["node"], Stable,
+        "Pages of the node's GPU exporter that were read";
+    GPU_EXPORTER_FAILURES "snapgate_gpu_exporter_scrape_failures_total" Counter, "{scrape}", ["node", "reason"], Stable,
+        "Pages of the node's GPU exporter that could not be read, by reason";
+    GPU_PROBLEMS "snapgate_gpu_problem_targets" Gauge, "{target}", [], Stable,
+        "Targets whose GPUs are not known as they should be: /v1/fleet says why";
 
     LOAD_REPORTS "snapgate_load_reports_total" Counter, "{report}", ["format"], Stable,
         "Load reports that came with answers of targets and were read";

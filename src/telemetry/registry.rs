@@ -46,6 +46,7 @@ const LABELS: &[(&str, &str)] = &[
         "As the request names it, empty if it names none. A model has a name of its own once a request for it has ended well, up to 100 of them; others are `_other`, as are model and target once there are 2000 combinations of operation, model and target.",
     ),
     ("name", "The instance's, as configured."),
+    ("node", "As the configuration names it beside the GPU exporter's address."),
     ("policy", "The configured policy."),
     ("quantity", "One of the eight of `decision.state` in the snapshot document."),
     (
@@ -58,6 +59,7 @@ const LABELS: &[(&str, &str)] = &[
     ),
     ("result", "From a closed set for each metric."),
     ("section", "Of the configuration."),
+    ("source", "The name of a source of discovery, as configured."),
     ("tag", "Four hex digits."),
     (
         "target",

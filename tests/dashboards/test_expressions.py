@@ -14,8 +14,8 @@ from conftest import ROOT, Gateway, api, ask, scrape, until
 from registries import VARIABLES, never_said
 
 NEED_NOT = {
-    ("snapgate-fleet", "GPU"): "the simulated pod has no GPU",
-    ("snapgate-fleet", "GPU memory"): "the simulated pod has no GPU",
+    ("snapgate-fleet", "GPU"): "no GPU exporter is configured",
+    ("snapgate-fleet", "GPU memory"): "no GPU exporter is configured",
 }
 """Panels without data, and why."""
 

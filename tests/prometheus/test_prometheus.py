@@ -18,7 +18,10 @@ SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 NOT_HERE = {
-    # The simulated pod has no GPU.
+    # No GPU exporter is configured.
+    "snapgate_gpu_exporter_scrape_failures_total",
+    "snapgate_gpu_exporter_scrapes_total",
+    "snapgate_target_gpus",
     "snapgate_target_gpu_utilization_ratio",
     "snapgate_target_gpu_memory_utilization_ratio",
 }

@@ -10,6 +10,7 @@
 mod answer;
 mod ask;
 mod body;
+mod dcgm;
 mod engine;
 mod faults;
 mod generation;

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::answer::Answer;
 use super::ask::{Ask, Operation, Refusal};
 use super::body::{SimBody, Stream};
+use super::dcgm;
 use super::engine::Engine;
 use super::faults::{Fault, tokens_of_request};
 use super::generation::{Generation, Pace};
@@ -80,6 +81,7 @@ impl Pod {
             (&Method::GET, "/health") => return Ok(self.health()),
             (&Method::GET, "/metrics") => return Ok(self.metrics().await),
             (&Method::GET, "/v1/models") => return Ok(self.models()),
+            (&Method::GET, dcgm::PATH) if self.settings.gpus > 0 => return Ok(self.gpus()),
             (_, "/v1/chat/completions" | "/v1/completions") => return Ok(not_allowed("POST")),
             (_, "/health" | "/metrics" | "/v1/models") => return Ok(not_allowed("GET")),
             _ => return Ok(refused(&Refusal::of_status(StatusCode::NOT_FOUND, "Not Found"))),
@@ -225,6 +227,13 @@ impl Pod {
             SimEngine::Sglang => sglang_page::text(model, load, &totals),
         };
         response(StatusCode::OK, PAGE, Bytes::from(text).into())
+    }
+
+    /// The page of the exporter on the pod's node.
+    fn gpus(&self) -> Response<SimBody> {
+        let SimSettings { name, gpus, capacity, .. } = &self.settings;
+        let node = dcgm::Node { pod: name, gpus: *gpus, capacity: *capacity };
+        response(StatusCode::OK, PAGE, Bytes::from(node.page(self.engine.load())).into())
     }
 
     fn models(&self) -> Response<SimBody> {

@@ -87,6 +87,9 @@ pub struct SimSettings {
     /// How the pod reports its load with an answer when a request asks for that by endpoint-load-metrics-format
     #[arg(long, value_enum, value_name = "HOW", default_value_t = LoadReports::Vllm)]
     pub load_reports: LoadReports,
+    /// GPUs of which /dcgm/metrics tells as NVIDIA's DCGM exporter does, in the name of a pod called as this one; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=16))]
+    pub gpus: u32,
 
     /// What goes wrong
     #[command(flatten)]
@@ -184,6 +187,7 @@ impl Default for SimSettings {
             page: None,
             metrics_delay: Duration::ZERO,
             load_reports: LoadReports::Vllm,
+            gpus: 0,
             misbehaviour: Misbehaviour::default(),
         }
     }

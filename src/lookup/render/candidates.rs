@@ -1,7 +1,7 @@
 //! The candidates of a decision as a table, and what of a target's state fits into one row of it.
 
-use super::table::{Column, lay_out};
-use super::words;
+use super::table::Column;
+use super::{table, words};
 use crate::snapshot::document::{CandidatePart, DecisionPart, State};
 use crate::snapshot::{Freshness, Quantity};
 
@@ -9,7 +9,7 @@ use crate::snapshot::{Freshness, Quantity};
 const ROWS_MAX: usize = 64;
 
 /// The columns of a state, for the tables of candidates and of the fleet.
-pub(in crate::lookup) const STATE_COLUMNS: [Column; 9] = [
+pub(in crate::lookup) const STATE_COLUMNS: [Column; 11] = [
     Column::number("in flight", 0),
     Column::number("rps", 7),
     Column::number("tps", 8),
@@ -17,12 +17,20 @@ pub(in crate::lookup) const STATE_COLUMNS: [Column; 9] = [
     Column::number("running", 2),
     Column::number("kv %", 3),
     Column::number("hit %", 6),
+    Column::number("gpu %", 10),
+    Column::number("gpu mem %", 11),
     Column::number("age", 4),
     Column::text("freshness", 5),
 ];
 
-const COLUMNS: [Column; 13] = {
-    let [in_flight, rps, tps, waiting, running, kv, hit, age, freshness] = STATE_COLUMNS;
+/// Where the two columns about GPUs are among them.
+const GPUS_AT: usize = 7;
+
+/// In the place of a value that is not known.
+const UNKNOWN: &str = "-";
+
+const COLUMNS: [Column; 15] = {
+    let [in_flight, rps, tps, waiting, running, kv, hit, gpu, memory, age, freshness] = STATE_COLUMNS;
     [
         Column::number("#", 0),
         Column::name("target"),
@@ -35,6 +43,8 @@ const COLUMNS: [Column; 13] = {
         running,
         kv,
         hit,
+        gpu,
+        memory,
         age,
         freshness,
     ]
@@ -85,8 +95,9 @@ pub(in crate::lookup) fn state_cells(
     tokens_per_second: f64,
     state: &State,
     later_ms: u64,
-) -> [String; 9] {
-    let value = |quantity, show: fn(f64) -> String| state.reading(quantity).value.map_or_else(|| "-".to_owned(), show);
+) -> [String; 11] {
+    let value =
+        |quantity, show: fn(f64) -> String| state.reading(quantity).value.map_or_else(|| UNKNOWN.to_owned(), show);
     let trust = Trust::of(state, later_ms);
     [
         in_flight.to_string(),
@@ -96,9 +107,23 @@ pub(in crate::lookup) fn state_cells(
         value(Quantity::Running, words::number),
         value(Quantity::KvCacheUsage, words::percent),
         value(Quantity::PrefixCacheHitRatio, words::percent),
+        value(Quantity::GpuUtilization, words::percent),
+        value(Quantity::GpuMemoryUtilization, words::percent),
         trust.age_ms.map_or_else(|| "-".to_owned(), words::millis),
         trust.freshness.map_or("-", Freshness::name).to_owned(),
     ]
+}
+
+/// Lays a table out whose columns of [`STATE_COLUMNS`] begin at a place. Without any GPU that something is known of, it has
+/// no columns for them.
+pub(in crate::lookup) fn lay_out(columns: &[Column], state_at: usize, rows: &[Vec<String>], width: usize) -> String {
+    let gpus = state_at + GPUS_AT..state_at + GPUS_AT + 2;
+    if rows.iter().any(|row| row[gpus.clone()].iter().any(|cell| cell != UNKNOWN)) {
+        return table::lay_out(columns, rows, width);
+    }
+    let without = |row: &Vec<String>| [&row[..gpus.start], &row[gpus.end..]].concat();
+    let columns = [&columns[..gpus.start], &columns[gpus.end..]].concat();
+    table::lay_out(&columns, &rows.iter().map(without).collect::<Vec<_>>(), width)
 }
 
 /// How many of the candidates have a score: one that lacks a fresh value or was forced has none.
@@ -107,7 +132,7 @@ pub(super) fn scored(decision: &DecisionPart<'_>) -> usize {
 }
 
 /// The table of a decision's candidates, best first; empty where nothing was decided.
-pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
+pub(super) fn of(decision: &DecisionPart<'_>, width: usize) -> String {
     if decision.candidates.is_empty() {
         return String::new();
     }
@@ -157,7 +182,7 @@ pub(super) fn table(decision: &DecisionPart<'_>, width: usize) -> String {
     format!(
         "{}\n{}{}",
         words::line(&head, width),
-        lay_out(&COLUMNS, &rows, width),
+        lay_out(&COLUMNS, COLUMNS.len() - STATE_COLUMNS.len(), &rows, width),
         words::hanging("", &legend, 2, width)
     )
 }

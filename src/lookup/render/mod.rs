@@ -5,8 +5,8 @@
 //! move the cursor of an operator's terminal; nothing but ASCII and box-drawing characters comes out, and no line is
 //! wider than asked for.
 
-use crate::snapshot::Document;
-use crate::snapshot::document::BackendReportPart;
+use crate::snapshot::document::{BackendReportPart, State};
+use crate::snapshot::{Document, Quantity};
 
 use super::around::Around;
 use super::links::Offered;
@@ -36,7 +36,7 @@ pub fn render(document: &Document<'_>, width: usize) -> String {
     let sections = [
         words::wrapped(&verdict::of(document), width),
         timeline::picture(document, width),
-        candidates::table(&document.decision, width),
+        candidates::of(&document.decision, width),
         names(document, width),
     ];
     let shown: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
@@ -123,6 +123,9 @@ fn names(document: &Document<'_>, width: usize) -> String {
             text.push_str(&pair(name, value, width));
         }
     }
+    if let Some(gpus) = gpus(&document.decision.state.state, width) {
+        text.push_str(&pair("gpus", &gpus, width));
+    }
     if let Some(report) = reported(&document.backend_report) {
         text.push_str(&pair("load report", &report, width));
     }
@@ -132,6 +135,25 @@ fn names(document: &Document<'_>, width: usize) -> String {
     text
 }
 
+/// The chosen target's GPUs, how busy and how full they were, and whose word that is; `None` if nobody said.
+fn gpus(state: &State, width: usize) -> Option<String> {
+    let uuids = state.gpu_uuids.as_ref()?;
+    let mut text = uuids.iter().take(GPUS_MAX).map(|uuid| &**uuid).collect::<Vec<_>>().join(", ");
+    if uuids.len() > GPUS_MAX {
+        text.push_str(&format!(" and {} more", uuids.len() - GPUS_MAX));
+    }
+    for (quantity, what) in [(Quantity::GpuUtilization, "busy"), (Quantity::GpuMemoryUtilization, "of memory in use")] {
+        let reading = state.reading(quantity);
+        let (Some(value), Some(source), Some(age)) = (reading.value, reading.source, reading.age_ms) else { continue };
+        // Beside names that break anywhere a number need not be held to its unit.
+        let (source, age) = (source.name(), words::line(&words::millis(age), width));
+        text.push_str(&format!("; {} % {what} ({source}, {age} old)", words::percent(value)));
+    }
+    Some(text)
+}
+
+/// GPUs that are shown by name: a node has no more, but a document may come from anywhere.
+const GPUS_MAX: usize = 16;
 /// What the target said of its load, and when.
 fn reported(report: &BackendReportPart<'_>) -> Option<String> {
     let (source, phase, at) = (report.source.as_ref()?, report.phase.as_ref()?, report.received_offset_us?);

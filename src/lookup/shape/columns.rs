@@ -1,7 +1,8 @@
 //! The columns of a table, and a row of them: what the published schema of the document says, with nested names joined by `_`.
 //!
 //! The schema is the one list of what a document holds, in its order and with words for each key; a test holds it to what
-//! is written. A list is no value of a row, and an object whose keys are other people's is one value, as JSON text.
+//! is written. A list of objects is no value of a row; a list of texts is one value, as JSON text, and so is an object whose
+//! keys are other people's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -85,7 +86,7 @@ fn nodes(schema: &Schema, root: &Schema, prefix: &str, columns: &mut Vec<Column>
         let name = format!("{prefix}{key}");
         let below = if !target.properties.0.is_empty() {
             Below::Object(nodes_below(&target, root, &name, columns))
-        } else if target.items.is_some() {
+        } else if target.items.as_ref().is_some_and(|items| !items.is_of_texts()) {
             continue;
         } else {
             columns.push(Schema { description: property.description.clone(), ..target }.column(name));
@@ -156,6 +157,10 @@ impl Schema {
         Self { definitions: root.definitions.clone(), ..self }
     }
 
+    fn is_of_texts(&self) -> bool {
+        matches!(&self.kind, Some(Kinds::One(kind)) if kind == "string")
+    }
+
     fn column(&self, name: String) -> Column {
         let named = match &self.kind {
             Some(Kinds::One(kind)) => Some(kind.as_str()),
@@ -166,7 +171,7 @@ impl Schema {
             Some("integer") => "integer",
             Some("number") => "number",
             Some("boolean") => "boolean",
-            Some("object") => "json",
+            Some("object" | "array") => "json",
             // Closed sets and constants are names.
             _ => "string",
         };

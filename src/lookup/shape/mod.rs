@@ -26,7 +26,7 @@ pub enum Shape {
     /// The whole document
     #[default]
     Document,
-    /// One row a snapshot: nested names are joined by `_`, lists are left out
+    /// One row a snapshot: nested names are joined by `_`, lists of objects are left out
     Flat,
     /// One row a candidate of the decision, by the snapshot's `id`
     Candidates,

@@ -76,6 +76,8 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
             fleet: Arc::new(move || Arc::clone(&view)),
+            gpus: Arc::new(specimen::gpus),
+            membership: Arc::new(Default::default),
             readiness: Arc::new(move || plan.readiness.clone()),
             tenants: Arc::clone(&tenants),
             erase: plan.erase,

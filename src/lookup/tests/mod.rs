@@ -378,6 +378,7 @@ async fn the_fleet_is_shown_as_it_is_now() {
         ("health", json!("unhealthy")),
         ("eligible", json!(false)),
         ("gpus", json!(1)),
+        ("gpu_problem", json!("no exporter has told of its GPUs yet")),
         ("gateway_in_flight", json!(1)),
         ("gateway_requests_per_second", json!(9.5)),
         ("gateway_tokens_per_second", json!(1480.0)),
@@ -385,6 +386,9 @@ async fn the_fleet_is_shown_as_it_is_now() {
     ] {
         assert_eq!(target[key], want, "{key}");
     }
+    let [up, down] = [&fleet["gpu_exporters"][0], &fleet["gpu_exporters"][1]];
+    assert_eq!((&up["node"], &up["gpus"], &up["error"]), (&json!("node-1"), &json!(8), &json!(null)));
+    assert_eq!((&down["error"], &down["failures"]), (&json!("cannot connect"), &json!(3)));
     let state = &target["state"];
     assert_eq!(
         (&state["running"], &state["running_freshness"], &state["gpu_utilization"]),
@@ -398,6 +402,8 @@ async fn the_fleet_is_shown_as_it_is_now() {
         text.lines().all(|line| line.chars().count() <= 100) && text.contains("vllm-1 unhealthy 10.0.3.1:8000"),
         "{text}"
     );
+    let troubles = "  GPUs of vllm-1: no exporter has told of its GPUs yet\n  GPU exporter of node-2: cannot connect\n";
+    assert!(text.ends_with(troubles), "{text}");
 }
 
 #[tokio::test]

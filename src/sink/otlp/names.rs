@@ -70,6 +70,7 @@ pub(super) mod own {
     pub(in super::super) const STATE_REQUESTS_PER_SECOND: &str = "snapgate.decision.state.gateway_requests_per_second";
     pub(in super::super) const STATE_TOKENS_PER_SECOND: &str = "snapgate.decision.state.gateway_tokens_per_second";
     pub(in super::super) const STATE_GPUS: &str = "snapgate.decision.state.gpus";
+    pub(in super::super) const STATE_GPU_UUIDS: &str = "snapgate.decision.state.gpu_uuids";
     pub(in super::super) const STATE_WINDOW_MS: &str = "snapgate.decision.state.window_ms";
 
     pub(in super::super) const OUTCOME_TARGET: &str = "snapgate.outcome.target";

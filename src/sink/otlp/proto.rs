@@ -142,15 +142,23 @@ impl<'o> Attributes<'o> {
 
     /// A list of one text: what conventions make a list and has one entry here.
     pub(super) fn only(&mut self, key: &str, value: &str) {
-        // ArrayValue.values, which are `AnyValue`s, is field 1.
-        let any = 1 + varint_len(value.len() as u64) + value.len();
-        let array = 1 + varint_len(any as u64) + any;
+        self.texts(key, &[value]);
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&mut self, key: &str, values: &[impl AsRef<str>]) {
+        let any = |value: &str| 1 + varint_len(value.len() as u64) + value.len();
+        let entry = |any: usize| 1 + varint_len(any as u64) + any;
+        let array = values.iter().map(|value| entry(any(value.as_ref()))).sum::<usize>();
         self.key(key, 1 + varint_len(array as u64) + array);
         self.out.push(ARRAY);
         varint(self.out, array as u64);
-        self.out.push(1 << 3 | LENGTH_DELIMITED);
-        varint(self.out, any as u64);
-        self.string(value);
+        for value in values {
+            // ArrayValue.values, which are `AnyValue`s, is field 1.
+            self.out.push(1 << 3 | LENGTH_DELIMITED);
+            varint(self.out, any(value.as_ref()) as u64);
+            self.string(value.as_ref());
+        }
     }
 
     /// Attributes that were written elsewhere, for the same field.
@@ -231,15 +239,19 @@ mod tests {
             attributes.double("double", number);
             attributes.bool("bool", yes);
             attributes.only("list", &text);
+            attributes.texts("texts", &[&*key, &text]);
             attributes.text("none", None);
             let read = Resource::decode(&out[..]).unwrap();
             let list = ArrayValue { values: vec![value(Value::StringValue(text.clone())).unwrap()] };
+            let both = [&key, &text].map(|text| value(Value::StringValue(text.clone())).unwrap());
+            let texts = ArrayValue { values: both.into() };
             let expected = [
                 (&*key, Value::StringValue(text)),
                 ("int", Value::IntValue(whole.cast_signed())),
                 ("double", Value::DoubleValue(number)),
                 ("bool", Value::BoolValue(yes)),
                 ("list", Value::ArrayValue(list)),
+                ("texts", Value::ArrayValue(texts)),
             ];
             let expected = expected.map(|(key, it)| KeyValue { key: key.into(), value: value(it), ..KeyValue::default() });
             prop_assert_eq!(format!("{:?}", read.attributes), format!("{expected:?}"));

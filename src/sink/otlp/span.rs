@@ -345,7 +345,10 @@ fn chosen_state(to: &mut Attributes<'_>, decision: &Decision) {
     to.int(own::STATE_IN_FLIGHT, u64::from(chosen.in_flight));
     to.double(own::STATE_REQUESTS_PER_SECOND, chosen.requests_per_second);
     to.double(own::STATE_TOKENS_PER_SECOND, chosen.tokens_per_second);
-    to.int(own::STATE_GPUS, sample.target.gpus.map(u64::from));
+    to.int(own::STATE_GPUS, sample.gpus().map(u64::from));
+    if let Some(uuids) = &sample.gpu_uuids {
+        to.texts(own::STATE_GPU_UUIDS, uuids);
+    }
     to.int(own::STATE_WINDOW_MS, u64::from(sample.window_ms));
 }
 

@@ -127,7 +127,8 @@ fn all_stale(sample: &Sample) -> Arc<Sample> {
         freshness: Freshness::Stale,
     };
     let Sample { target, n, published, health, window_ms, .. } = sample;
-    Arc::new(Sample::new(Arc::clone(target), n + 1, *published, *health, [reading; 8], *window_ms))
+    let stale = Sample::new(Arc::clone(target), n + 1, *published, *health, [reading; 8], *window_ms);
+    Arc::new(stale.with_gpu_uuids(Some(["GPU-a".into(), "GPU-b".into()].into())))
 }
 
 #[test]
@@ -260,9 +261,13 @@ fn own_attributes_say_what_the_document_says() {
             };
             let path = format!("/{}", path.replace('.', "/"));
             let said = document.pointer(&path).unwrap_or_else(|| panic!("the document has no {path}"));
-            let said = said
-                .as_f64()
-                .map_or_else(|| said.as_str().map_or_else(|| said.to_string(), Into::into), |it| it.to_string());
+            let said = match said {
+                serde_json::Value::String(said) => said.clone(),
+                serde_json::Value::Array(said) => {
+                    format!("{:?}", said.iter().map(|it| it.as_str().unwrap()).collect::<Vec<_>>())
+                }
+                said => said.as_f64().map_or_else(|| said.to_string(), |it| it.to_string()),
+            };
             assert_eq!(text(std::slice::from_ref(attribute), &attribute.key), Some(said), "{path}");
             compared += 1;
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -205,6 +206,18 @@ impl<T: Json> Json for [T] {
             value.json(out);
         }
         out.push(b']');
+    }
+}
+
+impl<T: Json + ?Sized> Json for Box<T> {
+    fn json(&self, out: &mut Vec<u8>) {
+        (**self).json(out);
+    }
+}
+
+impl<T: Json + ?Sized> Json for Arc<T> {
+    fn json(&self, out: &mut Vec<u8>) {
+        (**self).json(out);
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::json::{Json, Object, key, put, raw};
 use crate::snapshot::decision::Decision;
 use crate::snapshot::moment::Moment;
-use crate::snapshot::sample::{Freshness, Quantity, Sample, Source};
+use crate::snapshot::sample::{Freshness, GpuUuids, Quantity, Sample, Source};
 
 /// One quantity of a state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,12 +26,14 @@ pub struct StateReading {
 }
 
 /// The state of a target, flat: four keys a quantity, then the window.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// In the order of [`Quantity::ALL`].
     pub readings: [StateReading; Quantity::COUNT],
     /// GPUs of the target, if anybody said.
     pub gpus: Option<u32>,
+    /// Those that its GPU readings are of, if anybody said.
+    pub gpu_uuids: Option<GpuUuids>,
     /// Over which time rates and ratios were taken.
     pub window_ms: Option<u32>,
     /// Requests of this gateway at the target when its page was last asked for.
@@ -49,7 +51,8 @@ impl State {
         });
         Self {
             readings,
-            gpus: sample.target.gpus,
+            gpus: sample.gpus(),
+            gpu_uuids: sample.gpu_uuids.clone(),
             window_ms: Some(sample.window_ms),
             gateway_in_flight_at_scrape: sample.in_flight_at_scrape,
         }
@@ -75,6 +78,7 @@ impl State {
 
     fn write_rest(&self, object: &mut Object<'_>) {
         object.put(key!("gpus"), &self.gpus);
+        object.put(key!("gpu_uuids"), &self.gpu_uuids);
         object.put(key!("window_ms"), &self.window_ms);
         object.put(key!("gateway_in_flight_at_scrape"), &self.gateway_in_flight_at_scrape);
     }
@@ -82,6 +86,7 @@ impl State {
     fn read(map: &BTreeMap<String, serde_json::Value>) -> serde_json::Result<Self> {
         let mut state = Self {
             gpus: field(map, "gpus")?,
+            gpu_uuids: field(map, "gpu_uuids")?,
             window_ms: field(map, "window_ms")?,
             gateway_in_flight_at_scrape: field(map, "gateway_in_flight_at_scrape")?,
             ..Self::default()
@@ -144,7 +149,7 @@ impl StateJson {
 }
 
 /// The chosen target's state at the decision: its sample's, with exact ages, and the gateway's own counters.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ChosenState<'a> {
     /// Its sample's.
     pub state: State,

@@ -6,6 +6,7 @@ mod erase;
 mod limits;
 mod lists;
 mod restart;
+mod targets;
 
 use std::collections::HashSet;
 use std::fs;
@@ -74,8 +75,8 @@ fn id_at(moment: Moment, random: u64) -> SnapshotId {
 }
 
 fn sample(slot: u32, n: u64, published: Moment) -> Arc<Sample> {
-    let name = format!("vllm-{slot}").into();
-    let target = Arc::new(Target { slot, name, address: format!("10.0.0.{slot}:8000").into(), gpus: Some(1) });
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.0.{slot}:8000"));
+    let target = Arc::new(Target { gpus: Some(1), ..target });
     let reading = |value| Reading {
         value: Some(value),
         observed: published.minus(Duration::from_millis(41)),
@@ -291,21 +292,6 @@ fn records_share_what_they_shared() {
         store(&mut writer, &[Arc::new(plain(now, 100 + u64::from(seconds), &samples))], now);
         assert_eq!(place.sql::<i64>("SELECT count(*) FROM samples"), rows, "after {seconds} s");
     }
-}
-
-#[test]
-fn a_target_that_changes_is_stored_as_it_was_each_time() {
-    let mut place = Place::new();
-    let (mut writer, reader) = place.open();
-    let before = sample(0, 1, NOW);
-    let moved = Arc::new(Target { address: "10.9.9.9:8000".into(), ..(*before.target).clone() });
-    let after = Arc::new(Sample::new(moved, 2, NOW, Health::Unknown, before.readings, 10_000));
-    let records = [plain(NOW, 1, &[Arc::clone(&before)]), plain(NOW, 2, &[after]), plain(NOW, 3, &[before])];
-    let addresses = |record: &Record| record.outcome().unwrap().attempts[0].target.address.clone();
-    let expected: Vec<_> = records.iter().map(addresses).collect();
-    store(&mut writer, &records.map(Arc::new), NOW);
-    let found = reader.after(0, u64::MAX, 10).unwrap();
-    assert_eq!(found.iter().map(|(_, record)| addresses(record)).collect::<Vec<_>>(), expected);
 }
 
 #[test]

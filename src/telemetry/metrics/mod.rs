@@ -8,6 +8,8 @@
 //! exemplars are copied and not allocated, an exit's books are read as one, and series can leave.
 
 mod books;
+mod discovery;
+mod gpus;
 mod histogram;
 mod load_reports;
 mod number;
@@ -24,6 +26,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use books::ExitBooks;
+pub use discovery::DiscoverySource;
+use gpus::GpuExporters;
 use histogram::Histogram;
 pub use load_reports::{LoadReports, Untold};
 use number::{ByWords, locked};
@@ -142,6 +146,9 @@ pub struct Metrics {
     scan_errors: Counter,
     requests: Arc<Requests>,
     targets: Arc<Targets>,
+    gpu_exporters: GpuExporters,
+    /// Targets whose GPUs are not known as they should be.
+    pub gpu_problems: Gauge,
     /// For those who count a request only now and then.
     observer: Mutex<Observer>,
     exits: Mutex<Vec<(ExitBooks, Option<usize>)>>,
@@ -169,6 +176,9 @@ pub struct Metrics {
     pub config_waiting: Gauge,
     handshake_failures: ByWords<2>,
     rotations: ByWords<2>,
+    /// Targets that have left the fleet and have requests to end.
+    pub targets_leaving: Gauge,
+    discovery: Mutex<Vec<DiscoverySource>>,
     identity: Mutex<Identity>,
 }
 
@@ -197,6 +207,8 @@ impl Metrics {
             observer: Mutex::new(Observer::new(Arc::clone(&requests), Arc::clone(&targets))),
             requests,
             targets,
+            gpu_exporters: GpuExporters::default(),
+            gpu_problems: Gauge::default(),
             exits: Mutex::default(),
             intake: Mutex::default(),
             commit_delay: Histogram::new(&names::COMMIT_DELAY),
@@ -216,10 +228,17 @@ impl Metrics {
                 ["tls", "admin_tls"].into_iter().flat_map(|section| HANDSHAKE_FAILURES.map(|reason| [section, reason])),
             ),
             rotations: ByWords::of(rotating.into_iter().flatten()),
+            targets_leaving: Gauge::default(),
+            discovery: Mutex::default(),
             identity: Mutex::default(),
         };
         metrics.reload_succeeded.set(1);
         Arc::new(metrics)
+    }
+
+    /// How the sources of discovery stand: all there are.
+    pub fn set_discovery(&self, sources: Vec<DiscoverySource>) {
+        *locked(&self.discovery) = sources;
     }
 
     /// Who this process is. To be called once, before anybody asks.
@@ -320,6 +339,22 @@ impl Metrics {
         self.targets.scrape_failed(target, reason);
     }
 
+    /// These are all the exporters of GPUs, by node; whose pages may fail for these reasons.
+    pub fn set_gpu_exporters<'a>(&self, nodes: impl Iterator<Item = &'a str>, failures: &[&'static str]) {
+        self.gpu_exporters.set(nodes, failures);
+    }
+
+    /// The page of a node's exporter was read.
+    pub fn gpu_exporter_read(&self, node: &str, seconds: f64) {
+        self.gpu_exporters.read(node);
+        self.targets.scrape_took(seconds);
+    }
+
+    /// It could not be read.
+    pub fn gpu_exporter_failed(&self, node: &str, reason: &'static str) {
+        self.gpu_exporters.failed(node, reason);
+    }
+
     /// What is counted, as OpenMetrics.
     pub fn page(&self) -> String {
         self.render(Format::OpenMetrics, None)
@@ -344,8 +379,12 @@ impl Metrics {
         if let Some(scrape) = &scrape {
             self.targets.write_state(&mut page, scrape);
         }
+        page.single(&names::LEAVING, self.targets_leaving.get());
+        discovery::write(&mut page, &locked(&self.discovery));
         self.targets.write_scrapes(&mut page);
         self.load_reports.write(&mut page);
+        self.gpu_exporters.write(&mut page);
+        page.single(&names::GPU_PROBLEMS, self.gpu_problems.get());
         self.write_exits(&mut page, scrape.as_ref());
         self.write_store(&mut page, scrape.as_ref());
         self.write_gateway(&mut page, scrape.as_ref());

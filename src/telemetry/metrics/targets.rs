@@ -76,6 +76,10 @@ impl Targets {
 
     pub(super) fn scraped(&self, name: &str, seconds: f64) {
         self.of(name).0.scrapes.inc();
+        self.scrape_took(seconds);
+    }
+
+    pub(super) fn scrape_took(&self, seconds: f64) {
         self.scrape_seconds.observe(seconds, None);
     }
 
@@ -144,6 +148,9 @@ impl Targets {
         gauges(page, &names::TARGET_GATEWAY_TOKENS, &members, |member| Some(member.live.rates().1));
         for quantity in Quantity::ALL {
             gauges(page, definition(quantity), &members, |member| member.sample.reading(quantity).value);
+            if quantity == Quantity::GpuMemoryUtilization {
+                gauges(page, &names::TARGET_GPUS, &members, |member| member.sample.gpus().map(f64::from));
+            }
         }
         write_ages(page, &members, scrape);
         // Before the first page nothing is missing.

@@ -1,0 +1,327 @@
+//! The GPUs of the targets, as NVIDIA's DCGM exporters tell of them: one exporter a node, read once whoever uses its GPUs.
+//!
+//! ```text
+//! exporter ◀─ poll ─ page ─ join ─┬▶ slot: utilization, memory, UUIDs, each with the page's age
+//!                    (GPUs)       └▶ … of every target that has some of the node's GPUs
+//! ```
+//!
+//! - `page` reads what a page says of each GPU (`labels`: which one, and whose); `join` picks a target's, by the pod that
+//!   the exporter names or by the node and the places that the configuration does, and makes two quantities of them.
+//! - `heard` is a target's memory of who has told of it: two exporters that both do are believed neither.
+//! - A page that does not come, or not whole, changes nothing but what is known of its exporter: values age, and go stale.
+
+mod heard;
+mod join;
+mod labels;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{StatusCode, Uri};
+use tokio::task::JoinSet;
+
+use super::budget::Meter;
+use super::fetch::{FetchError, Fetcher, with_causes};
+use super::poll::next_interval;
+use super::slot::Slot;
+use super::{PANIC_PAUSE, Settings, Watch, prometheus};
+use crate::snapshot::{GpuExporter, GpuHealth, Moment};
+pub(super) use heard::Heard;
+pub(super) use join::Found;
+pub use join::{GpuId, GpusOf, PodGpus};
+use page::{Gpu, GpuPage};
+
+/// One DCGM exporter as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExporterSettings {
+    /// The node whose GPUs it tells of; unique.
+    pub node: String,
+    /// Its page: `http://host:port/path`, or `https://…`.
+    pub url: String,
+}
+
+/// All exporters of a fleet, and which targets each may speak of.
+#[derive(Debug)]
+pub(super) struct Exporters {
+    all: Box<[Exporter]>,
+    joins: ArcSwap<Joins>,
+    fetcher: Fetcher,
+}
+
+#[derive(Debug)]
+struct Exporter {
+    node: Arc<str>,
+    /// `None` if what is configured is no URL.
+    uri: Option<Uri>,
+    health: Mutex<GpuExporter>,
+}
+
+/// Targets by what they are joined by.
+#[derive(Debug, Default)]
+struct Joins {
+    by_pod: HashMap<Box<str>, Vec<Arc<Slot>>>,
+    by_node: HashMap<Box<str>, Vec<Arc<Slot>>>,
+}
+
+/// Why a page gave nothing.
+#[derive(Debug)]
+enum ReadError {
+    /// It did not come, or not all of it.
+    Fetch(FetchError),
+    /// It came with another status than 200.
+    Status(StatusCode),
+    /// Nothing on it is a sample: a web page, an error in words, an empty body.
+    NotMetrics,
+    /// It has samples, but none of a GPU.
+    NoGpuSeries,
+}
+
+impl Joins {
+    fn of(slots: &[Arc<Slot>]) -> Self {
+        let mut joins = Self::default();
+        for slot in slots {
+            let (table, key) = match &slot.gpus_of {
+                None => continue,
+                Some(GpusOf::Pod(pod)) => (&mut joins.by_pod, &pod.pod),
+                Some(GpusOf::Node { node, .. }) => (&mut joins.by_node, node),
+            };
+            table.entry(key.as_str().into()).or_default().push(Arc::clone(slot));
+        }
+        joins
+    }
+}
+
+impl Exporters {
+    pub(super) fn new(settings: &Settings, slots: &[Arc<Slot>], meter: Arc<Meter>) -> Self {
+        let exporter = |exporter: &ExporterSettings| {
+            let (node, url) = (exporter.node.as_str(), exporter.url.as_str());
+            let uri = url.parse().ok();
+            let error = uri.is_none().then(|| "it is no URL".into());
+            let health = GpuExporter { node: node.into(), url: url.into(), error, ..GpuExporter::default() };
+            Exporter { node: node.into(), uri, health: Mutex::new(health) }
+        };
+        // What targets are told who we are is none of the exporters' business.
+        let open = Settings { authorization: None, targets: Vec::new(), ..settings.clone() };
+        Self {
+            all: settings.gpu_exporters.iter().map(exporter).collect(),
+            joins: ArcSwap::from_pointee(Joins::of(slots)),
+            fetcher: Fetcher::new(&open, settings.poll_timeout, meter),
+        }
+    }
+
+    /// These are the targets from now on.
+    pub(super) fn set_targets(&self, slots: &[Arc<Slot>]) {
+        self.joins.store(Arc::new(Joins::of(slots)));
+    }
+
+    /// How it stands with the exporters, and with the GPUs of these targets.
+    pub(super) fn health(&self, slots: &[Arc<Slot>]) -> GpuHealth {
+        let problems = slots.iter().filter_map(|slot| Some((slot.target.slot, slot.gpu_problem()?))).collect();
+        GpuHealth { exporters: self.all.iter().map(|exporter| exporter.health().clone()).collect(), problems }
+    }
+
+    /// Says what a page tells to each target that it tells something of, and to those that it told of before and does not
+    /// any more. Answers those that it tells of now.
+    fn tell(
+        &self,
+        node: &Arc<str>,
+        page: &GpuPage,
+        at: Moment,
+        fresh_within: Duration,
+        before: &[Arc<Slot>],
+    ) -> Vec<Arc<Slot>> {
+        let (joins, mut told) = (self.joins.load(), Vec::new());
+        for slot in joins.by_node.get(&**node).into_iter().flatten() {
+            if let Some(GpusOf::Node { node: name, ids }) = &slot.gpus_of {
+                slot.gpus_told(node, at, fresh_within, Found::of_node(name, ids, &page.gpus));
+                told.push(Arc::clone(slot));
+            }
+        }
+        let mut by_pod: HashMap<&str, Vec<&Gpu>> = HashMap::new();
+        for gpu in &page.gpus {
+            if let Some(holder) = &gpu.identity.holder {
+                by_pod.entry(&holder.pod).or_default().push(gpu);
+            }
+        }
+        for (pod, gpus) in by_pod {
+            for slot in joins.by_pod.get(pod).into_iter().flatten() {
+                let Some(GpusOf::Pod(pod)) = &slot.gpus_of else { continue };
+                if pod.node.as_deref().is_some_and(|pinned| pinned != &**node) {
+                    continue;
+                }
+                if let Some(found) = Found::of_pod(pod, &gpus) {
+                    slot.gpus_told(node, at, fresh_within, found);
+                    told.push(Arc::clone(slot));
+                }
+            }
+        }
+        for slot in before.iter().filter(|slot| !told.iter().any(|told| Arc::ptr_eq(told, slot))) {
+            slot.gpus_not_told(node);
+        }
+        told
+    }
+}
+
+impl Exporter {
+    /// A writer that panicked has left whole values behind: every write is complete in itself.
+    fn health(&self) -> MutexGuard<'_, GpuExporter> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads all exporters' pages for ever. One whose task panicked is begun again. The tasks end when this is dropped.
+pub(super) async fn run(watch: Arc<Watch>) -> Infallible {
+    let (mut tasks, mut places) = (JoinSet::new(), HashMap::new());
+    let start = |tasks: &mut JoinSet<()>, place: usize, pause: Duration| {
+        let watch = Arc::clone(&watch);
+        let task = tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            poll(&watch, &watch.gpus.all[place]).await;
+        });
+        task.id()
+    };
+    for place in 0..watch.gpus.all.len() {
+        places.insert(start(&mut tasks, place, Duration::ZERO), place);
+    }
+    loop {
+        let Some(ended) = tasks.join_next_with_id().await else { return std::future::pending().await };
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+        if let Some(place) = places.remove(&id) {
+            let node = &*watch.gpus.all[place].node;
+            tracing::error!(node, "the task that reads the GPU exporter panicked; starting it again");
+            places.insert(start(&mut tasks, place, PANIC_PAUSE), place);
+        }
+    }
+}
+
+/// Reads one exporter's page for ever, as seldom as the targets' budget wants it.
+async fn poll(watch: &Watch, exporter: &Exporter) {
+    let Some(uri) = &exporter.uri else { return std::future::pending().await };
+    let (settings, budget, mut told) = (&watch.settings, &watch.budget, Vec::new());
+    tokio::time::sleep(budget.scrape_interval_min().mul_f64(rand::random())).await;
+    loop {
+        let start = tokio::time::Instant::now();
+        let at = watch.clock.now();
+        let result = budget.scrapes.once(read(watch, exporter, uri, at, &mut told)).await;
+        let duration = start.elapsed();
+        let failures = settle(watch, exporter, at, result, duration);
+        let every = settings.gpu_poll_interval;
+        let interval = next_interval(settings, every, failures, duration, budget.scrape_interval_min());
+        tokio::time::sleep_until(start + interval).await;
+    }
+}
+
+/// Asks once. What the page says counts from the moment of asking: an age may be too high by the time the answer took,
+/// never too low. It is as old besides as the exporter's own interval lets it be, of which a page says nothing.
+async fn read(
+    watch: &Watch,
+    exporter: &Exporter,
+    uri: &Uri,
+    at: Moment,
+    told: &mut Vec<Arc<Slot>>,
+) -> Result<GpuPage, ReadError> {
+    let settings = &watch.settings;
+    let answer = watch.gpus.fetcher.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
+    if answer.status != StatusCode::OK {
+        return Err(ReadError::Status(answer.status));
+    }
+    let text = answer.body?;
+    match GpuPage::read(&text) {
+        Some(page) => {
+            *told = watch.gpus.tell(&exporter.node, &page, at, settings.gpu_fresh_within, told);
+            Ok(page)
+        }
+        None if prometheus::has_samples(&text) => Err(ReadError::NoGpuSeries),
+        None => Err(ReadError::NotMetrics),
+    }
+}
+
+/// Notes how reading went, counts it, and says so in the log when a page goes away or comes back. Answers how many have
+/// failed in a row.
+fn settle(
+    watch: &Watch,
+    exporter: &Exporter,
+    at: Moment,
+    result: Result<GpuPage, ReadError>,
+    duration: Duration,
+) -> u32 {
+    let node = &*exporter.node;
+    let mut health = exporter.health();
+    match result {
+        Ok(page) => {
+            let failures = std::mem::take(&mut health.failures);
+            health.read = Some(at);
+            health.gpus = u32::try_from(page.gpus.len()).unwrap_or(u32::MAX);
+            health.garbage_lines = page.garbage;
+            health.error = None;
+            drop(health);
+            watch.metrics.gpu_exporter_read(node, duration.as_secs_f64());
+            if failures > 0 {
+                tracing::info!(node, failures, "GPU exporter can be read again");
+            }
+            0
+        }
+        Err(error) => {
+            let text = with_causes(&error);
+            health.failures = health.failures.saturating_add(1);
+            health.error = Some(text.as_str().into());
+            let failures = health.failures;
+            drop(health);
+            watch.metrics.gpu_exporter_failed(node, error.reason());
+            if failures == 1 {
+                tracing::warn!(node, reason = error.reason(), error = text, "GPU exporter cannot be read");
+            }
+            failures
+        }
+    }
+}
+
+/// Every [`ReadError::reason`].
+pub(super) const REASONS: [&str; 7] =
+    ["timeout", "connect", "broken", "too_large", "status", "not_metrics", "no_gpu_series"];
+
+impl ReadError {
+    /// For counting.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Fetch(error) => error.reason(),
+            Self::Status(_) => "status",
+            Self::NotMetrics => "not_metrics",
+            Self::NoGpuSeries => "no_gpu_series",
+        }
+    }
+}
+
+impl From<FetchError> for ReadError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fetch(error) => fmt::Display::fmt(error, f),
+            Self::Status(status) => write!(f, "status {status} instead of 200, check the exporter's url"),
+            Self::NotMetrics => f.write_str("the page has no metrics, check the exporter's url"),
+            Self::NoGpuSeries => f.write_str("the page has metrics, but none of DCGM's, check what runs there"),
+        }
+    }
+}
+
+impl Error for ReadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Fetch(error) => error.source(),
+            Self::Status(_) | Self::NotMetrics | Self::NoGpuSeries => None,
+        }
+    }
+}
