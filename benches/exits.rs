@@ -125,8 +125,8 @@ fn record(index: u64, samples: &[Arc<Sample>], run: &Arc<Run>) -> Record {
 fn sample(slot: u32) -> Arc<Sample> {
     let draw = spread(u64::from(slot));
     let published = Moment(START.0 - 100_000);
-    let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
-    let target = Arc::new(Target { slot, name, address, gpus: Some(1) });
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.3.{slot}:8000"));
+    let target = Arc::new(Target { gpus: Some(1), ..target });
     let sample = Sample::new(target, 1, published, Health::Healthy, records::readings(published, draw), 10_000);
     Arc::new(sample.with_in_flight_at_scrape(Some((draw % 9) as u32)))
 }

@@ -48,8 +48,7 @@ fn metrics(criterion: &mut Criterion) {
 }
 
 fn targets() -> Vec<Arc<Target>> {
-    let target =
-        |slot| Target { slot, name: format!("vllm-{slot}").into(), address: "10.0.3.1:8000".into(), gpus: None };
+    let target = |slot| Target::new(slot, &format!("vllm-{slot}"), "10.0.3.1:8000");
     (0..TARGETS).map(|slot| Arc::new(target(slot))).collect()
 }
 

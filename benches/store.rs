@@ -196,8 +196,8 @@ struct Fleet {
 impl Fleet {
     fn new(tag: InstanceTag, per_second: f64) -> Self {
         let target = |slot| {
-            let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
-            Arc::new(Target { slot: slot as u32, name, address, gpus: Some(1) })
+            let target = Target::new(slot as u32, &format!("vllm-{slot}"), &format!("10.0.3.{slot}:8000"));
+            Arc::new(Target { gpus: Some(1), ..target })
         };
         let targets = (0..TARGETS).map(target).collect();
         Self {

@@ -23,6 +23,7 @@
 //! - [`tenant`]: whose a request is, for the data path and for lookups alike.
 //! - [`tls`]: certificates and keys, followed as their files change; plain and encrypted connections.
 //! - [`orca`]: load reports on the wire, those of targets and those for clients.
+//! - [`discovery`]: who the targets are: followed files, DNS and Kubernetes, joined with what is configured.
 //! - [`fleet`]: keeps the latest view of the targets: polls in the words of each engine, probes, load reports, GPU exporters,
 //!   the gateway's own rates.
 //! - [`choose`]: the choice, a pure function of what is recorded; the data path makes it, a replay makes it again.
@@ -61,6 +62,8 @@ pub mod tenant;
 pub mod tls;
 
 pub mod orca;
+
+pub mod discovery;
 
 pub mod fleet;
 

@@ -31,6 +31,9 @@ mod crash;
 // What is written nowhere.
 mod secrets;
 
+// Who the targets are while files and zones change.
+mod discovery;
+
 // How it stops.
 mod shutdown;
 

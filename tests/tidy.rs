@@ -17,6 +17,8 @@ const LEAVES: [&str; 6] = ["snapshot", "clock", "telemetry", "tenant", "tls", "o
 ///
 /// Data flows one way; what is not here was left out on purpose. The reasons are in the design's layout section.
 const EDGES: &[(&str, &[&str])] = &[
+    // It knows the fleet as a list of settings.
+    ("discovery", &["fleet::TargetSettings", "fleet::GpusOf", "fleet::PodGpus", "fleet::Change"]),
     ("fleet", &[]),
     ("choose", &[]),
     ("gateway", &["choose", "fleet", "ledger", "pipeline::Intake"]),
@@ -42,7 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("replay", &["choose", "store::Reader", "store::ReadError"]),
-    ("config", &["fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
+    ("config", &["discovery", "fleet", "gateway", "pipeline", "store", "sink", "lookup"]),
     ("demo", &["config", "app"]),
     ("app", &["*"]),
     ("cli", &["config", "demo::sim", "lookup::shape"]),

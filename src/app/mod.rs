@@ -4,11 +4,12 @@
 //! is stopped in the direction of flow, so nothing is lost on the way: stop accepting, let requests end, drain the worker,
 //! drain the exits, and only then stop answering lookups.
 
+mod error;
+mod membership;
 mod upstream;
 
-use std::fmt;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::{Config, Mistakes, Reload};
+use crate::discovery::Discovery;
 use crate::fleet::{Change, Fleet};
 use crate::gateway::{self, Gateway, Hurry, Server};
 use crate::ledger::Ledger;
@@ -29,10 +31,11 @@ use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
 use crate::sink::otlp::{Otlp, Protocol};
 use crate::snapshot::{InstanceTag, Run, RunId};
-use crate::store::{self, DataDir, DataDirError, Reader, Store, Writer};
+use crate::store::{DataDir, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
 use crate::tls::{self, Acceptor, Connector, Followed, ServerSettings};
+pub use error::StartError;
 use upstream::{Upstream, credentials_of_targets};
 
 /// The longest that the exits may go on after the last request has ended, if there is so much left of the requests' own grace.
@@ -43,58 +46,6 @@ const LANES_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How long lookups under way may take at the very end.
 const LOOKUP_GRACE: Duration = Duration::from_secs(2);
-
-/// Why the gateway did not start. No request was accepted.
-#[derive(Debug)]
-pub enum StartError {
-    /// An address could not be listened on.
-    Bind {
-        /// Which setting named it.
-        setting: &'static str,
-        /// What it said.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The data directory could not be used.
-    DataDir(DataDirError),
-    /// The store could not be opened.
-    Store(store::OpenError),
-    /// The JSON log could not be opened.
-    JsonLog(crate::sink::json_log::OpenError),
-    /// A certificate or a key could not be used.
-    Tls(tls::LoadError),
-    /// A thread or a runtime could not be started.
-    Thread(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind { setting, address, source } => {
-                write!(f, "cannot listen on {address}: {source}: choose another address with --{setting}")
-            }
-            Self::DataDir(error) => error.fmt(f),
-            Self::Store(error) => error.fmt(f),
-            Self::JsonLog(error) => error.fmt(f),
-            Self::Tls(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bind { source, .. } => Some(source),
-            Self::DataDir(error) => Some(error),
-            Self::Store(error) => Some(error),
-            Self::JsonLog(error) => Some(error),
-            Self::Tls(error) => Some(error),
-            Self::Thread(error) => Some(error),
-        }
-    }
-}
 
 /// A running gateway.
 #[derive(Debug)]
@@ -111,12 +62,14 @@ pub struct App {
     /// For the fleet's polling and for lookups: nothing of the data path runs on it.
     control: Runtime,
     polling: (oneshot::Sender<()>, JoinHandle<()>),
+    discovering: (oneshot::Sender<()>, JoinHandle<()>),
     lookup: (oneshot::Sender<()>, JoinHandle<()>),
     /// What a reload reaches, besides the server.
     run: Arc<Run>,
     metrics: Arc<Metrics>,
     lookup_settings: Arc<ArcSwap<lookup::Settings>>,
     target_credentials: Arc<Followed>,
+    discovery: Arc<Discovery>,
     /// Set first thing at the stop, so that nobody sends new clients here.
     stopping: Arc<AtomicBool>,
     /// Held for the lifetime of the process: its lock keeps a second one out.
@@ -170,9 +123,12 @@ impl App {
         let fleet = Fleet::new(upstream.fleet(&config), Arc::clone(&shared.clock), Arc::clone(&shared.metrics));
         let erase = pipeline.eraser().map(|eraser| -> EraseSource { Arc::new(move |erasure| eraser.erase(erasure)) });
         start_rotation(&upstream, otlp, acceptor.iter().chain(&admin_acceptor), &shared, &control);
-        let lookup = start_lookup(&shared, &fleet, (reader, erase), (admin, admin_acceptor), &control)?;
+        let discovery = upstream.discovery(&config, &fleet, &shared.metrics);
+        let known = (&fleet, &discovery);
+        let lookup = start_lookup(&shared, known, (reader, erase), (admin, admin_acceptor), &control)?;
         let target_credentials = Arc::clone(&upstream.target_credentials);
-        let polling = start_fleet(Arc::clone(&fleet), &control);
+        let polling = start(&control, |stopped| Arc::clone(&fleet).run(stopped));
+        let discovering = start(&control, |stopped| Arc::clone(&discovery).run(stopped));
         let server = start_gateway(&config, &shared, &fleet, intake, (data, acceptor, upstream))?;
         Ok(Self {
             data: server.address(),
@@ -182,8 +138,10 @@ impl App {
             server,
             pipeline,
             polling,
+            discovering,
             lookup,
             control,
+            discovery,
             target_credentials,
             run: shared.run,
             metrics: shared.metrics,
@@ -218,8 +176,10 @@ impl App {
         let run = Run { config: config.hash().into(), config_text: config.text().into(), ..(*self.run).clone() };
         self.run = Arc::new(run);
         let settings = gateway::Settings { authorization_of: credentials, ..config.gateway.clone() };
+        let (server, run) = (&self.server, Arc::clone(&self.run));
+        let take_up = |targets: &[_]| server.reload(settings, run, targets);
         let Change { added, removed, kept } =
-            self.server.reload(settings, Arc::clone(&self.run), &config.fleet.targets);
+            self.discovery.reload(config.fleet.targets.clone(), &config.discovery, take_up);
         self.lookup_settings.store(Arc::new(config.lookup.clone()));
         (self.shutdown_delay, self.shutdown_grace) = (config.shutdown_delay, config.shutdown_grace);
         self.metrics.config_in_effect(&self.run.config);
@@ -259,11 +219,12 @@ impl App {
         self.retire();
         let grace_ends = Instant::now() + self.shutdown_grace;
         self.server.stop(grace_ends);
-        let (stop_fleet, fleet) = self.polling;
-        // Gone already only if the fleet's task has ended.
-        stop_fleet.send(()).ok();
-        if self.control.block_on(fleet).is_err() {
-            tracing::error!("the fleet's task panicked");
+        for (what, (stop, task)) in [("discovery", self.discovering), ("fleet", self.polling)] {
+            // Gone already only if the task has ended.
+            stop.send(()).ok();
+            if self.control.block_on(task).is_err() {
+                tracing::error!(what, "a task panicked");
+            }
         }
         let now = Instant::now();
         let balance = self.pipeline.join(grace_ends.clamp(now + LANES_AT_LEAST, now + LANES_GRACE));
@@ -407,25 +368,33 @@ fn start_gateway(
     gateway::start(Gateway::new(settings, parts), listener).map_err(StartError::Thread)
 }
 
-fn start_fleet(fleet: Arc<Fleet>, control: &Runtime) -> (oneshot::Sender<()>, JoinHandle<()>) {
+/// Starts what runs until it is told to stop.
+fn start<F: Future<Output = ()> + Send + 'static>(
+    control: &Runtime,
+    run: impl FnOnce(Stopped) -> F,
+) -> (oneshot::Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = control.spawn(fleet.run(async {
+    let stopped: Stopped = Box::pin(async {
         // Dropped or sent, both mean stop.
         drop(stopped.await);
-    }));
-    (stop, running)
+    });
+    (stop, control.spawn(run(stopped)))
 }
+
+/// Ends when somebody is to stop.
+type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn start_lookup(
     shared: &Shared,
-    fleet: &Arc<Fleet>,
+    (fleet, discovery): (&Arc<Fleet>, &Arc<Discovery>),
     (reader, erase): (Option<Reader>, Option<EraseSource>),
     ((listener, address), acceptor): ((TcpListener, SocketAddr), Option<Arc<Acceptor>>),
     control: &Runtime,
 ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
     let readiness = {
         let (fleet, problem, stopping) = (Arc::clone(fleet), Arc::clone(&shared.problem), Arc::clone(&shared.stopping));
-        Arc::new(move || readiness(&fleet, &problem, stopping.load(Relaxed)))
+        let discovery = Arc::clone(discovery);
+        Arc::new(move || readiness(&fleet, &discovery, &problem, stopping.load(Relaxed)))
     };
     let (view, gpus) = (Arc::clone(fleet), Arc::clone(fleet));
     let settings = Arc::clone(&shared.lookup_settings);
@@ -437,6 +406,7 @@ fn start_lookup(
         clock: Arc::clone(&shared.clock),
         fleet: Arc::new(move || Arc::clone(&view.view())),
         gpus: Arc::new(move || gpus.gpus()),
+        membership: membership::of(fleet, discovery),
         readiness,
         tenants: Arc::clone(&shared.tenants),
         erase,
@@ -470,7 +440,7 @@ fn start_lookup(
 }
 
 /// Ready means: requests can be served. That they can be recorded is another matter, which fails none of them.
-fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
+fn readiness(fleet: &Fleet, discovery: &Discovery, problem: &ArcSwapOption<String>, stopping: bool) -> Readiness {
     let mut reasons = Vec::new();
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
@@ -479,6 +449,7 @@ fn readiness(fleet: &Fleet, problem: &ArcSwapOption<String>, stopping: bool) -> 
     if view.pools.all().eligible.is_empty() {
         reasons.push(format!("none of {} targets is able to serve", view.members.len()));
     }
-    let warnings = problem.load().iter().map(|problem| format!("store: {problem}")).collect();
+    let mut warnings: Vec<_> = problem.load().iter().map(|problem| format!("store: {problem}")).collect();
+    warnings.extend(membership::warnings(discovery));
     Readiness { reasons, warnings }
 }

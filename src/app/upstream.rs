@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::StartError;
 use crate::config::Config;
-use crate::fleet;
+use crate::discovery::Discovery;
+use crate::fleet::{self, Fleet};
+use crate::telemetry::Metrics;
 use crate::tls::{self, Connector, Credential, CredentialSettings, Credentials, Followed, Rotate};
 
 /// Who we are to targets, and whom we believe.
@@ -39,6 +41,13 @@ impl Upstream {
     pub(super) fn fleet(&self, config: &Config) -> fleet::Settings {
         let (connector, authorization) = (Some(Arc::clone(&self.connector)), self.fleet_authorization.clone());
         fleet::Settings { connector, authorization, ..config.fleet.clone() }
+    }
+
+    /// Whose targets the fleet's are. Nobody is asked yet.
+    pub(super) fn discovery(&self, config: &Config, fleet: &Arc<Fleet>, metrics: &Arc<Metrics>) -> Arc<Discovery> {
+        let fleet = Arc::clone(fleet);
+        let put_into_effect = move |targets: &[_]| fleet.replace_targets(targets);
+        Discovery::new(config.fleet.targets.clone(), &config.discovery, Arc::clone(metrics), put_into_effect)
     }
 
     /// What of it follows its files.

@@ -32,7 +32,7 @@ fn scraped(waiting: f64, running: f64, kv: f64) -> Pod {
 }
 
 fn member(slot: usize, pod: Pod) -> Member {
-    let target = Target { slot: slot as u32, name: format!("t{slot}").into(), address: "".into(), gpus: None };
+    let target = Target::new(slot as u32, &format!("t{slot}"), "");
     let mut readings = [Reading::MISSING; Quantity::COUNT];
     if let Some((waiting, running, kv, _)) = pod.scraped {
         for (quantity, value) in

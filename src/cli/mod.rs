@@ -294,7 +294,10 @@ fn summary(file: &Path, config: &Config) -> String {
         config.admin,
         config.hash(),
     );
-    if targets == 0 {
+    for source in &config.discovery {
+        text += &format!("and those of {}, from {}\n", source.name, source.kind.name());
+    }
+    if targets == 0 && config.discovery.is_empty() {
         text += "note: without targets in the file, `snapgate serve` needs --target or SNAPGATE_TARGETS\n";
     }
     if !config.admin.ip().is_loopback() && config.lookup.tokens.is_empty() {

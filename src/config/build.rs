@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::discovery::{self, sources};
 use super::layers::Effective;
 use super::logs::{json_log_settings, log_settings};
 use super::mistake::{Mistakes, Origin};
@@ -53,8 +54,9 @@ pub(super) fn check(effective: &Effective, targets: Targets, mistakes: &mut Mist
     orca::check(effective, mistakes);
     engines::check(effective, mistakes);
     let (Value::Targets(list), _) = effective.get("targets") else { unreachable!("targets are targets") };
-    if targets == Targets::Required && list.is_empty() && !mistakes.about("targets") {
-        let text = "there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
+    let none = list.is_empty() && sources(effective).is_empty();
+    if targets == Targets::Required && none && !mistakes.about("targets") && !mistakes.about("discovery") {
+        let text = "there is none: add [[targets]] or [[discovery]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS";
         mistakes.add(Origin::Default, Some("targets"), text);
     }
 }
@@ -89,7 +91,15 @@ fn check_models(effective: &Effective, mistakes: &mut Mistakes) {
         unreachable!("both are lists of tables")
     };
     let served = |name: &String| targets.iter().any(|target| target.models.is_empty() || target.models.contains(name));
-    for model in models.iter().filter(|model| !targets.is_empty() && !served(&model.name)) {
+    // What a file or a zone will say nobody knows; of a source that names models they are known.
+    let discovered = |name: &String| {
+        sources(effective)
+            .iter()
+            .any(|source| source.defaults.models.is_empty() || source.defaults.models.contains(name))
+    };
+    let known = |name: &String| served(name) || discovered(name);
+    let nowhere = targets.is_empty() && sources(effective).is_empty();
+    for model in models.iter().filter(|model| !nowhere && !known(&model.name)) {
         let text = format!("no target serves {}: name it in the `models` of a target", model.name);
         mistakes.add(origin.clone(), Some("models"), text);
     }
@@ -180,6 +190,7 @@ pub(super) fn config(effective: &Effective, machine: &Machine) -> Config {
         otlp: otlp::settings(&values),
         log: log_settings(&values),
         fleet: fleet::settings(&values),
+        discovery: discovery::settings(&values, effective),
         gateway: gateway_settings(&values, machine),
         shutdown_grace: values.duration("timeouts.shutdown_grace"),
         shutdown_delay: values.duration("timeouts.shutdown_delay"),

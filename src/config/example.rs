@@ -34,6 +34,22 @@ url = \"http://127.0.0.1:8000\"
 #gpus = { node = \"node-1\", ids = [0, 1] }
 ";
 
+const DISCOVERY: &str = "\
+#[[discovery]]
+#kind = \"file\"
+#path = \"/etc/snapgate/targets.json\"
+
+#[[discovery]]
+#kind = \"dns\"
+#host = \"vllm.llm.svc.cluster.local.\"
+#port = 8000
+#models = [\"llama-3.1-8b\"]
+
+#[[discovery]]
+#kind = \"kubernetes\"
+#service = \"vllm\"
+";
+
 const MODELS: &str = "\
 #[[models]]
 #name = \"llama-3.1-8b\"
@@ -90,6 +106,7 @@ fn described(key: &Key) -> String {
     let text = comment(key.doc) + &comment(&facts.join(" "));
     let setting = match key.kind {
         Kind::Targets => TARGETS.to_owned(),
+        Kind::Discovery => DISCOVERY.to_owned(),
         Kind::Models => MODELS.to_owned(),
         Kind::Tokens => TOKENS.to_owned(),
         Kind::Engines => ENGINES.to_owned(),

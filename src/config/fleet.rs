@@ -11,7 +11,7 @@ use crate::fleet::{Settings, TargetSettings};
 
 /// The keys, in the order of the example file.
 #[rustfmt::skip] // a table: one key, one place
-pub(super) const KEYS: [Key; 21] = [
+pub(super) const KEYS: [Key; 22] = [
     Key { path: "fleet.poll_interval", kind: time(10 * MS, H), default: "500ms",
         doc: "Pause between two polls of a target's metrics, jittered." },
     Key { path: "fleet.poll_timeout", kind: time(MS, 60 * S), default: "2s",
@@ -54,6 +54,9 @@ pub(super) const KEYS: [Key; 21] = [
     Key { path: "fleet.eject_after", kind: count(0, 1_000_000), default: "5",
         doc: "Requests failed in a row (not connected, broken off, timed out, or answered with 5xx) after which a target \
               is passed over for a while, but never more than half of those that serve a model; 0 for never." },
+    Key { path: "fleet.drain_time", kind: time(0, H), default: "1m",
+        doc: "How long a target that has left the fleet is still listed and counted while requests that it has go on. It gets \
+              no new ones from the start, and none of them is cut off at the end." },
     Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
         doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
     Key { path: "fleet.authorization", kind: Kind::Authorization, default: "",
@@ -65,12 +68,11 @@ pub(super) const KEYS: [Key; 21] = [
 pub(super) fn settings(values: &Values<'_>) -> Settings {
     let exporters = values.gpu_exporters();
     let target = |target: &Target| TargetSettings {
-        name: target.name.clone(),
-        address: target.address.clone(),
         gpus: target.gpus.count(),
         gpus_of: (!exporters.is_empty()).then(|| target.gpus.of(&target.name)),
         models: target.models.clone(),
         engine: target.engine.clone(),
+        ..TargetSettings::new(&target.name, &target.address)
     };
     Settings {
         targets: values.targets().iter().map(target).collect(),
@@ -92,6 +94,7 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         engines: engines::settings(values),
         eject_after: values.small("fleet.eject_after"),
         eject_time: values.duration("fleet.eject_time"),
+        drain_time: values.duration("fleet.drain_time"),
         // Loaded when it starts.
         connector: None,
         authorization: None,

@@ -203,7 +203,7 @@ impl Tables<'_> {
         }
     }
 
-    fn gpu_count(&mut self, value: &DeValue<'_>, origin: &Origin, field: &str) -> Option<u32> {
+    pub(super) fn gpu_count(&mut self, value: &DeValue<'_>, origin: &Origin, field: &str) -> Option<u32> {
         let count = value.as_integer().and_then(|count| count.as_str().parse().ok());
         let count = count.filter(|count| (1..=GPUS_MAX).contains(count));
         if count.is_none() {

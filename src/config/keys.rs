@@ -89,9 +89,10 @@ pub(super) const FLAGS: [(&str, &str); 7] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 44] = [
+pub(super) const LIVE: [&str; 45] = [
     "policy",
     "targets",
+    "discovery",
     "models",
     "limits.in_flight",
     "limits.connections",
@@ -248,6 +249,15 @@ const COMMON: &[Key] = &[
               requests present in place of upstream.authorization; its polls present fleet.authorization. \
               `ask_for_load_report` is none, text, json or bin, in place of load_reports.ask. --target [NAME=]URL may be \
               repeated and replaces this list; the variable takes [NAME=]URL,[NAME=]URL or a list in TOML." },
+    Key { path: "discovery", kind: Kind::Discovery, default: "",
+        doc: "Sources of more targets, which come and go while the gateway runs; docs/discovery.md has all of it. `kind` is \
+              \"file\" for a list in the file `path`, in TOML or JSON, or as Prometheus reads it (file_sd, in JSON); \"dns\" for \
+              the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
+              the system's, asked again when their time to live is over; \"kubernetes\" for the pods of `service` in \
+              `namespace`, at the port `port_name`. `interval` is how often a file is looked at, and the \
+              least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
+              say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
+              The variable takes a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },
     Key { path: "engines", kind: Kind::Engines, default: "",

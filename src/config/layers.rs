@@ -85,6 +85,7 @@ pub(super) fn read(sources: &Sources) -> (Effective, Mistakes) {
 fn default(key: &Key) -> Value {
     match key.kind {
         Kind::Targets => Value::Targets(Vec::new()),
+        Kind::Discovery => Value::Discovery(Vec::new()),
         Kind::Models => Value::Models(Vec::new()),
         Kind::Tokens => Value::Tokens(Vec::new()),
         Kind::Engines => Value::Engines(Vec::new()),
@@ -206,6 +207,7 @@ impl Layers<'_> {
     fn read_toml(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, place: &Place<'_>, origin: Origin) {
         let read = match (key.kind, value.get_ref()) {
             (Kind::Targets, _) => Ok(Value::Targets(self.tables(key).targets_from_toml(value, place))),
+            (Kind::Discovery, _) => Ok(Value::Discovery(self.tables(key).discovery_from_toml(value, place))),
             (Kind::Models, _) => Ok(Value::Models(self.tables(key).models_from_toml(value, place))),
             (Kind::Tokens, _) => Ok(Value::Tokens(self.tables(key).tokens_from_toml(value, place))),
             (Kind::Engines, _) => Ok(Value::Engines(self.tables(key).engines_from_toml(value, place))),
@@ -228,7 +230,13 @@ impl Layers<'_> {
         let first = texts.clone().next().unwrap_or_default();
         let is_list = matches!(
             key.kind,
-            Kind::List { .. } | Kind::Targets | Kind::Models | Kind::Tokens | Kind::Engines | Kind::GpuExporters
+            Kind::List { .. }
+                | Kind::Targets
+                | Kind::Discovery
+                | Kind::Models
+                | Kind::Tokens
+                | Kind::Engines
+                | Kind::GpuExporters
         );
         if is_list && first.trim_start().starts_with('[') {
             match DeValue::parse(first) {
@@ -243,6 +251,10 @@ impl Layers<'_> {
         let items = texts.flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty());
         let read = match key.kind {
             Kind::Targets => Ok(Value::Targets(self.tables(key).targets_from_texts(items, &origin))),
+            Kind::Discovery if first.trim().is_empty() => Ok(Value::Discovery(Vec::new())),
+            Kind::Discovery => {
+                Err("write a list in TOML, such as [{ kind = \"file\", path = \"targets.json\" }]".to_owned())
+            }
             Kind::Models => Ok(Value::Models(self.tables(key).models_from_texts(items, &origin))),
             Kind::Tokens => Ok(Value::Tokens(self.tables(key).tokens_from_texts(items, &origin))),
             Kind::Engines if first.trim().is_empty() => Ok(Value::Engines(Vec::new())),

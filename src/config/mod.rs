@@ -15,6 +15,7 @@
 //! is looked up in the table and never taken apart, and a test holds that no two keys share one.
 
 mod build;
+mod discovery;
 mod engines;
 mod example;
 mod fleet;
@@ -91,6 +92,8 @@ pub struct Config {
     pub log: telemetry::LogSettings,
     /// The targets and how they are watched.
     pub fleet: crate::fleet::Settings,
+    /// Sources of more targets.
+    pub discovery: Vec<crate::discovery::Settings>,
     /// The data path.
     pub gateway: gateway::Settings,
     /// How long open requests may go on after a stop.

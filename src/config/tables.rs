@@ -10,8 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::orca;
-use super::texts::{check_model, check_name, is_name_char};
+use super::texts::{check_model, check_name};
 use super::value::{quoted, quoted_list};
+use crate::discovery::{default_name, parse_url};
 use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
 
@@ -287,7 +288,7 @@ impl Tables<'_> {
     }
 
     /// The models of a target.
-    fn served(&mut self, value: &DeValue<'_>, origin: &Origin) -> Vec<String> {
+    pub(super) fn served(&mut self, value: &DeValue<'_>, origin: &Origin) -> Vec<String> {
         let items = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
         let Some(models) = items.and_then(Iterator::collect::<Option<Vec<&str>>>) else {
             self.wrong(origin, "`models` has to be a list of texts, such as [\"llama-3.1-8b\"]");
@@ -347,95 +348,5 @@ impl Tables<'_> {
             authorization: None,
             ask_for_load_report: None,
         })
-    }
-}
-
-/// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
-fn default_name(address: &str) -> Result<String, String> {
-    let address = address.strip_prefix(TLS_SCHEME).unwrap_or(address);
-    let name = address.split(|c: char| !is_name_char(c)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
-    check_name(&name).map_err(|_| format!("{address} is too long to be a name as well: write NAME=URL"))
-}
-
-/// `http://HOST:PORT` or `https://HOST:PORT` and nothing more. Answers `host:port`, or `https://host:port`.
-fn parse_url(url: &str) -> Result<String, String> {
-    let form = "write http://HOST:PORT or https://HOST:PORT";
-    let (scheme, rest) = match url.split_once("://") {
-        Some(("http", rest)) => ("", rest),
-        Some(("https", rest)) => (TLS_SCHEME, rest),
-        Some((scheme, _)) => return Err(format!("\"{url}\": {scheme} is not a protocol for targets: {form}")),
-        None => return Err(format!("\"{url}\" is not a URL: {form}, such as http://127.0.0.1:8000")),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains('@') {
-        return Err(format!("a target's URL cannot hold a user name or password: {form}"));
-    }
-    if authority.contains(['/', '?', '#']) {
-        return Err(format!("\"{url}\": a target has no path, because requests keep theirs: {form}"));
-    }
-    let authority: http::uri::Authority = authority.parse().map_err(|_| format!("\"{url}\" is not a URL: {form}"))?;
-    match authority.port_u16() {
-        None | Some(0) => Err(format!("\"{url}\" has no port: {form}")),
-        Some(_) if authority.host().is_empty() => Err(format!("\"{url}\" has no host: {form}")),
-        Some(port) => Ok(format!("{scheme}{}:{port}", authority.host().to_ascii_lowercase())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_url_is_host_and_port() {
-        let cases = [
-            ("http://127.0.0.1:8000", "127.0.0.1:8000"),
-            ("http://vLLM-0.Pods:80/", "vllm-0.pods:80"),
-            ("http://[::1]:8000", "[::1]:8000"),
-            ("https://vLLM-0:443/", "https://vllm-0:443"),
-        ];
-        for (url, address) in cases {
-            assert_eq!(parse_url(url).as_deref(), Ok(address), "{url}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_target_url_says_why() {
-        let cases = [
-            ("ftp://a:1", "ftp is not a protocol"),
-            ("127.0.0.1:8000", "is not a URL: write http://HOST:PORT"),
-            ("http://a:1/v1", "has no path"),
-            ("http://a:1?x=1", "has no path"),
-            ("http://u:p@a:1", "user name or password"),
-            ("http://a", "has no port"),
-            ("http://a:0", "has no port"),
-            ("http://a:99999", "has no port"),
-            ("http://:80", "has no host"),
-            ("http://", "is not a URL"),
-            ("http://a b:1", "is not a URL"),
-            ("", "is not a URL"),
-        ];
-        for (url, part) in cases {
-            let text = parse_url(url).unwrap_err();
-            assert!(text.contains(part), "{url}: {text}");
-        }
-    }
-
-    #[test]
-    fn default_names_come_from_the_address() {
-        assert_eq!(default_name("10.0.3.2:8000").as_deref(), Ok("10.0.3.2-8000"));
-        assert_eq!(default_name("[fe80::1]:80").as_deref(), Ok("fe80-1-80"));
-        assert!(default_name(&format!("{}:80", "a".repeat(62))).unwrap_err().contains("write NAME=URL"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_url_panics_and_an_accepted_one_can_be_dialled(url in "(https?://)?[a-z\\[\\]:0-9./@]{0,24}") {
-            if let Ok(address) = parse_url(&url) {
-                prop_assert!(default_name(&address).is_ok_and(|name| check_name(&name).is_ok()));
-                let (host, port) = address.rsplit_once(':').unwrap();
-                prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok());
-            }
-        }
     }
 }

@@ -59,7 +59,7 @@ fn nothing_at_all_is_a_configuration() {
 #[test]
 fn serving_needs_a_target() {
     let wrong = Config::load(&file(""), Targets::Required).unwrap_err().to_string();
-    let expected = "targets: there is none: add [[targets]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS\n\
+    let expected = "targets: there is none: add [[targets]] or [[discovery]] to the file, or --target http://HOST:PORT, or SNAPGATE_TARGETS\n\
                     1 mistake in the configuration: nothing was started";
     assert_eq!(wrong, expected);
     let given = file("").with_flag("--target", "targets", vec!["a=http://h:1".into()]);
@@ -168,6 +168,7 @@ fn other_value(key: &Key) -> String {
         (Kind::Models, _) => "[{ name = \"m\", policy = \"random\" }]".to_owned(),
         (Kind::Engines, _) => "[{ name = \"mine\", waiting = \"queue\" }]".to_owned(),
         (Kind::GpuExporters, _) => "[{ node = \"n\", url = \"http://h:9400/metrics\" }]".to_owned(),
+        (Kind::Discovery, _) => "[{ kind = \"file\", path = \"targets.json\" }]".to_owned(),
         (Kind::Tokens, _) => "[{ name = \"ops\", token = \"0123456789abcdef\" }]".to_owned(),
     }
 }

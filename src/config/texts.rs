@@ -3,14 +3,12 @@
 use http::HeaderName;
 
 use super::keys::CREDENTIALS;
+pub(super) use crate::discovery::{check_name, is_name_char};
 use crate::lookup::LinkTemplate;
 use crate::tenant::Network;
 
 /// The longest name of a model, in bytes: from a request no longer one is read.
 const MODEL_BYTES_MAX: usize = 256;
-
-/// The longest name of a target or token.
-const NAME_CHARS_MAX: usize = 64;
 
 pub(super) fn path(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('\0') {
@@ -78,18 +76,6 @@ pub(super) fn header(text: &str) -> Result<String, String> {
         return Err(format!("{name} holds credentials, which are never recorded"));
     }
     Ok(name)
-}
-
-pub(super) const fn is_name_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-}
-
-/// Names of targets, tokens and instances: they stand in headers, metrics and file names.
-pub(super) fn check_name(name: &str) -> Result<String, String> {
-    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_name_char) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
 }
 
 /// A model as requests name it.

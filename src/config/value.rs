@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use toml::de::DeValue;
 
+use super::discovery::show;
 use super::engines::Engine;
 use super::gpus::Exporter;
 use super::otlp;
@@ -15,6 +16,7 @@ use super::secret::{Secret, check_secret, read_secret};
 use super::tables::{Model, Target};
 use super::tokens::Token;
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+use crate::discovery;
 use crate::tls::authorization;
 
 /// Says what is wrong with a text, or gives it in its normal form.
@@ -53,6 +55,8 @@ pub(super) enum Kind {
     Headers { file: bool },
     /// `[[targets]]`.
     Targets,
+    /// `[[discovery]]`.
+    Discovery,
     /// `[[models]]`.
     Models,
     /// `[[lookup.tokens]]`.
@@ -78,6 +82,7 @@ pub(super) enum Value {
     Authorization(Option<HeaderValue>),
     Headers(HeaderMap),
     Targets(Vec<Target>),
+    Discovery(Vec<discovery::Settings>),
     Models(Vec<Model>),
     Tokens(Vec<Token>),
     Engines(Vec<Engine>),
@@ -114,7 +119,7 @@ impl Kind {
             Self::List { .. } => {
                 return self.parse_list(text.split(',').map(str::trim).filter(|item| !item.is_empty()));
             }
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
                 unreachable!("tables.rs reads lists of tables")
             }
         };
@@ -182,7 +187,9 @@ impl Kind {
             }
             Self::Address { .. } => "an address in quotes, such as \"127.0.0.1:8081\"",
             Self::List { .. } => "a list of texts, such as [\"a\", \"b\"]",
-            Self::Targets | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => "a list of tables",
+            Self::Targets | Self::Discovery | Self::Models | Self::Tokens | Self::Engines | Self::GpuExporters => {
+                "a list of tables"
+            }
         }
     }
 
@@ -241,6 +248,7 @@ impl fmt::Display for Value {
             Self::Authorization(value) => quoted(f, value.as_ref().map_or("", |_| "<set>")),
             Self::Headers(headers) => quoted(f, if headers.is_empty() { "" } else { "<set>" }),
             Self::Targets(targets) => listed(f, targets, |f, target| target.fmt(f)),
+            Self::Discovery(sources) => listed(f, sources, show),
             Self::Models(models) => listed(f, models, |f, model| model.fmt(f)),
             Self::Tokens(tokens) => listed(f, tokens, |f, token| token.fmt(f)),
             Self::Engines(engines) => listed(f, engines, |f, engine| engine.fmt(f)),

@@ -80,7 +80,7 @@ impl Meter {
         self.cost_ns.store((cost + (measured - cost) * COST_WEIGHT) as u64, Relaxed);
     }
 
-    fn cost_seconds(&self) -> f64 {
+    pub(super) fn cost_seconds(&self) -> f64 {
         self.cost_ns.load(Relaxed) as f64 / 1e9
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn budget(targets: usize) -> Budget {
-        let target = |n| TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1");
+        let target = |n| TargetSettings::new(&format!("t{n}"), "127.0.0.1:1");
         Budget::new(&Settings::new((0..targets).map(target).collect()))
     }
 
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn exporters_of_gpus_are_paid_from_the_same_share() {
-        let target = |n| TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1");
+        let target = |n| TargetSettings::new(&format!("t{n}"), "127.0.0.1:1");
         let exporter = |n| ExporterSettings { node: format!("n{n}"), url: "http://127.0.0.1:1/".into() };
         let gpu_exporters = (0..1_000).map(exporter).collect();
         let settings = Settings { gpu_exporters, ..Settings::new((0..10_000).map(target).collect()) };

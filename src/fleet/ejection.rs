@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_target_that_fails_again_is_out_longer_until_it_has_behaved() {
-        let (slot, mut ejection) = (Slot::new(0, &TargetSettings::plain("t", "-")), Ejection::default());
+        let (slot, mut ejection) = (Slot::new(0, &TargetSettings::new("t", "-")), Ejection::default());
         let rule = Rule { after: 3, time: FIRST };
         let start = Instant::now();
         let mut is_out = |failures: u32, seconds: u64| {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn nobody_is_out_when_it_is_switched_off() {
-        let slot = Slot::new(0, &TargetSettings::plain("t", "-"));
+        let slot = Slot::new(0, &TargetSettings::new("t", "-"));
         (0..100).for_each(|_| slot.live.failed());
         assert!(!Ejection::default().tick(&slot, Rule { after: 0, time: FIRST }, Instant::now()));
     }

@@ -43,7 +43,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{Attached, FleetView, GpuHealth, Health};
+use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
@@ -51,8 +51,8 @@ pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pag
 use fetch::Fetcher;
 use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
-pub use roster::Change;
 use roster::Roster;
+pub use roster::{Change, Leaving};
 pub use slot::Problems;
 use slot::Slot;
 
@@ -103,6 +103,8 @@ pub struct Settings {
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
     pub eject_time: Duration,
+    /// How long a target that left is still listed and counted while requests at it go on.
+    pub drain_time: Duration,
     /// For targets that are spoken to in TLS; without it they cannot be reached.
     pub connector: Option<Arc<Connector>>,
     /// What scrapes and probes present.
@@ -115,8 +117,8 @@ pub struct Settings {
     pub gpu_fresh_within: Duration,
 }
 
-/// One target as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One target as configured or discovered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetSettings {
     /// Unique in the fleet.
     pub name: String,
@@ -130,13 +132,14 @@ pub struct TargetSettings {
     pub models: Vec<String>,
     /// Whose metrics it serves, in place of [`Settings::engine`].
     pub engine: Option<String>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
-#[cfg(test)]
 impl TargetSettings {
-    /// One that serves any model.
-    fn plain(name: &str, address: &str) -> Self {
-        Self { name: name.into(), address: address.into(), gpus: None, gpus_of: None, models: Vec::new(), engine: None }
+    /// One of which nothing else is known: it serves any model.
+    pub fn new(name: &str, address: &str) -> Self {
+        Self { name: name.into(), address: address.into(), ..Self::default() }
     }
 }
 
@@ -163,6 +166,7 @@ impl Settings {
             engines: Vec::new(),
             eject_after: 5,
             eject_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(60),
             connector: None,
             authorization: None,
             gpu_exporters: Vec::new(),
@@ -243,20 +247,40 @@ impl Fleet {
     }
 
     /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
-    /// requests under way at others go on to their ends. One whose name and address stay keeps its slot, its counters and
+    /// requests under way at others go on to their ends, and are counted under the target's name for its drain time. One whose name and address stay keeps its slot, its counters and
     /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
     ///
     /// From then on every view brings `with`: whoever chooses from it has the targets and what belongs to them in one load.
     pub fn set_targets(&self, targets: &[TargetSettings], with: Attached) -> Change {
         let mut roster = self.roster();
         roster.with = with;
+        self.replace(&mut roster, targets)
+    }
+
+    /// The same, and what the views bring stays what it is.
+    pub fn replace_targets(&self, targets: &[TargetSettings]) -> Change {
+        self.replace(&mut self.roster(), targets)
+    }
+
+    fn replace(&self, roster: &mut Roster, targets: &[TargetSettings]) -> Change {
         let change = roster.replace(targets, self.watch.clock.now());
         self.watch.budget.set_targets(targets.len());
         self.watch.gpus.set_targets(roster.slots());
-        self.publish_from(&mut roster);
-        self.watch.metrics.set_targets(targets.iter().map(|target| &*target.name), &poll::REASONS);
+        self.publish_from(roster);
+        self.name_targets(roster);
         self.changed.notify_one();
         change
+    }
+
+    /// Those that have left and still have requests to end.
+    pub fn leaving(&self) -> Vec<Leaving> {
+        self.roster().leaving()
+    }
+
+    /// Says whose series there are: those that leave have theirs to the end.
+    fn name_targets(&self, roster: &Roster) {
+        self.watch.metrics.set_targets(roster.names(), &poll::REASONS);
+        self.watch.metrics.targets_leaving.set(roster.leaving().len() as i64);
     }
 
     /// From now on every view brings this.
@@ -307,6 +331,13 @@ impl Fleet {
         self.publish_from(&mut self.roster());
     }
 
+    /// Has the next view make new samples of the targets at these places, as after scrapes: for measuring without a network.
+    #[doc(hidden)]
+    pub fn touch(&self, places: impl Iterator<Item = usize>) {
+        let roster = self.roster();
+        places.for_each(|place| roster.slots()[place].touch());
+    }
+
     fn publish_from(&self, roster: &mut Roster) {
         let budget = &self.watch.budget;
         budget.publishing.once_now(|| {
@@ -314,6 +345,9 @@ impl Fleet {
             let view = roster.view(instant, self.watch.clock.at(instant));
             self.view.store(Arc::new(view));
         });
+        if roster.see_off() {
+            self.name_targets(roster);
+        }
         if roster.settled.elapsed() >= SETTLE_INTERVAL {
             roster.settled = Instant::now();
             budget.settle();

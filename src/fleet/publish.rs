@@ -135,7 +135,7 @@ fn pools(slots: &[Arc<Slot>], latest: &[Latest], before: Option<&Pools>) -> Pool
 
 impl Latest {
     fn of(slot: &Slot, n: u64, now: Moment, known: State, fresh_within: FreshWithin, window_ms: u32) -> Self {
-        let standing = if known.health == Health::Unhealthy { Standing::Down } else { Standing::Up };
+        let standing = standing(slot, known.health, false);
         let (sample, fresh_until) = Self::sample(slot, n, now, known, fresh_within, window_ms);
         Self { sample, fresh_until, ejection: Ejection::default(), standing }
     }
@@ -154,11 +154,7 @@ impl Latest {
     /// Says whether the target has come or gone, as far as choices are concerned.
     fn stand(&mut self, slot: &Slot, eject: Rule, instant: Instant) -> bool {
         let failing = self.ejection.tick(slot, eject, instant);
-        let standing = match self.sample.health {
-            Health::Unhealthy => Standing::Down,
-            _ if failing => Standing::Failing,
-            _ => Standing::Up,
-        };
+        let standing = standing(slot, self.sample.health, failing);
         std::mem::replace(&mut self.standing, standing) != standing
     }
 
@@ -182,6 +178,15 @@ impl Latest {
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
         let sample = sample.with_in_flight_at_scrape(known.in_flight_at_scrape).with_gpu_uuids(known.gpu_uuids);
         (Arc::new(sample), fresh_until)
+    }
+}
+
+fn standing(slot: &Slot, health: Health, failing: bool) -> Standing {
+    match health {
+        Health::Unhealthy => Standing::Down,
+        Health::Unknown if slot.newcomer => Standing::Unproven,
+        _ if failing => Standing::Failing,
+        _ => Standing::Up,
     }
 }
 
@@ -221,7 +226,7 @@ mod tests {
 
     impl Bench {
         fn new(targets: u32) -> Self {
-            let target = |slot| TargetSettings::plain(&format!("t{slot}"), "-");
+            let target = |slot| TargetSettings::new(&format!("t{slot}"), "-");
             let slots: Vec<_> = (0..targets).map(|slot| Arc::new(Slot::new(slot, &target(slot)))).collect();
             let start = Instant::now();
             let publisher = Publisher::new(&slots, FRESH_WITHIN, WINDOW, EJECT, start, EPOCH);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ejection::Rule;
 use super::publish::{FreshWithin, Publisher};
@@ -21,6 +21,29 @@ pub(super) struct Roster {
     pub(super) with: Attached,
     /// When costs were last carried on.
     pub(super) settled: Instant,
+    /// Those that left with requests under way, oldest first.
+    drains: Vec<Drain>,
+    drain_time: Duration,
+}
+
+/// A target that has left the view and has requests to end.
+#[derive(Debug)]
+struct Drain {
+    slot: Arc<Slot>,
+    since: Instant,
+}
+
+/// A target that gets no more requests and is not done with those it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// As it was called.
+    pub name: String,
+    /// Where it was.
+    pub address: String,
+    /// Requests of this gateway at it.
+    pub in_flight: u32,
+    /// How long ago it left.
+    pub since: Duration,
 }
 
 /// What became of the targets, by name. One whose address is another one is both removed and added.
@@ -41,7 +64,15 @@ impl Roster {
         let eject = Rule { after: settings.eject_after, time: settings.eject_time };
         let fresh_within = FreshWithin { usual: settings.fresh_within, gpus: settings.gpu_fresh_within };
         let publisher = Publisher::new(&slots, fresh_within, settings.window, eject, start, now);
-        Self { next_slot: slots.len() as u32, slots, publisher, with: None, settled: start }
+        Self {
+            next_slot: slots.len() as u32,
+            slots,
+            publisher,
+            with: None,
+            settled: start,
+            drains: Vec::new(),
+            drain_time: settings.drain_time,
+        }
     }
 
     pub(super) fn slots(&self) -> &[Arc<Slot>] {
@@ -50,6 +81,30 @@ impl Roster {
 
     pub(super) fn view(&mut self, instant: Instant, now: Moment) -> FleetView {
         FleetView { with: self.with.clone(), ..self.publisher.view(&self.slots, instant, now) }
+    }
+
+    /// The names of all targets, those that leave included.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let leaving = self.drains.iter().map(|drain| &drain.slot);
+        self.slots.iter().chain(leaving).map(|slot| &*slot.target.name)
+    }
+
+    pub(super) fn leaving(&self) -> Vec<Leaving> {
+        let leaving = |Drain { slot, since }: &Drain| Leaving {
+            name: slot.target.name.to_string(),
+            address: slot.target.address.to_string(),
+            in_flight: slot.live.in_flight(),
+            since: since.elapsed(),
+        };
+        self.drains.iter().map(leaving).collect()
+    }
+
+    /// Forgets those that have left for good: they have ended what they had, or their time is over. Says whether there were
+    /// any. What is still under way goes on to its end, and is recorded with the target's name.
+    pub(super) fn see_off(&mut self) -> bool {
+        let before = self.drains.len();
+        self.drains.retain(|Drain { slot, since }| slot.live.in_flight() > 0 && since.elapsed() < self.drain_time);
+        self.drains.len() < before
     }
 
     /// See [`Fleet::set_targets`](super::Fleet::set_targets).
@@ -67,12 +122,16 @@ impl Roster {
                 None => {
                     change.added.push(target.name.clone());
                     self.next_slot += 1;
-                    Arc::new(Slot::new(self.next_slot - 1, target))
+                    Arc::new(Slot::newcomer(self.next_slot - 1, target))
                 }
             };
             next.push((slot, place));
         }
-        change.removed = before.into_keys().map(|(name, _)| name.into()).collect();
+        let since = Instant::now();
+        for ((name, _), place) in before {
+            change.removed.push(name.into());
+            self.drains.push(Drain { slot: Arc::clone(&self.slots[place]), since });
+        }
         change.removed.sort_unstable();
         change.kept = next.len() - change.added.len();
         next.sort_unstable_by_key(|(slot, _)| slot.target.slot);

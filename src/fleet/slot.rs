@@ -20,6 +20,8 @@ pub(super) struct Slot {
     /// Which GPUs are its; `None` if nobody is asked about them.
     pub(super) gpus_of: Option<GpusOf>,
     pub(super) live: Arc<Live>,
+    /// It came to targets that were there: as long as those can serve, it has to prove itself first.
+    pub(super) newcomer: bool,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
     known: Mutex<Known>,
@@ -90,6 +92,11 @@ impl Slot {
         Self::of(slot, settings, Arc::default(), known)
     }
 
+    /// The same, of a target that comes while the fleet runs.
+    pub(super) fn newcomer(slot: u32, settings: &TargetSettings) -> Self {
+        Self { newcomer: true, ..Self::new(slot, settings) }
+    }
+
     /// The same target, described otherwise: its counters go on, and what was known is known.
     pub(super) fn described(&self, settings: &TargetSettings) -> Self {
         let mut known = self.lock().clone();
@@ -103,18 +110,19 @@ impl Slot {
         }
         let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), known);
         slot.changed.store(true, Ordering::Release);
-        slot
+        Self { newcomer: self.newcomer, ..slot }
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, gpus_of, models, engine } = settings;
-        let target = Target { slot, name: name.as_str().into(), address: address.as_str().into(), gpus: *gpus };
+        let TargetSettings { name, address, gpus, gpus_of, models, engine, place } = settings;
+        let target = Target { gpus: *gpus, place: place.clone(), ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
             engine: engine.as_deref().map(Into::into),
             gpus_of: gpus_of.clone(),
             live,
+            newcomer: false,
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
@@ -122,13 +130,14 @@ impl Slot {
 
     /// Whether this is its description, too.
     pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
-        let Target { name, address, gpus, .. } = &*self.target;
+        let Target { name, address, gpus, place, .. } = &*self.target;
         let models = self.models.iter().map(|model| &**model);
         **name == *settings.name
             && **address == *settings.address
             && *gpus == settings.gpus
             && self.engine.as_deref() == settings.engine.as_deref()
             && self.gpus_of == settings.gpus_of
+            && *place == settings.place
             && models.eq(settings.models.iter().map(String::as_str))
     }
 
@@ -279,6 +288,11 @@ impl Slot {
             drop(known);
             self.changed.store(true, Ordering::Release);
         }
+    }
+
+    /// The next view gets a new sample, whatever it says.
+    pub(super) fn touch(&self) {
+        self.changed.store(true, Ordering::Release);
     }
 
     /// How many scrapes in a row have failed.

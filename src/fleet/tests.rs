@@ -153,7 +153,7 @@ pub(super) struct Running {
 }
 
 fn described(name: &str, address: &str) -> TargetSettings {
-    TargetSettings { gpus: Some(8), ..TargetSettings::plain(name, address) }
+    TargetSettings { gpus: Some(8), ..TargetSettings::new(name, address) }
 }
 
 /// Starts a fleet of these addresses, in quick motion.
@@ -210,7 +210,7 @@ impl Running {
 }
 
 /// Waits for a condition, or fails with the words.
-pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "{what}: did not happen");
@@ -518,7 +518,7 @@ async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
     let running = start(&[&pod.address], |_| {});
     until("known", || running.reading(0, Quantity::Waiting).value.is_some()).await;
     let before = running.member(0);
-    let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::plain("t0", &pod.address) };
+    let other = TargetSettings { gpus: Some(4), models: vec!["m".into()], ..TargetSettings::new("t0", &pod.address) };
     let change = running.fleet.set_targets(&[other], None);
     assert_eq!((change.added.len(), change.removed.len(), change.kept), (0, 0, 1));
     let view = Arc::clone(&running.fleet.view());
@@ -527,5 +527,60 @@ async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
     assert_eq!((sample.target.slot, sample.target.gpus, sample.health), (0, Some(4), Health::Healthy));
     assert!(sample.reading(Quantity::Waiting).value.is_some());
     assert_eq!((view.pools.of_model(Some("m")).serving, view.pools.of_model(Some("x")).serving), (1, 0));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_targets_are_read_within_the_share_of_a_processor() {
+    const TARGETS: usize = 1_000;
+    const SHARE: f64 = 0.1;
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let addresses = vec![&*pod.address; TARGETS];
+    let running = start(&addresses, |settings| {
+        settings.poll_cpu_share = SHARE;
+        settings.probe_interval = Duration::from_secs(600);
+        settings.poll_timeout = DEADLINE;
+    });
+    let known = |running: &Running| (0..TARGETS).all(|n| running.reading(n, Quantity::Waiting).value.is_some());
+    until("all are known", || known(&running)).await;
+    // What a page costs is learned second by second; from then on as many are read as are allowed, and no more.
+    let (mut since, mut pages) = (Instant::now(), pod.script.pages.load(Relaxed));
+    until("scrapes keep to the share", || {
+        let (elapsed, now) = (since.elapsed(), pod.script.pages.load(Relaxed));
+        if elapsed < Duration::from_secs(1) {
+            return false;
+        }
+        let used = (now - pages) as f64 * running.fleet.watch.budget.scrapes.cost_seconds() / elapsed.as_secs_f64();
+        (since, pages) = (Instant::now(), now);
+        used <= SHARE
+    })
+    .await;
+    let interval = running.problems(0).scrape_interval.expect("it was read");
+    assert!(interval > 10 * MS, "{interval:?} is more often than a thousand targets can be asked");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn who_leaves_with_requests_is_listed_until_they_end_or_its_time_is_over() {
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let leave = async |drain_time| {
+        let running = start(&[&pod.address], |settings| settings.drain_time = drain_time);
+        let live = running.member(0).live;
+        live.begin();
+        running.fleet.replace_targets(&[TargetSettings::new("other", &pod.address)]);
+        (running, live)
+    };
+    let (running, live) = leave(DEADLINE).await;
+    let leaving = running.fleet.leaving();
+    assert_eq!((leaving.len(), &*leaving[0].name, leaving[0].in_flight), (1, "t0", 1));
+    assert!(running.metrics.page().contains("snapgate_target_decisions_total{target=\"t0\"}"), "it is still counted");
+    live.end();
+    until("it has left", || running.fleet.leaving().is_empty()).await;
+    assert!(!running.metrics.page().contains("target=\"t0\""));
+    running.end().await;
+
+    let (running, live) = leave(20 * MS).await;
+    until("its time is over", || running.fleet.leaving().is_empty()).await;
+    assert_eq!(live.in_flight(), 1, "what it has goes on");
     running.end().await;
 }

@@ -127,7 +127,8 @@ impl Steering {
             let member = member.ok_or(Undecided::UnknownTarget)?;
             return Ok((choose::forced(view, pool, member), inputs, eligible));
         }
-        if pool.serving == 0 && model.is_some() {
+        // Of a fleet that has nobody it is not known what it serves.
+        if pool.serving == 0 && model.is_some() && !view.members.is_empty() {
             return Err(Undecided::ModelNotServed);
         }
         if policy == Policy::RoundRobin {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
-use crate::snapshot::document::State;
+use crate::snapshot::document::{KubernetesPart, State};
 use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Watched};
 
 /// The whole answer.
@@ -17,6 +17,8 @@ pub(super) struct FleetPage<'a> {
     excluded: Excluded,
     targets: Vec<TargetPart<'a>>,
     gpu_exporters: Vec<ExporterPart<'a>>,
+    leaving: Vec<LeavingPart>,
+    discovery: Vec<SourcePart>,
 }
 
 /// One exporter of GPUs.
@@ -32,6 +34,50 @@ struct ExporterPart<'a> {
     failures: u32,
 }
 
+/// Who belongs to the fleet, and who says so.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    /// Targets that have left.
+    pub leaving: Vec<LeavingPart>,
+    /// Sources of discovery, in the order of the configuration.
+    pub sources: Vec<SourcePart>,
+}
+
+/// Tells who belongs to the fleet now.
+pub type MembershipSource = Arc<dyn Fn() -> Membership + Send + Sync>;
+
+/// A target that has left the fleet and has requests to end.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeavingPart {
+    /// As it was called.
+    pub name: String,
+    /// Where it was.
+    pub address: String,
+    /// Requests of this gateway at it.
+    pub gateway_in_flight: u32,
+    /// How long ago it left.
+    pub left_ms: u64,
+}
+
+/// A source of discovery.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourcePart {
+    /// As configured.
+    pub name: String,
+    /// `file`, `dns` or `kubernetes`.
+    pub kind: &'static str,
+    /// In its last good view.
+    pub targets: usize,
+    /// Of the view; `None` before the first.
+    pub age_ms: Option<u64>,
+    /// Why the view may be out of date.
+    pub problem: Option<String>,
+    /// How many of them are not in the fleet.
+    pub left_out: usize,
+    /// The first of those, each with the reason.
+    pub first_left_out: Vec<String>,
+}
+
 /// One target.
 #[derive(Debug, Serialize)]
 struct TargetPart<'a> {
@@ -42,6 +88,7 @@ struct TargetPart<'a> {
     gpus: Option<u32>,
     /// What is in the way of knowing its GPUs.
     gpu_problem: Option<&'a str>,
+    kubernetes: KubernetesPart<'a>,
     gateway_in_flight: u32,
     gateway_requests_per_second: f64,
     gateway_tokens_per_second: f64,
@@ -62,7 +109,12 @@ struct TargetPart<'a> {
 
 impl<'a> FleetPage<'a> {
     /// The page of a view.
-    pub(super) fn of(view: &'a FleetView, gpus: &'a GpuHealth, now: Moment) -> Self {
+    pub(super) fn of(
+        view: &'a FleetView,
+        gpus: &'a GpuHealth,
+        Membership { leaving, sources }: Membership,
+        now: Moment,
+    ) -> Self {
         let mut eligible = vec![false; view.members.len()];
         for &member in &view.pools.all().eligible {
             eligible[member as usize] = true;
@@ -78,6 +130,8 @@ impl<'a> FleetPage<'a> {
             excluded: view.pools.all().excluded,
             targets: targets.collect(),
             gpu_exporters: gpus.exporters.iter().map(|exporter| ExporterPart::of(exporter, now)).collect(),
+            leaving,
+            discovery: sources,
         }
     }
 
@@ -102,7 +156,29 @@ impl<'a> FleetPage<'a> {
             let line = format!("{what} {}: {}", words::clean(whose), words::clean(trouble));
             text.push_str(&words::hanging("", &line, 2, width));
         }
+        for note in self.notes() {
+            text += "\n";
+            text += &words::wrapped(&note, width);
+        }
         text
+    }
+
+    /// What there is to say of who comes and goes, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        let leaving = |LeavingPart { name, gateway_in_flight, left_ms, .. }: &LeavingPart| {
+            let (name, requests) = (words::clean(name), words::counted(u64::from(*gateway_in_flight), "request"));
+            format!("{name} left {} ago and has {requests} to end.", words::millis(*left_ms))
+        };
+        let source = |SourcePart { name, kind, targets, age_ms, problem, left_out, first_left_out }: &SourcePart| {
+            let (name, found) = (words::clean(name), words::counted(*targets as u64, "target"));
+            let age = age_ms.map_or_else(String::new, |age| format!(", {} old", words::millis(age)));
+            let problem = problem.as_ref().map_or_else(String::new, |text| format!("; {}", words::clean(text)));
+            let first = first_left_out.first().map_or_else(String::new, |text| words::clean(text));
+            let left_out =
+                if *left_out > 0 { format!("; {left_out} left out, such as {first}") } else { String::new() };
+            format!("{name} ({kind}): {found}{age}{problem}{left_out}.")
+        };
+        self.leaving.iter().map(leaving).chain(self.discovery.iter().map(source)).collect()
     }
 }
 
@@ -156,6 +232,7 @@ impl<'a> TargetPart<'a> {
             eligible,
             gpus: sample.gpus(),
             gpu_problem: None,
+            kubernetes: KubernetesPart::of(sample.target.place.as_deref()),
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,

@@ -64,6 +64,7 @@ mod wait;
 
 pub use around::{Around, Width, Wrong, look_in};
 pub use erase::{Deleted, Erasing};
+pub use fleet::{LeavingPart, Membership, MembershipSource, SourcePart};
 pub use key::Key;
 pub use links::{LinkTemplate, Links, Offered};
 pub use problem::Problem;
@@ -157,6 +158,8 @@ pub struct LookupState {
     pub fleet: FleetSource,
     /// Likewise: how it stands with what tells of GPUs.
     pub gpus: GpuSource,
+    /// Likewise: who belongs to the fleet.
+    pub membership: MembershipSource,
     /// For `/readyz`.
     pub readiness: ReadinessSource,
     /// Tells whose a request is, as the data path does.

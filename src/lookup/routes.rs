@@ -233,7 +233,7 @@ pub(super) fn laid_out(layout: Layout, complete: bool, body: Body) -> Response {
 /// `GET /v1/fleet`: what the gateway sees now.
 pub(super) async fn fleet(State(lookup): State<Arc<Lookup>>, headers: HeaderMap) -> Response {
     let (view, gpus) = ((lookup.state.fleet)(), (lookup.state.gpus)());
-    let page = FleetPage::of(&view, &gpus, lookup.state.clock.now());
+    let page = FleetPage::of(&view, &gpus, (lookup.state.membership)(), lookup.state.clock.now());
     match Form::wanted(&headers) {
         Form::Json => json(StatusCode::OK, to_json(&page)),
         Form::Text => text(page.render(render::WIDTH_MAX)),

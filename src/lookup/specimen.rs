@@ -63,8 +63,8 @@ pub(crate) fn issued(at: Moment, tag: InstanceTag, random: u64) -> Issued {
 }
 
 fn target(slot: u32) -> Arc<Target> {
-    let (name, address) = (format!("vllm-{slot}").into(), format!("10.0.3.{slot}:8000").into());
-    Arc::new(Target { slot, name, address, gpus: Some(1) })
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.3.{slot}:8000"));
+    Arc::new(Target { gpus: Some(1), ..target })
 }
 
 /// What the last scrape of a target said, `age_ms` before the view was published.

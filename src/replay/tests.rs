@@ -7,7 +7,7 @@ use crate::snapshot::{Candidate, Excluded, Freshness, Health, Quantity, Reading,
 
 /// A target with so many waiting, and as many in flight as at the scrape.
 fn candidate(name: &str, place: u32, waiting: f64, in_flight: u32) -> Candidate {
-    let target = Target { slot: place, name: name.into(), address: "".into(), gpus: None };
+    let target = Target::new(place, name, "");
     let mut readings = [Reading::MISSING; Quantity::COUNT];
     for (quantity, value) in [(Quantity::Waiting, waiting), (Quantity::Running, 1.0)] {
         let (source, freshness) = (Some(Source::Scrape), Freshness::Fresh);

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn each_has_its_own_state_though_blocks_are_kept_once() {
         let member = |slot: u32| {
-            let target = Target { slot, name: format!("t{slot}").into(), address: "".into(), gpus: None };
+            let target = Target::new(slot, &format!("t{slot}"), "");
             let sample =
                 Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, [Reading::MISSING; Quantity::COUNT], 0);
             Member { sample: Arc::new(sample), live: Arc::default() }

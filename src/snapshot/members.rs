@@ -92,7 +92,7 @@ mod tests {
     /// Targets in every third slot.
     fn view(count: u32) -> FleetView {
         let member = |place: u32| {
-            let target = Target { slot: place * 3, name: format!("t{place}").into(), address: "".into(), gpus: None };
+            let target = Target::new(place * 3, &format!("t{place}"), "");
             let readings = [Reading::MISSING; Quantity::COUNT];
             let sample = Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, readings, 0);
             Member { sample: Arc::new(sample), live: Arc::default() }

@@ -1,10 +1,10 @@
 //! The noun of the project: what a snapshot is. Plain data; no IO, no clock, no runtime, no other module.
 //!
 //! In the order in which a request meets them: [`id`], [`trace`] and [`tracestate`] name it, [`sampling`] says whether its
-//! trace is for export, [`sample`], [`members`], [`pools`] and [`view`] are what the gateway knew of the fleet, [`gpus`] is
-//! how it stands with what tells of GPUs, [`candidates`] and [`decision`] are what it made of that, [`load_report`] is what
-//! the target said of its load, [`outcome`] is how it ended, [`record`] holds it all together and [`document`] is its one
-//! JSON form.
+//! trace is for export, [`place`], [`sample`], [`members`], [`pools`] and [`view`] are what the gateway knew of the fleet,
+//! [`gpus`] is how it stands with what tells of GPUs, [`candidates`] and [`decision`] are what it made of that,
+//! [`load_report`] is what the target said of its load, [`outcome`] is how it ended, [`record`] holds it all together and
+//! [`document`] is its one JSON form.
 
 pub mod candidates;
 pub mod decision;
@@ -15,6 +15,7 @@ pub mod load_report;
 pub mod members;
 pub mod moment;
 pub mod outcome;
+pub mod place;
 pub mod pools;
 pub mod record;
 pub mod sample;
@@ -32,6 +33,7 @@ pub use load_report::{BackendReport, LoadReport, ReportFormat, ReportPhase};
 pub use members::{Block, Member, Members};
 pub use moment::Moment;
 pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
+pub use place::Place;
 pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};
 pub use sample::{Freshness, GpuUuids, Health, Quantity, Reading, Sample, Source, TLS_SCHEME, Target};

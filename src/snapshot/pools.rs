@@ -50,6 +50,8 @@ pub struct Serving<'a> {
 pub enum Standing {
     /// It may.
     Up,
+    /// It has come, and nobody has seen it alive yet: it may only as long as no other target of its pool may.
+    Unproven,
     /// It is passed over for its failures, unless too many of its pool are.
     Failing,
     /// It may not.
@@ -103,19 +105,23 @@ impl Pool {
     fn new(members: &[Serving<'_>], serving: &[u32], before: Option<&Self>) -> Self {
         let (mut eligible, mut ring) = (Vec::new(), Vec::new());
         let standing = |index: u32| members[index as usize].standing;
-        let unhealthy = serving.iter().filter(|index| standing(**index) == Standing::Down).count();
+        let others = serving.iter().any(|index| matches!(standing(*index), Standing::Up | Standing::Failing));
+        let is_out = |standing| standing == Standing::Down || standing == Standing::Unproven && others;
+        let unhealthy = serving.iter().filter(|index| is_out(standing(**index))).count();
         // When most of a pool fails, the fault is rather not with its targets, and the rest could not take the load.
         let ejected_max = (serving.len() - unhealthy) / 2;
         let mut ejected = 0;
         for &index in serving {
-            match standing(index) {
-                Standing::Down => continue,
-                Standing::Failing if ejected < ejected_max => ejected += 1,
-                Standing::Failing | Standing::Up => {
-                    ring.push((members[index as usize].target.identity(), eligible.len() as u32));
-                    eligible.push(index);
-                }
+            let standing = standing(index);
+            if is_out(standing) {
+                continue;
             }
+            if standing == Standing::Failing && ejected < ejected_max {
+                ejected += 1;
+                continue;
+            }
+            ring.push((members[index as usize].target.identity(), eligible.len() as u32));
+            eligible.push(index);
         }
         ring.sort_unstable();
         let model = members.len() - serving.len();
@@ -154,8 +160,7 @@ mod tests {
     type Served = (&'static str, &'static [&'static str], bool);
 
     fn pools(fleet: &[Served], before: Option<&Pools>) -> Pools {
-        let target =
-            |(slot, (name, ..)): (u32, &Served)| Target { slot, name: (*name).into(), address: "".into(), gpus: None };
+        let target = |(slot, (name, ..)): (u32, &Served)| Target::new(slot, name, "");
         let targets: Vec<Target> = (0..).zip(fleet).map(target).collect();
         let models: Vec<Vec<Box<str>>> =
             fleet.iter().map(|(_, models, _)| models.iter().map(|model| (*model).into()).collect()).collect();
@@ -216,9 +221,7 @@ mod tests {
 
     #[test]
     fn never_more_than_half_of_a_model_is_passed_over_for_its_failures() {
-        let targets: Vec<_> = (0..5)
-            .map(|slot| Target { slot, name: format!("t{slot}").into(), address: "".into(), gpus: None })
-            .collect();
+        let targets: Vec<_> = (0..5).map(|slot| Target::new(slot, &format!("t{slot}"), "")).collect();
         let eligible = |standings: [Standing; 5]| {
             let serving = |(target, standing)| Serving { target, models: &[], standing };
             let pools = Pools::new(&targets.iter().zip(standings).map(serving).collect::<Vec<_>>(), None);

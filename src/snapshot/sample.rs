@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::document::StateJson;
 use super::moment::Moment;
+use super::place::Place;
 use serde::{Deserialize, Serialize};
 
 /// One inference pod. Its address is for operators; its name is for everybody.
@@ -17,12 +18,19 @@ pub struct Target {
     pub address: Box<str>,
     /// How many GPUs it has, if the configuration says so; see [`Sample::gpus`].
     pub gpus: Option<u32>,
+    /// The pod that it is, if discovery said.
+    pub place: Option<Arc<Place>>,
 }
 
 /// What stands before the address of a target that is spoken to in TLS.
 pub const TLS_SCHEME: &str = "https://";
 
 impl Target {
+    /// One of which nothing else is known.
+    pub fn new(slot: u32, name: &str, address: &str) -> Self {
+        Self { slot, name: name.into(), address: address.into(), gpus: None, place: None }
+    }
+
     /// Whether it is spoken to in TLS.
     pub fn is_tls(&self) -> bool {
         self.address.starts_with(TLS_SCHEME)
@@ -316,7 +324,7 @@ mod tests {
     #[test]
     fn the_configuration_says_how_many_gpus_there_are_and_who_knows_them_by_name_is_asked_after_it() {
         let sample = |gpus, uuids: Option<&[&str]>| {
-            let target = Target { slot: 0, name: "t".into(), address: "".into(), gpus };
+            let target = Target { gpus, ..Target::new(0, "t", "") };
             let readings = [Reading::UNSUPPORTED; Quantity::COUNT];
             let uuids = uuids.map(|uuids| uuids.iter().map(|uuid| (*uuid).into()).collect());
             Sample::new(Arc::new(target), 1, Moment(1), Health::Healthy, readings, 0).with_gpu_uuids(uuids).gpus()

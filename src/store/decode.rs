@@ -16,8 +16,8 @@ use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, GpuUuids, Inputs, InstanceTag, Issued,
-    LoadReport, Moment, Operation, Outcome, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase, Request,
-    Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    LoadReport, Moment, Operation, Outcome, Place, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase,
+    Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -333,15 +333,19 @@ impl Known {
         if let Some(described) = self.targets.get(&row) {
             return Ok(Arc::clone(described));
         }
-        let mut statement =
-            connection.prepare_cached("SELECT slot, name, address, gpus, gpu_uuids FROM targets WHERE target = ?1")?;
+        let mut statement = connection
+            .prepare_cached("SELECT slot, name, address, gpus, gpu_uuids, place FROM targets WHERE target = ?1")?;
         let read = statement.query_row([row], |row| {
-            let target = Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)? };
-            Ok((Arc::new(target), row.get::<_, Option<String>>(4)?))
+            let target =
+                Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None };
+            Ok((target, row.get::<_, Option<String>>(4)?, row.get::<_, Option<String>>(5)?))
         });
-        let (target, uuids) = found(read, "target", row)?;
+        let (target, uuids, place) = found(read, "target", row)?;
         let gpu_uuids = uuids.map(|uuids| serde_json::from_str(&uuids)).transpose();
         let gpu_uuids = gpu_uuids.map_err(|error| RowError::corrupt(format!("gpu_uuids of target {row}: {error}")))?;
+        let place = place.map(|place| serde_json::from_str::<Place>(&place)).transpose();
+        let place = place.map_err(|error| RowError::corrupt(format!("the place of target {row}: {error}")))?;
+        let target = Arc::new(Target { place: place.map(Arc::new), ..target });
         remember(&mut self.targets, TARGETS_MAX, row, Described { target, gpu_uuids })
     }
 

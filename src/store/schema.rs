@@ -18,7 +18,7 @@ pub(super) const APPLICATION_ID: i64 = 0x736e_6170;
 const PAGE_BYTES: u32 = 8192;
 
 /// What brings a file from version n to n + 1 stands at place n. Append only: a released entry is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = "
 -- Single numbers: see `meta.rs` for the keys.
@@ -134,6 +134,12 @@ ALTER TABLE records ADD COLUMN fallback INTEGER;
 const VERSION_5: &str = "
 -- A list of texts in JSON; NULL until somebody has said, and in rows of earlier versions. `gpus` is what the configuration says.
 ALTER TABLE targets ADD COLUMN gpu_uuids TEXT;
+";
+
+/// Targets that were discovered.
+const VERSION_6: &str = "
+-- The pod that the target is, as JSON: namespace, pod, uid, node and labels. NULL if nobody said which.
+ALTER TABLE targets ADD COLUMN place TEXT;
 ";
 
 /// What every connection of ours is set to. `cache_kib` is the most its page cache takes.

@@ -164,10 +164,13 @@ impl Shared {
     ) -> rusqlite::Result<i64> {
         let row = self.next_target;
         let mut statement = connection.prepare_cached(
-            "INSERT INTO targets (target, run, slot, name, address, gpus, gpu_uuids) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO targets (target, run, slot, name, address, gpus, gpu_uuids, place) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         let uuids = gpu_uuids.map(|uuids| serde_json::to_string(uuids).expect("texts are JSON"));
-        statement.execute((row, self.run.0, target.slot, &*target.name, &*target.address, target.gpus, uuids))?;
+        let place = target.place.as_deref().map(|place| serde_json::to_string(place).expect("texts are JSON"));
+        let (name, address) = (&*target.name, &*target.address);
+        statement.execute((row, self.run.0, target.slot, name, address, target.gpus, uuids, place))?;
         self.next_target += 1;
         if self.targets.len() >= TARGETS_MAX {
             self.targets.clear();

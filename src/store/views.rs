@@ -118,6 +118,6 @@ fn sample_columns() -> Vec<String> {
         columns.push(coded::<Freshness>(&format!("s.{name}_freshness"), &format!("{name}_freshness")));
     }
     columns.push("ifnull(t.gpus, json_array_length(t.gpu_uuids)) AS gpus, t.gpu_uuids".to_owned());
-    columns.push("s.window_ms, s.gateway_in_flight_at_scrape".to_owned());
+    columns.push("t.place AS kubernetes, s.window_ms, s.gateway_in_flight_at_scrape".to_owned());
     columns
 }

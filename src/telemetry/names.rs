@@ -221,6 +221,16 @@ metrics! {
         "Series that were expected on the last metrics page of the target, by its engine's table, and were not on it";
     TARGET_GARBAGE_LINES "snapgate_target_garbage_lines" Gauge, "{line}", ["target"], Stable,
         "Lines of the last metrics page of the target that could not be read or believed";
+    LEAVING "snapgate_targets_leaving" Gauge, "{target}", [], Stable,
+        "Targets that have left the fleet and have requests to end, for fleet.drain_time at most";
+    DISCOVERY_TARGETS "snapgate_discovery_targets" Gauge, "{target}", ["source"], Stable,
+        "Targets in the last good view of a source of discovery";
+    DISCOVERY_LEFT_OUT "snapgate_discovery_left_out_targets" Gauge, "{target}", ["source"], Stable,
+        "Those of them that are not in the fleet, because others have their names or addresses";
+    DISCOVERY_FAILING "snapgate_discovery_failing" Gauge, "1", ["source"], Stable,
+        "1 while a source of discovery cannot say who the targets are: its last view stays, /readyz says why";
+    DISCOVERY_ANSWERS "snapgate_discovery_answers_total" Counter, "{answer}", ["source", "result"], Stable,
+        "Answers of a source of discovery: views that were taken up, and failures";
     SCRAPES "snapgate_scrapes_total" Counter, "{scrape}", ["target"], Stable, "Metric pages of the target that were read";
     SCRAPE_FAILURES "snapgate_scrape_failures_total" Counter, "{scrape}", ["target", "reason"], Stable,
         "Metric pages of the target that could not be read, by reason";

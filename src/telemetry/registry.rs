@@ -53,6 +53,7 @@ const LABELS: &[(&str, &str)] = &[
     ("reason", "From a closed set for each metric, all of them at 0 from the start where they are failures."),
     ("result", "From a closed set for each metric."),
     ("section", "Of the configuration."),
+    ("source", "The name of a source of discovery, as configured."),
     ("tag", "Four hex digits."),
     (
         "target",

@@ -61,6 +61,29 @@ def test_an_object_is_valid(document: dict[str, Any]):
     assert_valid(document)
 
 
+DISCOVERY = DIRECTORY / "discovery"
+RULES = {document["kind"]: document for document in yaml.safe_load_all((DISCOVERY / "rbac.yaml").read_text())}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_what_discovery_needs_is_valid(kind: str):
+    assert_valid(RULES[kind])
+
+
+def test_discovery_may_read_endpoint_slices_and_nothing_else():
+    (rule,) = RULES["Role"]["rules"]
+    assert rule == {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+    assert RULES["RoleBinding"]["roleRef"]["name"] == RULES["Role"]["metadata"]["name"]
+    (subject,) = RULES["RoleBinding"]["subjects"]
+    account = RULES["ServiceAccount"]["metadata"]["name"]
+    assert subject == {"kind": "ServiceAccount", "name": account}
+    patches = yaml.safe_load((DISCOVERY / "kustomization.yaml").read_text())["patches"]
+    patched = {change["path"]: change["value"] for patch in patches for change in yaml.safe_load(patch["patch"])}
+    assert patched["/spec/template/spec/serviceAccountName"] == account
+    # What is replaced has to be there.
+    assert POD["automountServiceAccountToken"] is False and patched["/spec/template/spec/automountServiceAccountToken"]
+
+
 def test_a_mistake_would_be_found():
     wrong = copy.deepcopy(OBJECTS["StatefulSet", "snapgate"])
     wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}

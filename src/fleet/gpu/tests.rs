@@ -39,7 +39,7 @@ fn fleet(gpus_of: &[Option<GpusOf>], exporters: Vec<ExporterSettings>, change: i
     start(&[], |settings| {
         let target = |(n, gpus_of): (usize, &Option<GpusOf>)| TargetSettings {
             gpus_of: gpus_of.clone(),
-            ..TargetSettings::plain(&format!("t{n}"), "127.0.0.1:1")
+            ..TargetSettings::new(&format!("t{n}"), "127.0.0.1:1")
         };
         settings.targets = gpus_of.iter().enumerate().map(target).collect();
         settings.gpu_exporters = exporters;
@@ -205,7 +205,7 @@ async fn a_target_that_gets_other_gpus_forgets_those_it_had() {
     let node = exporter(ok(&[gpu(0, "v-0", 60, 90), gpu(1, "v-1", 10, 20)].concat())).await;
     let running = fleet(&[named("v-0")], vec![entry("n", &node)], |_| {});
     until("known", || running.gpus(0) == [Some(0.6), Some(0.9)]).await;
-    let other = |pod: &str| TargetSettings { gpus_of: named(pod), ..TargetSettings::plain("t0", "127.0.0.1:1") };
+    let other = |pod: &str| TargetSettings { gpus_of: named(pod), ..TargetSettings::new("t0", "127.0.0.1:1") };
     running.fleet.set_targets(&[other("v-9")], None);
     assert_eq!((running.gpus(0), running.uuids(0).len()), ([None, None], 0));
     running.fleet.set_targets(&[other("v-1")], None);

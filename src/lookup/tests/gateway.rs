@@ -77,6 +77,7 @@ impl Gateway {
             clock: Arc::clone(&clock),
             fleet: Arc::new(move || Arc::clone(&view)),
             gpus: Arc::new(specimen::gpus),
+            membership: Arc::new(Default::default),
             readiness: Arc::new(move || plan.readiness.clone()),
             tenants: Arc::clone(&tenants),
             erase: plan.erase,

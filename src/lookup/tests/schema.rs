@@ -131,8 +131,8 @@ fn the_schema_has_the_keys_of_the_document_in_its_order() {
         let decision = record.issued.decision.as_ref();
         let candidates = decision.map_or(0, |decision| decision.candidates.len());
         let attempts = record.outcome().map_or(0, |outcome| outcome.attempts.len());
-        // The document, seven parts, three of them below the decision's, and what the lists hold.
-        assert_eq!(objects, 1 + 7 + 3 + 2 * candidates + attempts, "{name}");
+        // The document, seven parts, four below the decision's, and what the lists hold.
+        assert_eq!(objects, 1 + 7 + 4 + 2 * candidates + attempts, "{name}");
     }
 }
 

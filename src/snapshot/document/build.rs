@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart,
-    RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
+    OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
@@ -15,6 +15,7 @@ use crate::snapshot::candidates::Candidate;
 use crate::snapshot::decision::{Decision, Excluded};
 use crate::snapshot::load_report::ReportMetric;
 use crate::snapshot::outcome::Outcome;
+use crate::snapshot::place::Place;
 use crate::snapshot::record::{Issued, Record, Run};
 use crate::snapshot::sample::{Sample, Source};
 use crate::snapshot::trace::SpanId;
@@ -72,6 +73,7 @@ impl<'a> DecisionPart<'a> {
             policy: None,
             reason: None,
             target: None,
+            kubernetes: KubernetesPart::default(),
             forced: None,
             fallback: None,
             decided_offset_ns: None,
@@ -93,6 +95,7 @@ impl<'a> DecisionPart<'a> {
             policy: Some(decision.policy),
             reason: Some(decision.reason),
             target: Some((&*decision.target().name).into()),
+            kubernetes: KubernetesPart::of(decision.target().place.as_deref()),
             forced: Some(decision.forced),
             fallback: decision.fallback,
             decided_offset_ns: Some(decision.decided_offset_ns),
@@ -119,6 +122,21 @@ impl<'a> DecisionPart<'a> {
                 ticket: decision.inputs.ticket,
                 draw: hash(Some(decision.inputs.draw)),
             },
+        }
+    }
+}
+
+impl<'a> KubernetesPart<'a> {
+    /// What is known of where a target runs.
+    pub fn of(place: Option<&'a Place>) -> Self {
+        let Some(Place { namespace, pod, uid, node, labels }) = place else { return Self::default() };
+        let said = |text: &'a str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        Self {
+            namespace: said(namespace),
+            pod: said(pod),
+            uid: said(uid),
+            node: node.as_deref().map(Into::into),
+            labels: Some(labels.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect()),
         }
     }
 }

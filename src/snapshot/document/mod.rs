@@ -20,8 +20,8 @@ use self::json::{Json, raw};
 use super::record::Record;
 
 pub use parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart,
-    RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
+    OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 pub use score_parts::ScoreParts;
 pub use state::{ChosenState, State, StateJson, StateReading};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::score_parts::ScoreParts;
@@ -64,6 +64,8 @@ pub struct DecisionPart<'a> {
     pub reason: Option<Reason>,
     #[serde(borrow)]
     pub target: Option<Text<'a>>,
+    #[serde(default)]
+    pub kubernetes: KubernetesPart<'a>,
     pub forced: Option<bool>,
     pub fallback: Option<Fallback>,
     pub decided_offset_ns: Option<u64>,
@@ -74,6 +76,18 @@ pub struct DecisionPart<'a> {
     pub excluded: ExcludedPart,
     pub candidates: Vec<CandidatePart<'a>>,
     pub inputs: InputsPart<'a>,
+}
+
+/// The pod that a target is; all `None` if nobody said which.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "see Document")]
+pub struct KubernetesPart<'a> {
+    #[serde(borrow)]
+    pub namespace: Option<Text<'a>>,
+    pub pod: Option<Text<'a>>,
+    pub uid: Option<Text<'a>>,
+    pub node: Option<Text<'a>>,
+    pub labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
 }
 
 /// How many targets were no candidates.

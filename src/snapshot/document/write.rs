@@ -3,8 +3,8 @@
 use super::Document;
 use super::json::{Json, Object, key};
 use super::parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, OutcomePart,
-    RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
+    OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 
 impl Json for Document<'_> {
@@ -77,6 +77,7 @@ impl Json for DecisionPart<'_> {
         object.put(key!("policy"), &self.policy);
         object.put(key!("reason"), &self.reason);
         object.put(key!("target"), &self.target);
+        object.put(key!("kubernetes"), &self.kubernetes);
         object.put(key!("forced"), &self.forced);
         object.put(key!("fallback"), &self.fallback);
         object.put(key!("decided_offset_ns"), &self.decided_offset_ns);
@@ -87,6 +88,18 @@ impl Json for DecisionPart<'_> {
         object.put(key!("excluded"), &self.excluded);
         object.put(key!("candidates"), self.candidates.as_slice());
         object.put(key!("inputs"), &self.inputs);
+        object.close();
+    }
+}
+
+impl Json for KubernetesPart<'_> {
+    fn json(&self, out: &mut Vec<u8>) {
+        let mut object = Object::open(out);
+        object.put(key!("namespace"), &self.namespace);
+        object.put(key!("pod"), &self.pod);
+        object.put(key!("uid"), &self.uid);
+        object.put(key!("node"), &self.node);
+        object.put(key!("labels"), &self.labels);
         object.close();
     }
 }

@@ -12,7 +12,7 @@ use super::super::codes::Coded;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag,
-    Issued, LoadReport, Moment, Operation, Outcome, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
+    Issued, LoadReport, Moment, Operation, Outcome, Place, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
     ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
     TraceId,
 };
@@ -72,14 +72,21 @@ fn reading() -> impl Strategy<Value = Reading> {
     })
 }
 
+fn place() -> impl Strategy<Value = Arc<Place>> {
+    let labels = vec((text(), text()), 0..3);
+    (text(), text(), text(), of(text()), labels).prop_map(|(namespace, pod, uid, node, labels)| {
+        Arc::new(Place { namespace, pod, uid, node, labels: labels.into_iter().collect() })
+    })
+}
+
 /// A fleet, and several samples of each of its targets; each (target, number) is there once.
 pub(super) fn samples() -> impl Strategy<Value = Vec<Arc<Sample>>> {
-    let target = (text(), text(), of(any::<u32>()));
+    let target = (text(), text(), of(any::<u32>()), of(place()));
     let sample = (moment(), coded::<Health>(), vec(reading(), Quantity::COUNT), any::<u32>(), of(any::<u32>()));
     vec((target, vec(sample, 1..4)), 1..5).prop_map(|fleet| {
         let mut samples = Vec::new();
-        for (slot, ((name, address, gpus), states)) in fleet.into_iter().enumerate() {
-            let target = Arc::new(Target { slot: slot as u32, name, address, gpus });
+        for (slot, ((name, address, gpus, place), states)) in fleet.into_iter().enumerate() {
+            let target = Arc::new(Target { gpus, place, ..Target::new(slot as u32, &name, &address) });
             for (n, (published, health, readings, window_ms, in_flight)) in states.into_iter().enumerate() {
                 let readings = readings.try_into().expect("as many as there are quantities");
                 let target = Arc::clone(&target);

@@ -168,7 +168,7 @@ fn a_name_with_a_zero_byte_is_found_whole_and_no_other_is_taken_for_it() {
 
 /// A record whose model, target, label and client's ID are all called so.
 fn all_named(n: u32, name: &str) -> Arc<Record> {
-    let target = Target { slot: n, name: name.into(), address: "10.0.0.1:8000".into(), gpus: None };
+    let target = Target::new(n, name, "10.0.0.1:8000");
     let sample =
         Sample::new(Arc::new(target), 1, NOW, Health::Healthy, [Reading::UNSUPPORTED; Quantity::COUNT], 10_000);
     let mut record = plain(NOW, u64::from(n), &[Arc::new(sample)]);

@@ -75,8 +75,8 @@ fn id_at(moment: Moment, random: u64) -> SnapshotId {
 }
 
 fn sample(slot: u32, n: u64, published: Moment) -> Arc<Sample> {
-    let name = format!("vllm-{slot}").into();
-    let target = Arc::new(Target { slot, name, address: format!("10.0.0.{slot}:8000").into(), gpus: Some(1) });
+    let target = Target::new(slot, &format!("vllm-{slot}"), &format!("10.0.0.{slot}:8000"));
+    let target = Arc::new(Target { gpus: Some(1), ..target });
     let reading = |value| Reading {
         value: Some(value),
         observed: published.minus(Duration::from_millis(41)),

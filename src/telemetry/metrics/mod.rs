@@ -8,6 +8,7 @@
 //! exemplars are copied and not allocated, an exit's books are read as one, and series can leave.
 
 mod books;
+mod discovery;
 mod gpus;
 mod histogram;
 mod load_reports;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use books::ExitBooks;
+pub use discovery::DiscoverySource;
 use gpus::GpuExporters;
 use histogram::Histogram;
 pub use load_reports::{LoadReports, Untold};
@@ -171,6 +173,9 @@ pub struct Metrics {
     pub config_waiting: Gauge,
     handshake_failures: ByWords<2>,
     rotations: ByWords<2>,
+    /// Targets that have left the fleet and have requests to end.
+    pub targets_leaving: Gauge,
+    discovery: Mutex<Vec<DiscoverySource>>,
     identity: Mutex<Identity>,
 }
 
@@ -219,10 +224,17 @@ impl Metrics {
                 ["tls", "admin_tls"].into_iter().flat_map(|section| HANDSHAKE_FAILURES.map(|reason| [section, reason])),
             ),
             rotations: ByWords::of(rotating.into_iter().flatten()),
+            targets_leaving: Gauge::default(),
+            discovery: Mutex::default(),
             identity: Mutex::default(),
         };
         metrics.reload_succeeded.set(1);
         Arc::new(metrics)
+    }
+
+    /// How the sources of discovery stand: all there are.
+    pub fn set_discovery(&self, sources: Vec<DiscoverySource>) {
+        *locked(&self.discovery) = sources;
     }
 
     /// Who this process is. To be called once, before anybody asks.
@@ -363,6 +375,8 @@ impl Metrics {
         if let Some(scrape) = &scrape {
             self.targets.write_state(&mut page, scrape);
         }
+        page.single(&names::LEAVING, self.targets_leaving.get());
+        discovery::write(&mut page, &locked(&self.discovery));
         self.targets.write_scrapes(&mut page);
         self.load_reports.write(&mut page);
         self.gpu_exporters.write(&mut page);

@@ -17,7 +17,7 @@ fn chat(number: u64, model: &str, target: (u32, &str)) -> Record {
     let of = finished(number);
     let issued_at = of.issued.issued_at;
     let (slot, name) = target;
-    let target = Arc::new(Target { slot, name: name.into(), address: "10.0.3.1:8000".into(), gpus: None });
+    let target = Arc::new(Target::new(slot, name, "10.0.3.1:8000"));
     let mut readings = [Reading::MISSING; Quantity::COUNT];
     let freshness = crate::snapshot::Freshness::Fresh;
     readings[0] = Reading { value: Some(3.0), observed: issued_at, source: Some(Source::Scrape), freshness };

@@ -1,0 +1,271 @@
+//! What stands in a file: a list of targets in TOML or JSON, or in JSON the lists of Prometheus's `file_sd`.
+//!
+//! A list is taken whole or not at all: one that is wrong somewhere was written by somebody who meant something else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::address::{check_name, default_name, parse_url};
+use super::settings::Defaults;
+use crate::fleet::TargetSettings;
+use crate::snapshot::place::LABELS_MAX;
+use crate::snapshot::{Place, TLS_SCHEME};
+
+/// How many mistakes of one file are named.
+const MISTAKES_MAX: usize = 5;
+
+/// In what a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// `[[targets]]`.
+    Toml,
+    /// A list, or an object that has it as `targets`.
+    Json,
+}
+
+/// A file in which the list has a name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    targets: Vec<Entry>,
+}
+
+/// A JSON file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyDocument {
+    List(Vec<serde_json::Value>),
+    Named { targets: Vec<serde_json::Value> },
+}
+
+/// An element of a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Url(String),
+    Target(Described),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Described {
+    url: String,
+    name: Option<String>,
+    gpus: Option<u32>,
+    #[serde(default)]
+    models: Vec<String>,
+}
+
+/// An element of Prometheus's lists.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Group {
+    targets: Vec<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// The targets of a file's text; or what is wrong with it.
+pub(super) fn read(text: &str, format: Format, defaults: &Defaults) -> Result<Vec<TargetSettings>, String> {
+    let mut targets = Targets { defaults, found: Vec::new(), mistakes: Vec::new() };
+    match format {
+        Format::Toml => {
+            let document: Document =
+                toml::from_str(text).map_err(|error| format!("is not the TOML that it should be: {error}"))?;
+            document.targets.into_iter().for_each(|entry| targets.entry(entry));
+        }
+        Format::Json => {
+            let document =
+                serde_json::from_str(text).map_err(|error| format!("is no list of targets in JSON: {error}"))?;
+            let (AnyDocument::List(list) | AnyDocument::Named { targets: list }) = document;
+            list.into_iter().for_each(|value| targets.value(value));
+        }
+    }
+    targets.whole()
+}
+
+struct Targets<'a> {
+    defaults: &'a Defaults,
+    found: Vec<TargetSettings>,
+    mistakes: Vec<String>,
+}
+
+impl Targets<'_> {
+    fn value(&mut self, value: serde_json::Value) {
+        let is_group = value.get("targets").is_some();
+        let number = self.found.len() + self.mistakes.len() + 1;
+        let read = if is_group {
+            serde_json::from_value(value).map(|group| self.group(group))
+        } else {
+            serde_json::from_value(value).map(|entry| self.entry(entry))
+        };
+        if let Err(error) = read {
+            self.mistakes.push(format!(
+                "entry {number} is no target: write {{\"url\": \"http://HOST:PORT\", \"name\": …}} or, as for Prometheus, \
+                 {{\"targets\": [\"HOST:PORT\"], \"labels\": {{…}}}} ({error})"
+            ));
+        }
+    }
+
+    fn entry(&mut self, entry: Entry) {
+        let Described { url, name, gpus, models } = match entry {
+            Entry::Url(url) => Described { url, name: None, gpus: None, models: Vec::new() },
+            Entry::Target(described) => described,
+        };
+        let address = parse_url(&url);
+        let target = address.and_then(|address| {
+            let gpus_of = self.defaults.gpus_of(None, name.as_deref());
+            let name = name.map_or_else(|| default_name(&address), |name| check_name(&name))?;
+            let models = if models.is_empty() { self.defaults.models.clone() } else { models };
+            let gpus = gpus.or(self.defaults.gpus);
+            Ok(TargetSettings { gpus, gpus_of, models, ..TargetSettings::new(&name, &address) })
+        });
+        self.add(target);
+    }
+
+    /// What Prometheus scrapes is what is forwarded to. A pod's labels say which it is, if it is one.
+    fn group(&mut self, group: Group) {
+        let Group { targets, labels } = group;
+        let place = place(&labels);
+        let tls = labels.get("__scheme__").map_or(self.defaults.tls, |scheme| scheme == "https");
+        let only = targets.len() == 1;
+        for address in targets {
+            let target = located(&address, self.defaults.port, tls).and_then(|address| {
+                let place = place.clone().filter(|_| only);
+                let pod = place.as_ref().map(|place| check_name(&place.pod)).transpose()?;
+                let name = pod.map_or_else(|| default_name(&address), Ok)?;
+                Ok(TargetSettings {
+                    gpus: self.defaults.gpus,
+                    gpus_of: self.defaults.gpus_of(place.as_deref(), None),
+                    models: self.defaults.models.clone(),
+                    place,
+                    ..TargetSettings::new(&name, &address)
+                })
+            });
+            self.add(target);
+        }
+    }
+
+    fn add(&mut self, target: Result<TargetSettings, String>) {
+        match target {
+            Ok(target) => self.found.push(target),
+            Err(mistake) => self.mistakes.push(mistake),
+        }
+    }
+
+    fn whole(mut self) -> Result<Vec<TargetSettings>, String> {
+        if self.mistakes.is_empty() {
+            return Ok(self.found);
+        }
+        let more = self.mistakes.len().saturating_sub(MISTAKES_MAX);
+        self.mistakes.truncate(MISTAKES_MAX);
+        let named = self.mistakes.join("; ");
+        Err(if more > 0 { format!("{named}; and {more} more") } else { named })
+    }
+}
+
+/// `HOST:PORT`, or `HOST` where the port is known otherwise.
+fn located(address: &str, port: Option<u16>, tls: bool) -> Result<String, String> {
+    let scheme = if tls { TLS_SCHEME } else { "http://" };
+    match (parse_url(&format!("{scheme}{address}")), port) {
+        (Err(text), Some(port)) if text.contains("has no port") => parse_url(&format!("{scheme}{address}:{port}")),
+        (parsed, _) => parsed,
+    }
+}
+
+/// The pod that labels speak of, if they name one.
+fn place(labels: &BTreeMap<String, String>) -> Option<Arc<Place>> {
+    const OWN: [&str; 4] = ["namespace", "pod", "uid", "node"];
+    let label = |name: &str| labels.get(name).map(|value| value.as_str().into());
+    let others = labels.iter().filter(|(name, _)| !OWN.contains(&name.as_str()) && !name.starts_with("__"));
+    Some(Arc::new(Place {
+        namespace: label("namespace").unwrap_or_default(),
+        pod: label("pod")?,
+        uid: label("uid").unwrap_or_default(),
+        node: label("node"),
+        labels: others.take(LABELS_MAX).map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(text: &str) -> Result<Vec<TargetSettings>, String> {
+        read(text, Format::Json, &Defaults::default())
+    }
+
+    fn shown(targets: Vec<TargetSettings>) -> Vec<String> {
+        targets.into_iter().map(|target| format!("{}={}", target.name, target.address)).collect()
+    }
+
+    #[test]
+    fn a_list_in_json_or_toml() {
+        let text = r#"["http://h:1", {"name": "b", "url": "https://H:2", "gpus": 2, "models": ["m"]}]"#;
+        let targets = json(text).unwrap();
+        assert_eq!((targets[1].gpus, &*targets[1].models), (Some(2), &["m".to_owned()][..]));
+        assert_eq!(shown(targets), ["h-1=h:1", "b=https://h:2"]);
+        let targets = json(&format!(r#"{{"targets": {text}}}"#)).unwrap();
+        assert_eq!(shown(targets), ["h-1=h:1", "b=https://h:2"]);
+        let toml = "[[targets]]\nurl = \"http://h:1\"\n[[targets]]\nname = \"b\"\nurl = \"https://h:2\"";
+        let targets = read(toml, Format::Toml, &Defaults::default()).unwrap();
+        assert_eq!(shown(targets), ["h-1=h:1", "b=https://h:2"]);
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_target_is_said_of_all() {
+        let defaults =
+            Defaults { models: vec!["m".into()], gpus: Some(8), tls: true, port: Some(8000), ..Defaults::default() };
+        let text = r#"["http://h:1", {"url": "http://h:2", "gpus": 1, "models": ["n"]}, {"targets": ["h", "h:3"]}]"#;
+        let targets = read(text, Format::Json, &defaults).unwrap();
+        let gpus: Vec<_> = targets.iter().map(|target| target.gpus.unwrap()).collect();
+        assert_eq!((gpus, targets[0].models[0].as_str(), targets[1].models[0].as_str()), (vec![8, 1, 8, 8], "m", "n"));
+        assert_eq!(shown(targets), ["h-1=h:1", "h-2=h:2", "h-8000=https://h:8000", "h-3=https://h:3"]);
+    }
+
+    #[test]
+    fn what_prometheus_reads_is_read_here() {
+        let text = r#"[{"targets": ["10.0.3.2:8000"], "labels": {"namespace": "llm", "pod": "vllm-0", "node": "n1",
+                       "app": "vllm", "__meta_x": "y", "__scheme__": "https"}}, {"targets": ["a:1", "b:1"]}]"#;
+        let targets = json(text).unwrap();
+        let place = targets[0].place.as_deref().unwrap();
+        assert_eq!((&*place.namespace, &*place.pod, place.node.as_deref()), ("llm", "vllm-0", Some("n1")));
+        assert_eq!(place.labels, [("app".into(), "vllm".into())].into());
+        assert_eq!(shown(targets), ["vllm-0=https://10.0.3.2:8000", "a-1=a:1", "b-1=b:1"]);
+    }
+
+    #[test]
+    fn nothing_is_a_list_only_if_it_says_so() {
+        assert_eq!(json("[]"), Ok(Vec::new()));
+        assert_eq!(read("targets = []", Format::Toml, &Defaults::default()), Ok(Vec::new()));
+        for text in ["", " ", "{}", "null", r#"["http://h:1""#, r#"{"targets": ["#] {
+            assert!(json(text).unwrap_err().contains("no list of targets"), "{text}");
+        }
+        for text in ["", "# nothing", "target = []", "[[targets]]\nurl = "] {
+            assert!(read(text, Format::Toml, &Defaults::default()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_wrong_entry_is_a_wrong_file_and_all_are_named() {
+        let text =
+            r#"["http://h:1", "h:2", {"url": "http://h"}, {"url": "http://h:3", "nmae": "x"}, {"targets": ["h"]}, 7]"#;
+        let text = json(text).unwrap_err();
+        for part in ["\"h:2\" is not a URL", "\"http://h\" has no port", "entry 4 is no target", "entry 6"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let many = format!("[{}]", ["\"x\""; 9].join(","));
+        assert!(json(&many).unwrap_err().ends_with("; and 4 more"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[\\[\\]{}\",:a-z0-9 ]{0,40}") {
+            let _either = (json(&text), read(&text, Format::Toml, &Defaults::default()));
+        }
+    }
+}
