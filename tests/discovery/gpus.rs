@@ -28,7 +28,8 @@ fn exporter() -> Upstream {
 
 /// A gateway that finds its targets so, and reads the exporter.
 fn start(source: String, exporter: &Upstream) -> Gateway {
-    let exporters = format!(r#"[{{ node = "node-1", url = "http://{}/metrics" }}]"#, exporter.address);
+    // Pods of these tests have no page at /metrics.
+    let exporters = format!(r#"[{{ node = "node-1", url = "http://{}/dcgm" }}]"#, exporter.address);
     Setup::before(&[]).set("discovery", source).set("gpu_exporters", exporters).start()
 }
 

@@ -18,6 +18,11 @@ SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 NOT_HERE = {
+    # No source of discovery is configured.
+    "snapgate_discovery_answers_total",
+    "snapgate_discovery_failing",
+    "snapgate_discovery_left_out_targets",
+    "snapgate_discovery_targets",
     # No GPU exporter is configured.
     "snapgate_gpu_exporter_scrape_failures_total",
     "snapgate_gpu_exporter_scrapes_total",
