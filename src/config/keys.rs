@@ -410,17 +410,13 @@ const COMMON: &[Key] = &[
     Key { path: "store.retention_age", kind: time(60 * S, 3650 * D), default: "7d",
         doc: "How old a record may become." },
     Key { path: "store.retention_bytes", kind: bytes(16 * MIB, 64 * TIB), default: "10GiB",
-        doc: "How large the store may become. The oldest records go first, and commits wait for that: it never has more than \
-              this and what one commit adds. What a lower limit leaves over after a restart goes little by little; the \
-              file keeps its size and is filled anew. With less left on its disk than ballast_bytes and twice \
-              wal_checkpoint_bytes it grows no more, either: then the oldest go at the size that it has." },
+        doc: "How large the store may become, give or take one commit: the oldest records go first, and commits wait for it. \
+              It stays smaller where the disk has less left than ballast_bytes and twice wal_checkpoint_bytes." },
     Key { path: "store.wal_checkpoint_bytes", kind: bytes(MIB, 64 * GIB), default: "8MiB",
         doc: "Past this size of the write-ahead log it is moved into the store, beside the commits." },
     Key { path: "store.wal_max_bytes", kind: bytes(MIB, TIB), default: "512MiB",
-        doc: "Past this size of the write-ahead log commits wait until it is moved into the store, so that it never has \
-              more than this and what one commit and the deletions after it add. Only while another program keeps a read \
-              transaction open it grows on, as there is nothing else to do. /readyz warns and says which it is; requests \
-              go on." },
+        doc: "How large the write-ahead log may become, give or take one commit: then commits wait for it. Only while another \
+              program keeps a read transaction open it grows on. /readyz warns and says which it is; requests go on." },
     Key { path: "store.ballast_bytes", kind: bytes(0, GIB), default: "16MiB",
         doc: "A file of this size is freed when the disk is full, so that old records can still be deleted." },
     Key { path: "pipeline.queue_records", kind: count(1, 16_777_216), default: "65536",
@@ -432,11 +428,9 @@ const COMMON: &[Key] = &[
     Key { path: "pipeline.commit_records", kind: count(1, 100_000), default: "2000",
         doc: "Records in one commit at most." },
     Key { path: "pipeline.refused_per_second", kind: count(0, 1_000_000), default: "10",
-        doc: "So many requests a second that were refused before a target was chosen (an unknown path, a body that is too \
-              large, no target at all) are recorded, besides one for each request that a target was chosen for and a \
-              burst of 2000. They are cheap to send, and so a flood of them cannot displace the records of the others: \
-              ten a second for a week are about a quarter of store.retention_bytes. What is beyond reaches no exit, \
-              counts in the metrics as every request, and is dropped for refused_flood." },
+        doc: "Requests refused before a target was chosen (unknown path, body too large, no target) that are recorded a second, \
+              besides one for each that was decided and a burst of 2000, so that a flood cannot displace the others: ten take \
+              2 to 7 GiB in a week. The rest is dropped for refused_flood, reaches no exit, and counts in the metrics." },
     Key { path: "tenant.header", kind: Kind::Text(optional_header), default: "",
         doc: "A request header that names the tenant, for gateways behind a proxy that knows its users. It is believed \
               only from tenant.trusted, and stands above the API key. Empty: tenants are told apart by their API key, \

@@ -4,8 +4,8 @@
 //! commits it, `retention` deletes it at last. [`Reader`] and `decode` make it a record again, `alias` finds it by its
 //! other names, `list` among others by what a [`Filter`] asks for, and `around` says what else went on then; `erase` deletes
 //! it for the person it is about. `schema` has the tables, `codes`, `rest`, `readings` and `row` how values lie in them,
-//! `views` how people read them; `checkpoint`, `wal`, `room` and `ballast` keep the log and the disk in bounds, `pool` lends
-//! connections to readers.
+//! `views` how people read them; `begin` enters a run, `checkpoint`, `wal`, `room` and `ballast` keep the log and the disk in
+//! bounds, `pool` lends connections to readers.
 //!
 //! What holds throughout:
 //! - Sequence numbers are given out once, in the order of commits, over restarts, too; they may have gaps.
@@ -16,6 +16,7 @@
 mod alias;
 mod around;
 mod ballast;
+mod begin;
 mod checkpoint;
 mod codes;
 mod data_dir;

@@ -1,7 +1,8 @@
 //! How much the store may have of its disk: when that has little left, the oldest records go so that the newest fit into the
 //! file as it is, before the disk is full and nothing can be stored at all.
 //!
-//! What others do with the disk is not ours to make up for: whatever is free, at most an eighth of the file is emptied ahead.
+//! What others do with the disk is not ours to make up for: whatever is free, at most an eighth of the file is emptied ahead, and
+//! nothing of a small one.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// At most this part of the file is emptied ahead.
 const AHEAD_SHARE: u64 = 8;
 
+/// A store of this size is kept: it is as little as `store.retention_bytes` can be.
+const KEPT_BYTES: u64 = 16 << 20;
+
 /// The disk of one store.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -20,9 +24,10 @@ pub(super) struct Room {
     reserve: u64,
     free: u64,
     looked: Option<Instant>,
+    kept: u64,
     /// For tests, which have only large disks.
     #[cfg(test)]
-    pub(super) pretended: Option<u64>,
+    pretended: Option<u64>,
 }
 
 impl Room {
@@ -33,6 +38,7 @@ impl Room {
             reserve,
             free: u64::MAX,
             looked: None,
+            kept: KEPT_BYTES,
             #[cfg(test)]
             pretended: None,
         }
@@ -56,7 +62,13 @@ impl Room {
     /// How many bytes of a file of so many may be in use, if the disk has too little left for it to grow.
     pub(super) fn limit(&self, file_bytes: u64) -> Option<u64> {
         let missing = self.reserve.checked_sub(self.free).filter(|missing| *missing > 0)?;
-        Some(file_bytes - missing.min(file_bytes / AHEAD_SHARE))
+        Some((file_bytes - missing.min(file_bytes / AHEAD_SHARE)).max(self.kept))
+    }
+
+    /// As if so many bytes were free, and a small store none to be kept.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, free: u64) {
+        (self.pretended, self.kept) = (Some(free), 0);
     }
 
     /// How many bytes are free, as far as is known.
@@ -81,10 +93,12 @@ mod tests {
             (0, 80, Some(70)),
             (0, 0, Some(0)),
         ] {
-            room.pretended = Some(free);
+            room.pretend(free);
             room.look();
             assert_eq!(room.limit(file), limit, "{free} free, a file of {file}");
         }
+        room.kept = KEPT_BYTES;
+        assert_eq!(room.limit(800), Some(KEPT_BYTES), "a young store loses nothing");
     }
 
     #[test]

@@ -10,15 +10,16 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::alias::Alias;
 use super::ballast::Ballast;
+use super::begin::{Begun, SEQ_RESERVE, begin_run, reserve};
 use super::checkpoint::{Bounds, Checkpointer, Overflow, Site, refused};
 use super::codes::Coded as _;
 use super::data_dir::{ballast_file, database_file, make_file};
 use super::encode::{Encoder, insert_sql};
-use super::meta::{self, Horizon, Key};
+use super::meta::Key;
 use super::retention::{self, Limits, Retention};
 use super::room::Room;
-use super::row::{int, nat};
-use super::shared::{self, Shared};
+use super::row::int;
+use super::shared::Shared;
 use super::wal;
 use super::{CommitError, DataDir, DropCount, Durability, OpenError, Settings, schema};
 use crate::snapshot::{Moment, Record, Run};
@@ -31,10 +32,6 @@ const CACHE_KIB: i64 = 16 * 1024;
 
 /// Page cache of the checkpoint's connection, which reads no tables.
 const CHECKPOINT_CACHE_KIB: i64 = 64;
-
-/// So many sequence numbers are reserved ahead, so that a process that dies after failed commits gives none out again.
-/// At ten thousand failed records a second they last for half an hour; each start after a kill skips as many.
-const SEQ_RESERVE: u64 = 1 << 24;
 
 /// While the disk is full, how often to look for space.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -275,7 +272,7 @@ impl Writer {
     /// For tests that have no small disk.
     #[cfg(test)]
     pub(super) fn pretend_free(&mut self, bytes: u64) {
-        self.room.pretended = Some(bytes);
+        self.room.pretend(bytes);
     }
 
     /// For tests that look at the file as the writer sees it, or keep it from growing.
@@ -333,9 +330,12 @@ impl Writer {
     fn expire(&mut self, now: Moment, wall_stepped: bool, budget: Duration) -> rusqlite::Result<u64> {
         let oldest = if wall_stepped { Moment(0) } else { now.minus(self.settings.retention_age) };
         self.room.look();
-        let room = self.room.limit(retention::file_bytes(&self.connection, self.page_bytes)?);
+        // While nothing can be stored, there is nothing to make room for.
+        let bounded = !self.ballast.is_spent();
+        let file_bytes = retention::file_bytes(&self.connection, self.page_bytes)?;
+        let room = self.room.limit(file_bytes).filter(|_| bounded);
         let wanted = self.settings.retention_bytes;
-        self.cramped = room.is_some_and(|room| room < wanted);
+        self.cramped = room.is_some_and(|room| room < wanted && room <= file_bytes);
         let limits = Limits { oldest, bytes: room.unwrap_or(wanted).min(wanted), page_bytes: self.page_bytes };
         self.retention.run(&mut self.connection, limits, budget)
     }
@@ -365,7 +365,12 @@ impl Writer {
     fn look_for_space(&mut self) {
         self.look_for_space_at = Some(Instant::now() + FULL_RETRY);
         // `trouble` stays until a transaction succeeds: there is space for the reserve, and perhaps for nothing else.
-        let restored = self.ballast.restore();
+        let mut restored = self.ballast.restore();
+        // The log's file keeps its size when it begins anew: all of it was taken over, so that room can be given back. If a reader
+        // is in the way, the next look tries again.
+        if restored.is_err() && wal::truncate(&self.connection).is_ok() {
+            restored = self.ballast.restore();
+        }
         tracing::debug!(?restored, "looked for space on the store's disk");
     }
 
@@ -462,54 +467,6 @@ fn start_checkpointer(path: &Path, settings: &Settings, page_bytes: u64) -> Resu
         .map_err(|error| failed(refused(&error, ffi::SQLITE_CANTOPEN)))?;
     let site = Site { path: path.to_owned(), durability: settings.durability, file: Arc::new(file) };
     Checkpointer::start(bounds, site).map_err(failed)
-}
-
-struct Begun {
-    row: i64,
-    next_seq: u64,
-    reserved_seq: u64,
-}
-
-/// Enters the run and its configuration, and finds the first sequence number that was certainly never given out.
-fn begin_run(connection: &mut Connection, run: &Run, now: Moment) -> rusqlite::Result<Begun> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let highest: i64 = transaction.query_row(
-        "SELECT max(ifnull((SELECT max(seq) FROM records), 0), ifnull((SELECT max(cursor) FROM lanes), 0))",
-        [],
-        |row| row.get(0),
-    )?;
-    let deleted = Horizon::read(&transaction)?.seq;
-    let next_seq = (nat(highest).max(deleted) + 1).max(meta::get(&transaction, Key::ReservedSeq)?);
-    let reserved_seq = reserve(&transaction, next_seq, 0, 0)?;
-    shared::keep_config(&transaction, run)?;
-    transaction.execute(
-        "INSERT INTO runs (run_id, instance, instance_tag, version, config, started_unix_us, heartbeat_unix_us, first_seq,
-                           first_target) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        (
-            int(run.id.0),
-            &*run.instance,
-            run.tag.0,
-            &*run.version,
-            &*run.config,
-            int(run.started.0),
-            int(now.0),
-            int(next_seq),
-            shared::next_target(&transaction)?,
-        ),
-    )?;
-    let row = transaction.last_insert_rowid();
-    transaction.commit()?;
-    Ok(Begun { row, next_seq, reserved_seq })
-}
-
-/// Reserves sequence numbers if those above `next_seq` are fewer than `spare`; answers up to where they are reserved.
-fn reserve(connection: &Connection, next_seq: u64, reserved_seq: u64, spare: u64) -> rusqlite::Result<u64> {
-    if next_seq + spare <= reserved_seq {
-        return Ok(reserved_seq);
-    }
-    let reserved_seq = next_seq + SEQ_RESERVE;
-    meta::raise(connection, Key::ReservedSeq, reserved_seq)?;
-    Ok(reserved_seq)
 }
 
 /// Whether the disk is full. Where it has no room for the log's index, SQLite says so in other words.
