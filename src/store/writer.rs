@@ -102,7 +102,7 @@ impl Writer {
                 ballast.release();
                 // Spent before the last process ended, perhaps. Then the log it left has room that it needs no more; what
                 // fails here shows itself in what comes next.
-                wal::truncate(&connection).ok();
+                wal::restart(&connection).ok();
                 begin_run(&mut connection, run, now)
             }
             answer => answer,
@@ -115,7 +115,7 @@ impl Writer {
         }
         let page_bytes = wal::page_bytes(&connection).map_err(failed)?;
         // What a reader has made larger is made as small again when the log begins anew.
-        connection.pragma_update(None, "journal_size_limit", int(settings.wal_max_bytes)).map_err(failed)?;
+        wal::limit(&connection, settings.wal_max_bytes).map_err(failed)?;
         Ok(Self {
             checkpointer: start_checkpointer(&file, &settings, page_bytes)?,
             run: row,
@@ -368,7 +368,7 @@ impl Writer {
         let mut restored = self.ballast.restore();
         // The log's file keeps its size when it begins anew: all of it was taken over, so that room can be given back. If a reader
         // is in the way, the next look tries again.
-        if restored.is_err() && wal::truncate(&self.connection).is_ok() {
+        if restored.is_err() && wal::shrink(&self.connection, self.settings.wal_max_bytes).is_ok() {
             restored = self.ballast.restore();
         }
         tracing::debug!(?restored, "looked for space on the store's disk");
