@@ -107,6 +107,15 @@ impl Arrivals {
 
 /// Sends traffic until `stop` is ready; open requests are then given up.
 pub async fn run(settings: TrafficSettings, stop: impl Future<Output = ()>) -> TrafficReport {
+    run_until(settings, stop, |_| false).await
+}
+
+/// The same, or until what became of it is enough.
+async fn run_until(
+    settings: TrafficSettings,
+    stop: impl Future<Output = ()>,
+    is_enough: impl Fn(&TrafficReport) -> bool,
+) -> TrafficReport {
     let mut report = TrafficReport::default();
     let mut stop = pin!(stop);
     if settings.rate <= 0.0 {
@@ -119,7 +128,7 @@ pub async fn run(settings: TrafficSettings, stop: impl Future<Output = ()>) -> T
     let mut open = JoinSet::new();
     let (gap, mut burst) = arrivals.next();
     let mut due = Instant::now() + gap;
-    loop {
+    while !is_enough(&report) {
         tokio::select! {
             () = &mut stop => break,
             () = sleep_until(due) => {
@@ -205,7 +214,10 @@ mod tests {
         assert!((1_400..1_800).contains(&bursts), "{bursts}");
     }
 
-    /// Traffic at a fast pod until as many requests were sent as are needed to see every kind of end.
+    /// For traffic that does not come to what is waited for.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Traffic at a fast pod until every kind of end was seen.
     #[tokio::test]
     async fn every_request_has_one_end_and_all_kinds_occur() {
         let settings = SimSettings { model: "m".to_owned(), tokens: Some(40), ..SimSettings::instant() };
@@ -213,10 +225,12 @@ mod tests {
         let sim = Sim::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), settings).await.unwrap();
         let gateway: Authority = sim.address().to_string().parse().unwrap();
         let (stop_sim, sim_stopped) = oneshot::channel::<()>();
-        let traffic = TrafficSettings { gateway, rate: 300.0, seed: 5, models: vec!["m".to_owned()] };
+        let traffic = TrafficSettings { gateway, rate: 200.0, seed: 5, models: vec!["m".to_owned()] };
         let (report, ()) = tokio::join!(
             async {
-                let report = run(traffic, tokio::time::sleep(Duration::from_millis(1_500))).await;
+                let all_kinds =
+                    |report: &TrafficReport| report.completed >= 100 && report.left > 0 && report.refused > 0;
+                let report = run_until(traffic, tokio::time::sleep(PATIENCE), all_kinds).await;
                 stop_sim.send(()).unwrap();
                 report
             },
@@ -224,8 +238,7 @@ mod tests {
         );
         let ends = report.completed + report.left + report.refused + report.failed + report.broken + report.open;
         assert_eq!(report.sent, ends, "{report:?}");
-        assert!(report.sent > 100 && report.completed > report.sent / 2, "{report:?}");
-        assert!(report.left > 0 && report.refused > 0, "{report:?}");
+        assert!(report.completed >= 100 && report.left > 0 && report.refused > 0, "{report:?}");
         assert_eq!((report.failed, report.broken, report.skipped), (0, 0, 0), "{report:?}");
     }
 
