@@ -21,6 +21,8 @@ mod joined;
 mod kubernetes;
 mod listing;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -157,8 +159,9 @@ impl Discovery {
         tasks.shutdown().await;
     }
 
-    /// From now on these are the configured targets and the sources. A source that is the same goes on; one of the same name
-    /// that is asked otherwise keeps its view until it has another. `apply` gets the targets of all.
+    /// From now on these are the configured targets and the sources. A source that is asked the same goes on, whatever it is
+    /// called now; one of the same name that is asked otherwise keeps its view until it has another. `apply` gets the targets of
+    /// all.
     pub fn reload(
         &self,
         configured: Vec<TargetSettings>,
@@ -251,17 +254,25 @@ fn shown(names: &[String]) -> String {
 }
 
 impl Board {
+    /// A source goes by what it is asked: one without a name of its own is called by its place, which changes with what stands
+    /// before it. By its name goes only who is asked what nobody was asked before.
     fn set_sources(&mut self, sources: &[Settings]) {
-        let mut before: HashMap<_, _> =
-            self.sources.drain(..).map(|source| (source.settings.name.clone(), source)).collect();
-        for settings in sources {
-            let kept = before.remove(&settings.name);
+        const RULES: [fn(&Settings, &Settings) -> bool; 3] =
+            [|one, other| one == other, Settings::asks_the_same, |one, other| one.name == other.name];
+        let mut before = std::mem::take(&mut self.sources);
+        let mut kept: Vec<Option<Source>> = sources.iter().map(|_| None).collect();
+        for is_it in RULES {
+            for (settings, kept) in sources.iter().zip(&mut kept).filter(|(_, kept)| kept.is_none()) {
+                let place = before.iter().position(|source| is_it(&source.settings, settings));
+                *kept = place.map(|place| before.remove(place));
+            }
+        }
+        for (settings, kept) in sources.iter().cloned().zip(kept) {
             let source = match kept {
-                Some(source) if source.settings == *settings => source,
+                Some(source) if source.settings.asks_the_same(&settings) => Source { settings, ..source },
                 other => {
                     self.next_id += 1;
                     let (view, found) = other.map_or_else(Default::default, |source| (source.view, source.found));
-                    let settings = settings.clone();
                     let id = self.next_id;
                     Source { id, settings, view, found, problem: None, left_out: Vec::new(), answers: 0, failures: 0 }
                 }

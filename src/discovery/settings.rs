@@ -18,6 +18,13 @@ pub struct Settings {
     pub defaults: Defaults,
 }
 
+impl Settings {
+    /// Whether both find the same targets, whatever they are called.
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.defaults == other.defaults
+    }
+}
+
 /// What holds for targets of which the source says nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {

@@ -1,0 +1,58 @@
+//! Sources that come, go and are renamed.
+
+use super::*;
+
+fn file(name: &str, path: &str) -> Settings {
+    let kind = Kind::File(FileSettings { path: path.into(), interval: Duration::from_secs(1) });
+    Settings { name: name.into(), kind, defaults: Defaults::default() }
+}
+
+fn target(name: &str) -> TargetSettings {
+    TargetSettings::new(name, &format!("{name}:1"))
+}
+
+/// Sources that nobody asks.
+fn discovery(sources: &[Settings]) -> Arc<Discovery> {
+    Discovery::new(Vec::new(), sources, Metrics::new(), |_| Change::default())
+}
+
+impl Discovery {
+    /// The source of this name has found this target.
+    fn finds(self: &Arc<Self>, source: &str, found: &str) {
+        self.report(source).found(vec![target(found)]);
+    }
+
+    fn report(self: &Arc<Self>, source: &str) -> Report {
+        let id = self.board().sources.iter().find(|other| other.settings.name == source).expect("there is one").id;
+        Report { discovery: Arc::clone(self), id }
+    }
+
+    /// The names of the targets after a reload, as they are put into effect.
+    fn after_reload(&self, sources: &[Settings]) -> Vec<String> {
+        let mut names = Vec::new();
+        self.reload(Vec::new(), sources, |targets| {
+            names = targets.iter().map(|target| target.name.clone()).collect();
+            Change::default()
+        });
+        names
+    }
+}
+
+#[test]
+fn a_source_that_is_asked_the_same_keeps_its_targets_whatever_it_is_called() {
+    let discovery = discovery(&[file("file-1", "a"), file("file-2", "b")]);
+    discovery.finds("file-1", "of-a");
+    discovery.finds("file-2", "of-b");
+    let before = discovery.report("file-1").id;
+    // Another one above them moves both, and takes a name that one of them had.
+    let moved = [file("file-1", "c"), file("file-2", "a"), file("file-3", "b")];
+    assert_eq!(discovery.after_reload(&moved), ["of-a", "of-b"]);
+    assert_eq!(discovery.report("file-2").id, before, "nobody else is asked in its place");
+    discovery.finds("file-1", "of-c");
+    let named = [file("c", "c"), file("file-2", "a"), file("b", "b")];
+    assert_eq!(discovery.after_reload(&named), ["of-c", "of-a", "of-b"]);
+    // Who is asked otherwise goes by the name, and is asked anew.
+    assert_eq!(discovery.after_reload(&[file("file-2", "d")]), ["of-a"]);
+    assert_ne!(discovery.report("file-2").id, before);
+    assert!(discovery.after_reload(&[file("other", "e")]).is_empty());
+}
