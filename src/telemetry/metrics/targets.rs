@@ -52,7 +52,14 @@ impl Targets {
     pub(super) fn set<'a>(&self, names: impl Iterator<Item = &'a str>, reasons: &[&'static str]) {
         let mut all = locked(&self.all);
         let mut before = std::mem::take(&mut *all);
-        for name in names.take(TARGETS_MAX) {
+        for name in names {
+            if all.len() == TARGETS_MAX {
+                break;
+            }
+            // One that has left may be there again while what it had ends.
+            if all.contains_key(name) {
+                continue;
+            }
             let kept = before.remove(name);
             let new = || {
                 let failures = reasons.iter().map(|reason| (*reason, 0)).collect();
@@ -195,5 +202,23 @@ const fn definition(quantity: Quantity) -> &'static Definition {
         Quantity::GpuMemoryUtilization => &names::TARGET_GPU_MEMORY,
         Quantity::EngineRequestsPerSecond => &names::TARGET_ENGINE_REQUESTS,
         Quantity::EngineTokensPerSecond => &names::TARGET_ENGINE_TOKENS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_there_twice_is_counted_once_and_goes_on() {
+        let targets = Targets::new();
+        targets.set(["a", "b"].into_iter(), &[]);
+        targets.of("a").0.decided();
+        targets.set(["b", "a", "a"].into_iter(), &[]);
+        targets.of("a").0.decided();
+        assert_eq!(targets.of("a").0.decisions.load(Relaxed), 2);
+        let many: Vec<_> = (0..=TARGETS_MAX).map(|n| n.to_string()).collect();
+        targets.set(["0"].into_iter().chain(many.iter().map(String::as_str)), &[]);
+        assert!(targets.has(&(TARGETS_MAX - 1).to_string()) && !targets.has(&TARGETS_MAX.to_string()));
     }
 }
