@@ -55,8 +55,8 @@ pub(super) const KEYS: [Key; 22] = [
         doc: "Requests failed in a row (not connected, broken off, timed out, or answered with 5xx) after which a target \
               is passed over for a while, but never more than half of those that serve a model; 0 for never." },
     Key { path: "fleet.drain_time", kind: time(0, H), default: "1m",
-        doc: "How long a target that has left the fleet is still listed and counted while requests that it has go on. It gets \
-              no new ones from the start, and none of them is cut off at the end." },
+        doc: "How long what ends at a target that has left the fleet is still counted under its name; as long it is listed \
+              while it has requests. It gets no new ones from the start, and none of them is cut off at the end." },
     Key { path: "fleet.eject_time", kind: time(10 * MS, H), default: "10s",
         doc: "For how long at first; twice as long each time it comes back only to fail, up to 32 times as long." },
     Key { path: "fleet.authorization", kind: Kind::Authorization, default: "",

@@ -103,7 +103,7 @@ pub struct Settings {
     pub eject_after: u32,
     /// For how long at first; twice as long each time it comes back only to fail.
     pub eject_time: Duration,
-    /// How long a target that left is still listed and counted while requests at it go on.
+    /// How long what ends at a target that left is still counted under its name. As long it is listed while it has requests.
     pub drain_time: Duration,
     /// For targets that are spoken to in TLS; without it they cannot be reached.
     pub connector: Option<Arc<Connector>>,
@@ -247,8 +247,9 @@ impl Fleet {
     }
 
     /// Replaces the targets, whose names must be unique. When it returns, nothing is chosen any more that is not among them;
-    /// requests under way at others go on to their ends, and are counted under the target's name for its drain time. One whose name and address stay keeps its slot, its counters and
-    /// what is known of it; a new one has a slot that nobody had, and is asked first when the budget has room for it.
+    /// requests under way at others go on to their ends, and are counted under the target's name for its drain time. One whose
+    /// name and address stay keeps its slot, its counters and what is known of it; a new one has a slot that nobody had, and is
+    /// asked first when the budget has room for it.
     ///
     /// From then on every view brings `with`: whoever chooses from it has the targets and what belongs to them in one load.
     pub fn set_targets(&self, targets: &[TargetSettings], with: Attached) -> Change {
@@ -277,10 +278,9 @@ impl Fleet {
         self.roster().leaving()
     }
 
-    /// Says whose series there are: those that leave have theirs to the end.
+    /// Says whose series there are: those that left have theirs for their drain time.
     fn name_targets(&self, roster: &Roster) {
         self.watch.metrics.set_targets(roster.names(), &poll::REASONS);
-        self.watch.metrics.targets_leaving.set(roster.leaving().len() as i64);
     }
 
     /// From now on every view brings this.
@@ -348,6 +348,7 @@ impl Fleet {
         if roster.see_off() {
             self.name_targets(roster);
         }
+        self.watch.metrics.targets_leaving.set(roster.leaving_count() as i64);
         if roster.settled.elapsed() >= SETTLE_INTERVAL {
             roster.settled = Instant::now();
             budget.settle();

@@ -10,6 +10,9 @@ use super::slot::Slot;
 use super::{Settings, TargetSettings};
 use crate::snapshot::{Attached, FleetView, Moment};
 
+/// Targets that left and have nothing to end are remembered for their names' sake, so many at most: no more have series.
+const IDLE_DRAINS_MAX: usize = 1_000;
+
 /// The targets of now.
 #[derive(Debug)]
 pub(super) struct Roster {
@@ -21,12 +24,12 @@ pub(super) struct Roster {
     pub(super) with: Attached,
     /// When costs were last carried on.
     pub(super) settled: Instant,
-    /// Those that left with requests under way, oldest first.
+    /// Those that left not so long ago, oldest first.
     drains: Vec<Drain>,
     drain_time: Duration,
 }
 
-/// A target that has left the view and has requests to end.
+/// A target that has left the view: requests may be at it, or have ended so lately that nobody has counted them yet.
 #[derive(Debug)]
 struct Drain {
     slot: Arc<Slot>,
@@ -55,6 +58,12 @@ pub struct Change {
     pub removed: Vec<String>,
     /// How many stay.
     pub kept: usize,
+}
+
+impl Drain {
+    fn has_requests(&self) -> bool {
+        self.slot.live.in_flight() > 0
+    }
 }
 
 impl Roster {
@@ -96,14 +105,28 @@ impl Roster {
             in_flight: slot.live.in_flight(),
             since: since.elapsed(),
         };
-        self.drains.iter().map(leaving).collect()
+        self.drains.iter().filter(|drain| drain.has_requests()).map(leaving).collect()
     }
 
-    /// Forgets those that have left for good: they have ended what they had, or their time is over. Says whether there were
-    /// any. What is still under way goes on to its end, and is recorded with the target's name.
+    /// How many have left and have requests to end.
+    pub(super) fn leaving_count(&self) -> usize {
+        self.drains.iter().filter(|drain| drain.has_requests()).count()
+    }
+
+    /// Forgets those that have left for good: their time is over, or there are too many with nothing to end. Says whether there
+    /// were any. What is still under way goes on to its end, and is recorded with the target's name.
+    ///
+    /// Nobody is forgotten only for having nothing to end: the last requests are counted when they are stored, which is later.
     pub(super) fn see_off(&mut self) -> bool {
         let before = self.drains.len();
-        self.drains.retain(|Drain { slot, since }| slot.live.in_flight() > 0 && since.elapsed() < self.drain_time);
+        let mut too_many = (before - self.leaving_count()).saturating_sub(IDLE_DRAINS_MAX);
+        self.drains.retain(|drain| {
+            if too_many > 0 && !drain.has_requests() {
+                too_many -= 1;
+                return false;
+            }
+            drain.since.elapsed() < self.drain_time
+        });
         self.drains.len() < before
     }
 

@@ -485,7 +485,7 @@ async fn targets_come_and_go_while_it_runs() {
     let pods =
         [Pod::start(ok(BUSY), ok("")).await, Pod::start(ok(BUSY), ok("")).await, Pod::start(ok(BUSY), ok("")).await];
     let target = |name: &str, pod: usize| described(name, &pods[pod].address);
-    let running = start(&[&pods[0].address, &pods[1].address], |_| {});
+    let running = start(&[&pods[0].address, &pods[1].address], |settings| settings.drain_time = 20 * MS);
     until("all are known", || (0..2).all(|n| running.reading(n, Quantity::Waiting).value.is_some())).await;
     let kept = running.member(1);
     kept.live.begin();
@@ -501,7 +501,7 @@ async fn targets_come_and_go_while_it_runs() {
     assert_eq!((view.member(1).unwrap().live.in_flight(), view.member(2).unwrap().sample.n), (1, 1));
     until("the new one is known", || running.reading(1, Quantity::Waiting).value.is_some()).await;
     until("nobody asks the removed one any more", || pods[0].script.open.load(Relaxed) == 0).await;
-    until("nor counts it", || !running.metrics.page().contains("target=\"t0\"")).await;
+    until("nor counts it, when its time is over", || !running.metrics.page().contains("target=\"t0\"")).await;
 
     // It comes back, and is another one.
     running.fleet.set_targets(&[target("t0", 0), target("new", 2)], None);
@@ -561,7 +561,7 @@ async fn a_thousand_targets_are_read_within_the_share_of_a_processor() {
 }
 
 #[tokio::test]
-async fn who_leaves_with_requests_is_listed_until_they_end_or_its_time_is_over() {
+async fn who_leaves_with_requests_is_listed_until_they_end_and_counted_until_its_time_is_over() {
     let pod = Pod::start(ok(BUSY), ok("")).await;
     let leave = async |drain_time| {
         let running = start(&[&pod.address], |settings| settings.drain_time = drain_time);
@@ -575,12 +575,19 @@ async fn who_leaves_with_requests_is_listed_until_they_end_or_its_time_is_over()
     assert_eq!((leaving.len(), &*leaving[0].name, leaving[0].in_flight), (1, "t0", 1));
     assert!(running.metrics.page().contains("snapgate_target_decisions_total{target=\"t0\"}"), "it is still counted");
     live.end();
-    until("it has left", || running.fleet.leaving().is_empty()).await;
-    assert!(!running.metrics.page().contains("target=\"t0\""));
+    assert!(running.fleet.leaving().is_empty(), "it has nothing to end");
+    until("that is counted", || running.metrics.page().contains("snapgate_targets_leaving 0")).await;
+    // A request is counted when it is stored, which is after its end.
+    for _ in 0..2 {
+        let published = running.fleet.view().published;
+        until("another view is published", || running.fleet.view().published > published).await;
+    }
+    assert!(running.metrics.page().contains("snapgate_target_decisions_total{target=\"t0\"}"), "it is still counted");
     running.end().await;
 
     let (running, live) = leave(20 * MS).await;
     until("its time is over", || running.fleet.leaving().is_empty()).await;
     assert_eq!(live.in_flight(), 1, "what it has goes on");
+    until("it is counted no more", || !running.metrics.page().contains("target=\"t0\"")).await;
     running.end().await;
 }

@@ -63,7 +63,7 @@ const LABELS: &[(&str, &str)] = &[
     ("tag", "Four hex digits."),
     (
         "target",
-        "The target's name, up to 1000 of them; what is counted of others, and of requests that end after their target has left the fleet, is `_other`. The series of a target leave with it.",
+        "The target's name, up to 1000 of them; what is counted of others, and of requests that end more than `fleet.drain_time` after their target has left the fleet, is `_other`. The series of a target are there until then.",
     ),
     ("version", "Of the gateway."),
 ];
