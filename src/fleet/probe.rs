@@ -27,9 +27,10 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn new(settings: &Settings) -> Self {
+    /// That of a target of which this is known already.
+    fn new(settings: &Settings, health: Health) -> Self {
         let (unhealthy_after, healthy_after) = (settings.unhealthy_after, settings.healthy_after);
-        Self { health: Health::Unknown, failures: 0, successes: 0, unhealthy_after, healthy_after }
+        Self { health, failures: 0, successes: 0, unhealthy_after, healthy_after }
     }
 
     /// The health after one more probe.
@@ -54,7 +55,8 @@ impl Verdict {
 /// Probes for ever. The owner of the task ends it.
 pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
     let settings = &watch.settings;
-    let mut verdict = Verdict::new(settings);
+    // The target may have been watched before, as somebody else described it.
+    let mut verdict = Verdict::new(settings, slot.known().health);
     tokio::time::sleep(watch.budget.probe_interval_min().mul_f64(rand::random())).await;
     loop {
         let start = tokio::time::Instant::now();
@@ -99,7 +101,7 @@ mod tests {
     /// The health after each probe, `+` for one that succeeded.
     fn check(unhealthy_after: u32, healthy_after: u32, probes: &str, expected: &[Health]) {
         let settings = Settings { unhealthy_after, healthy_after, ..Settings::new(Vec::new()) };
-        let mut verdict = Verdict::new(&settings);
+        let mut verdict = Verdict::new(&settings, Unknown);
         let actual: Vec<_> = probes.chars().map(|probe| verdict.after(probe == '+')).collect();
         assert_eq!(actual, expected, "{probes} with {unhealthy_after} and {healthy_after}");
     }

@@ -531,6 +531,20 @@ async fn a_target_that_is_described_otherwise_stays_the_one_it_is() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_described_otherwise_keeps_the_health_that_it_had() {
+    let pod = Pod::start(ok(BUSY), ok("")).await;
+    let running = start(&[&pod.address], |settings| settings.unhealthy_after = 1_000_000);
+    until("healthy", || running.member(0).sample.health == Health::Healthy).await;
+    running.fleet.set_targets(&[TargetSettings::new("t0", &pod.address)], None);
+    pod.health(Reply::Answer(503, String::new()));
+    let failed = |running: &Running| running.problems(0).probe_error.is_some_and(|error| error.contains("503"));
+    until("its next watcher has seen a failure", || failed(&running)).await;
+    running.fleet.publish();
+    assert_eq!(running.member(0).sample.health, Health::Healthy, "one failure is none");
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_thousand_targets_are_read_within_the_share_of_a_processor() {
     const TARGETS: usize = 1_000;
     const SHARE: f64 = 0.1;
