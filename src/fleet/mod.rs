@@ -352,6 +352,7 @@ impl Fleet {
         if roster.settled.elapsed() >= SETTLE_INTERVAL {
             roster.settled = Instant::now();
             budget.settle();
+            self.watch.gpus.explain(roster.slots(), roster.settled);
             let troubled = roster.slots().iter().filter(|slot| slot.gpu_problem().is_some()).count();
             self.watch.metrics.gpu_problems.set(troubled as i64);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TargetSettings;
 use super::engine::{self, Observation};
@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) live: Arc<Live>,
     /// It came to targets that were there: as long as those can serve, it has to prove itself first.
     pub(super) newcomer: bool,
+    /// When it began to be asked which GPUs are its.
+    pub(super) gpus_wanted_since: Instant,
     /// There is something in `known` that no sample has yet. Read ten times a second, so it is not behind the lock.
     changed: AtomicBool,
     known: Mutex<Known>,
@@ -110,7 +112,9 @@ impl Slot {
         }
         let slot = Self::of(self.target.slot, settings, Arc::clone(&self.live), known);
         slot.changed.store(true, Ordering::Release);
-        Self { newcomer: self.newcomer, ..slot }
+        let has_other_gpus = self.gpus_of != slot.gpus_of;
+        let gpus_wanted_since = if has_other_gpus { slot.gpus_wanted_since } else { self.gpus_wanted_since };
+        Self { newcomer: self.newcomer, gpus_wanted_since, ..slot }
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
@@ -123,6 +127,7 @@ impl Slot {
             gpus_of: gpus_of.clone(),
             live,
             newcomer: false,
+            gpus_wanted_since: Instant::now(),
             changed: AtomicBool::new(false),
             known: Mutex::new(known),
         }
@@ -247,12 +252,26 @@ impl Slot {
             self.changed.store(true, Ordering::Release);
         }
         if let (true, Some(problem)) = (is_new, problem) {
-            tracing::warn!(
-                pod = &*self.target.name,
-                problem = &*problem,
-                "the GPUs of the pod are not known as they should be"
-            );
+            self.warn_of_gpus(&problem);
         }
+    }
+
+    /// No exporter tells of the target's GPUs, and this is why; unless one has told meanwhile.
+    pub(super) fn gpus_missed(&self, problem: Box<str>) {
+        let mut known = self.lock();
+        if known.gpus.is_unexplained() && known.gpus.find(Some(problem.clone())) {
+            drop(known);
+            self.warn_of_gpus(&problem);
+        }
+    }
+
+    /// Whether an exporter has told of the target's GPUs, or it is known why none does.
+    pub(super) fn gpus_are_explained(&self) -> bool {
+        !self.lock().gpus.is_unexplained()
+    }
+
+    fn warn_of_gpus(&self, problem: &str) {
+        tracing::warn!(pod = &*self.target.name, problem, "the GPUs of the pod are not known as they should be");
     }
 
     /// How many GPUs an exporter should tell of, if the configuration says so by their number alone.

@@ -32,10 +32,11 @@ impl Heard {
         Err(format!("the exporters of {others} and {node} both tell of its GPUs: name its `node`").into())
     }
 
-    /// An exporter's page speaks of the target no more.
+    /// An exporter's page speaks of the target no more, if it ever did.
     pub(in crate::fleet) fn disclaim(&mut self, node: &Arc<str>) {
+        let before = self.claims.len();
         self.claims.retain(|(other, _)| other != node);
-        if self.claims.is_empty() {
+        if self.claims.is_empty() && before > 0 {
             self.problem = Some(format!("the exporter of {node} tells of its GPUs no more").into());
         }
     }
@@ -45,6 +46,11 @@ impl Heard {
         let news = self.problem != problem;
         self.problem = problem;
         news
+    }
+
+    /// Nobody has told of the target, and nobody has said what is in the way.
+    pub(in crate::fleet) fn is_unexplained(&self) -> bool {
+        self.claims.is_empty() && self.problem.is_none()
     }
 
     /// What is in the way of knowing the target's GPUs.
@@ -81,6 +87,9 @@ mod tests {
         }
         heard.disclaim(&a);
         assert_eq!(heard.problem(), None);
+        let mut other = Heard::default();
+        other.disclaim(&a);
+        assert!(other.is_unexplained() && !heard.is_unexplained(), "it has never told of that one");
         assert_eq!(heard.claim(&b, at(5), FRESH_WITHIN), Ok(()));
         heard.disclaim(&b);
         assert_eq!(heard.problem(), Some("the exporter of b tells of its GPUs no more"));

@@ -69,6 +69,18 @@ impl GpuId {
     }
 }
 
+/// In words.
+impl fmt::Display for PodGpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, namespace, container, node } = self;
+        write!(f, "pod {pod}")?;
+        for (what, name) in [("in namespace", namespace), ("in container", container), ("on node", node)] {
+            name.as_ref().map_or(Ok(()), |name| write!(f, " {what} {name}"))?;
+        }
+        Ok(())
+    }
+}
+
 impl PodGpus {
     /// Whether a GPU's user is this one.
     pub(super) fn is(&self, holder: &Holder) -> bool {

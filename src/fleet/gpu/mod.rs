@@ -17,12 +17,12 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{StatusCode, Uri};
@@ -38,6 +38,12 @@ pub(super) use heard::Heard;
 pub(super) use join::Found;
 pub use join::{GpuId, GpusOf, PodGpus};
 use page::{Gpu, GpuPage};
+
+/// A pod that is on no page for so long is not only new: an exporter measures every 30 s unless it is told otherwise.
+const MISSED_AFTER: Duration = Duration::from_secs(60);
+
+/// Of what has the name of a pod that is missed so much is named.
+const NAMESAKES_MAX: usize = 4;
 
 /// One DCGM exporter as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,8 @@ struct Exporter {
     /// `None` if what is configured is no URL.
     uri: Option<Uri>,
     health: Mutex<GpuExporter>,
+    /// The last good one.
+    page: Mutex<Option<GpuPage>>,
 }
 
 /// Targets by what they are joined by.
@@ -69,6 +77,8 @@ struct Exporter {
 struct Joins {
     by_pod: HashMap<Box<str>, Vec<Arc<Slot>>>,
     by_node: HashMap<Box<str>, Vec<Arc<Slot>>>,
+    /// All of them, by their numbers, which stay when a target is described otherwise.
+    by_slot: HashMap<u32, Arc<Slot>>,
 }
 
 /// Why a page gave nothing.
@@ -94,6 +104,7 @@ impl Joins {
                 Some(GpusOf::Node { node, .. }) => (&mut joins.by_node, node),
             };
             table.entry(key.as_str().into()).or_default().push(Arc::clone(slot));
+            joins.by_slot.insert(slot.target.slot, Arc::clone(slot));
         }
         joins
     }
@@ -106,9 +117,10 @@ impl Exporters {
             let uri = url.parse().ok();
             let error = uri.is_none().then(|| "it is no URL".into());
             let health = GpuExporter { node: node.into(), url: url.into(), error, ..GpuExporter::default() };
-            Exporter { node: node.into(), uri, health: Mutex::new(health) }
+            Exporter { node: node.into(), uri, health: Mutex::new(health), page: Mutex::default() }
         };
-        // What targets are told who we are is none of the exporters' business.
+        // What targets get in `authorization` is none of the exporters' business. A client certificate, which gives nothing
+        // away, is presented to them, too.
         let open = Settings { authorization: None, targets: Vec::new(), ..settings.clone() };
         Self {
             all: settings.gpu_exporters.iter().map(exporter).collect(),
@@ -128,21 +140,53 @@ impl Exporters {
         GpuHealth { exporters: self.all.iter().map(|exporter| exporter.health().clone()).collect(), problems }
     }
 
+    /// Says of each target whose pod no exporter tells of what they tell of instead, once all have been read.
+    pub(super) fn explain(&self, slots: &[Arc<Slot>], now: Instant) {
+        for slot in slots {
+            let Some(GpusOf::Pod(pod)) = &slot.gpus_of else { continue };
+            if now.saturating_duration_since(slot.gpus_wanted_since) < MISSED_AFTER || slot.gpus_are_explained() {
+                continue;
+            }
+            if let Some(problem) = self.missed(pod) {
+                slot.gpus_missed(problem);
+            }
+        }
+    }
+
+    /// That no page tells of a pod, and of whom of its name they tell. `None` before all that may tell of it have been read.
+    fn missed(&self, pod: &PodGpus) -> Option<Box<str>> {
+        let may_tell = |exporter: &&Exporter| pod.node.as_deref().is_none_or(|node| node == &*exporter.node);
+        if self.all.iter().filter(may_tell).any(|exporter| exporter.page().is_none()) {
+            return None;
+        }
+        let (mut names_any, mut namesakes) = (false, BTreeSet::new());
+        for exporter in self.all.iter().filter(may_tell) {
+            let page = exporter.page();
+            let gpus = page.iter().flat_map(|page| &page.gpus);
+            for holder in gpus.filter_map(|gpu| gpu.identity.holder.as_ref()) {
+                names_any = true;
+                if *holder.pod == *pod.pod {
+                    namesakes.insert(format!("{} (container {})", holder.namespace, holder.container));
+                }
+            }
+        }
+        let namesakes: Vec<_> = namesakes.into_iter().take(NAMESAKES_MAX).collect();
+        let instead = match (names_any, &*namesakes) {
+            (false, _) => ": they name no pods at all, set DCGM_EXPORTER_KUBERNETES=true there".to_owned(),
+            (true, []) => String::new(),
+            (true, namesakes) => format!(", but of one of this name in {}", namesakes.join(" and ")),
+        };
+        Some(format!("no exporter tells of GPUs of {pod}{instead}").into())
+    }
+
     /// Says what a page tells to each target that it tells something of, and to those that it told of before and does not
     /// any more. Answers those that it tells of now.
-    fn tell(
-        &self,
-        node: &Arc<str>,
-        page: &GpuPage,
-        at: Moment,
-        fresh_within: Duration,
-        before: &[Arc<Slot>],
-    ) -> Vec<Arc<Slot>> {
+    fn tell(&self, node: &Arc<str>, page: &GpuPage, at: Moment, fresh_within: Duration, before: &[u32]) -> Vec<u32> {
         let (joins, mut told) = (self.joins.load(), Vec::new());
         for slot in joins.by_node.get(&**node).into_iter().flatten() {
             if let Some(GpusOf::Node { node: name, ids }) = &slot.gpus_of {
                 slot.gpus_told(node, at, fresh_within, Found::of_node(name, ids, &page.gpus));
-                told.push(Arc::clone(slot));
+                told.push(slot.target.slot);
             }
         }
         let mut by_pod: HashMap<&str, Vec<&Gpu>> = HashMap::new();
@@ -159,11 +203,11 @@ impl Exporters {
                 }
                 if let Some(found) = Found::of_pod(pod, &gpus) {
                     slot.gpus_told(node, at, fresh_within, found);
-                    told.push(Arc::clone(slot));
+                    told.push(slot.target.slot);
                 }
             }
         }
-        for slot in before.iter().filter(|slot| !told.iter().any(|told| Arc::ptr_eq(told, slot))) {
+        for slot in before.iter().filter(|slot| !told.contains(slot)).filter_map(|slot| joins.by_slot.get(slot)) {
             slot.gpus_not_told(node);
         }
         told
@@ -174,6 +218,10 @@ impl Exporter {
     /// A writer that panicked has left whole values behind: every write is complete in itself.
     fn health(&self) -> MutexGuard<'_, GpuExporter> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn page(&self) -> MutexGuard<'_, Option<GpuPage>> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -226,7 +274,7 @@ async fn read(
     exporter: &Exporter,
     uri: &Uri,
     at: Moment,
-    told: &mut Vec<Arc<Slot>>,
+    told: &mut Vec<u32>,
 ) -> Result<GpuPage, ReadError> {
     let settings = &watch.settings;
     let answer = watch.gpus.fetcher.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
@@ -262,6 +310,7 @@ fn settle(
             health.gpus = u32::try_from(page.gpus.len()).unwrap_or(u32::MAX);
             health.garbage_lines = page.garbage;
             health.error = None;
+            *exporter.page() = Some(page);
             drop(health);
             watch.metrics.gpu_exporter_read(node, duration.as_secs_f64());
             if failures > 0 {

@@ -1,11 +1,14 @@
 //! GPUs against real sockets: exporters that are scripted, and those of simulated pods.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
 use super::super::tests::{DEADLINE, MS, Pod, Reply, Running, ok, start, until};
 use super::super::{ExporterSettings, GpuId, GpusOf, PodGpus, Settings, TargetSettings};
+use super::MISSED_AFTER;
 use crate::demo::sim::{Sim, SimSettings};
 use crate::snapshot::{Freshness, GpuExporter, Quantity, Reading, Source};
 
@@ -210,6 +213,69 @@ async fn a_target_that_gets_other_gpus_forgets_those_it_had() {
     assert_eq!((running.gpus(0), running.uuids(0).len()), ([None, None], 0));
     running.fleet.set_targets(&[other("v-1")], None);
     until("the others", || running.gpus(0) == [Some(0.1), Some(0.2)]).await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_described_otherwise_while_an_exporter_is_away_hears_that_its_gpus_are_gone() {
+    let node = exporter(ok(&gpu(0, "v-0", 60, 90))).await;
+    let running = fleet(&[named("v-0")], vec![entry("n", &node)], |settings| settings.poll_timeout = 200 * MS);
+    until("known", || running.gpus(0) == [Some(0.6), Some(0.9)]).await;
+    node.metrics(Reply::Hang);
+    until("the exporter is away", || running.exporter(0).failures > 0).await;
+    let models = vec!["m".into()];
+    let otherwise = TargetSettings { gpus_of: named("v-0"), models, ..TargetSettings::new("t0", "127.0.0.1:1") };
+    assert_eq!(running.fleet.set_targets(&[otherwise], None).kept, 1);
+    assert_eq!(running.gpu_problem(0), None);
+    node.metrics(ok(&gpu(0, "other", 0, 0)));
+    let gone = "the exporter of n tells of its GPUs no more";
+    until("gone", || running.gpu_problem(0).as_deref() == Some(gone)).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_no_exporter_tells_of_is_explained_when_all_have_been_read() {
+    let nodes = [exporter(ok(&gpu(0, "v-0", 60, 90))).await, exporter(Reply::Hang).await];
+    let entries = vec![entry("a", &nodes[0]), entry("b", &nodes[1])];
+    let pod = |name: &str, namespace: &str, node: Option<&str>| {
+        let (namespace, node) = (Some(namespace.to_owned()), node.map(str::to_owned));
+        Some(GpusOf::Pod(PodGpus { pod: name.into(), namespace, node, ..PodGpus::default() }))
+    };
+    let targets =
+        [pod("v-0", "test", None), pod("v-9", "llm", None), pod("v-0", "llm", None), pod("x", "y", Some("a"))];
+    let running = fleet(&targets, entries, |settings| settings.poll_timeout = 200 * MS);
+    let explain = |now| {
+        let slots: Vec<_> = running.fleet.roster().slots().iter().map(Arc::clone).collect();
+        running.fleet.watch.gpus.explain(&slots, now);
+    };
+    let none_yet = Some("no exporter has told of its GPUs yet".to_owned());
+    until("one is read", || running.gpus(2)[0].is_some()).await;
+    until("and the other is not", || running.exporter(1).failures > 0).await;
+    let later = Instant::now() + MISSED_AFTER;
+    explain(later);
+    assert_eq!(running.gpu_problem(0), none_yet, "the other one may tell of it");
+    let pinned = "no exporter tells of GPUs of pod x in namespace y on node a";
+    assert_eq!(running.gpu_problem(3).as_deref(), Some(pinned));
+    nodes[1].metrics(ok(&gpu(1, "other", 0, 0)));
+    until("the other is read", || running.exporter(1).read.is_some()).await;
+    explain(Instant::now());
+    assert_eq!(running.gpu_problem(0), none_yet, "it may be too new for a page");
+    explain(later);
+    let words =
+        "no exporter tells of GPUs of pod v-0 in namespace test, but of one of this name in llm (container vllm)";
+    assert_eq!(running.gpu_problem(0).as_deref(), Some(words));
+    let words = "no exporter tells of GPUs of pod v-9 in namespace llm";
+    assert_eq!((running.gpu_problem(1).as_deref(), running.gpu_problem(2)), (Some(words), None));
+    nodes[1].metrics(ok(&gpu(1, "v-9", 10, 20)));
+    until("it is told of", || running.gpu_problem(1).is_none()).await;
+}
+
+#[tokio::test]
+async fn exporters_that_name_no_pods_are_told_so() {
+    let node = exporter(ok("DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",UUID=\"GPU-0\"} 5\n")).await;
+    let running = fleet(&[named("v-0")], vec![entry("n", &node)], |_| {});
+    until("it is read", || running.exporter(0).read.is_some()).await;
+    let slots: Vec<_> = running.fleet.roster().slots().iter().map(Arc::clone).collect();
+    running.fleet.watch.gpus.explain(&slots, Instant::now() + MISSED_AFTER);
+    assert!(running.gpu_problem(0).is_some_and(|problem| problem.contains("DCGM_EXPORTER_KUBERNETES")));
 }
 
 #[tokio::test]
