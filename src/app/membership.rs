@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::discovery::{Discovery, Status};
 use crate::fleet::{Fleet, Leaving};
 use crate::lookup::{LeavingPart, Membership, MembershipSource, SourcePart};
+use crate::snapshot::FleetView;
 
 /// Of the targets that a source has and the fleet has not so many are named.
 const LEFT_OUT_SHOWN: usize = 16;
@@ -18,14 +19,34 @@ pub(super) fn of(fleet: &Arc<Fleet>, discovery: &Arc<Discovery>) -> MembershipSo
     })
 }
 
-/// What is wrong with sources, a sentence each: their last targets still serve.
+/// Why nobody can serve, if that is so.
+pub(super) fn nobody_serves(view: &FleetView, discovery: &Discovery) -> Option<String> {
+    if !view.pools.all().eligible.is_empty() {
+        return None;
+    }
+    let is_awaited = discovery.status().iter().any(|source| source.age.is_none());
+    Some(match view.members.len() {
+        0 if is_awaited => "there are no targets yet".to_owned(),
+        0 => "there are no targets".to_owned(),
+        count => format!("none of {count} targets is able to serve"),
+    })
+}
+
+/// What is wrong with sources, a sentence each: their last targets still serve. Everybody may read it, so it has neither names of
+/// targets nor what stands in files; `/v1/fleet` has.
 pub(super) fn warnings(discovery: &Discovery) -> Vec<String> {
     let mut warnings = Vec::new();
-    for Status { name, problem, left_out, targets, .. } in discovery.status() {
-        warnings.extend(problem.map(|problem| format!("discovery {name}: {problem}; its last {targets} targets stay")));
-        if let Some(first) = left_out.first() {
+    for Status { name, trouble, left_out, targets, age, .. } in discovery.status() {
+        let stay = match (age, targets) {
+            (None, 0) => "it has no targets yet".to_owned(),
+            (_, 1) => "its last target stays".to_owned(),
+            _ => format!("its last {targets} targets stay"),
+        };
+        warnings.extend(trouble.map(|trouble| format!("discovery {name}: it {trouble}; {stay}")));
+        if !left_out.is_empty() {
             let count = left_out.len();
-            warnings.push(format!("discovery {name}: {count} of its targets are left out, the first: {first}"));
+            let why = "others have their names or addresses";
+            warnings.push(format!("discovery {name}: {count} of its {targets} targets are left out: {why}"));
         }
     }
     warnings
@@ -35,7 +56,7 @@ fn leaving(Leaving { name, address, in_flight, since }: Leaving) -> LeavingPart 
     LeavingPart { name, address, gateway_in_flight: in_flight, left_ms: since.as_millis() as u64 }
 }
 
-fn source(Status { name, kind, targets, age, problem, left_out: mut first_left_out }: Status) -> SourcePart {
+fn source(Status { name, kind, targets, age, problem, left_out: mut first_left_out, .. }: Status) -> SourcePart {
     let (age_ms, left_out) = (age.map(|age| age.as_millis() as u64), first_left_out.len());
     first_left_out.truncate(LEFT_OUT_SHOWN);
     SourcePart { name, kind, targets, age_ms, problem, left_out, first_left_out }

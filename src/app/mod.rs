@@ -455,10 +455,7 @@ fn readiness(
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
     }
-    let view = fleet.view();
-    if view.pools.all().eligible.is_empty() {
-        reasons.push(format!("none of {} targets is able to serve", view.members.len()));
-    }
+    reasons.extend(membership::nobody_serves(&fleet.view(), discovery));
     let said =
         |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
     let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);

@@ -21,9 +21,9 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
-use super::Report;
 use super::address::{default_name, parse_url};
 use super::settings::{Defaults, DnsSettings, Records};
+use super::{Report, Trouble};
 use crate::fleet::TargetSettings;
 use crate::snapshot::TLS_SCHEME;
 
@@ -56,6 +56,15 @@ enum DnsError {
     Failed(Name, RecordType, Box<NetError>),
 }
 
+impl DnsError {
+    const fn trouble(&self) -> Trouble {
+        match self {
+            Self::System(_) | Self::Failed(..) => Trouble::Away,
+            Self::Name(_) | Self::Empty(..) => Trouble::Unusable,
+        }
+    }
+}
+
 impl fmt::Display for DnsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,12 +92,12 @@ pub(super) async fn run(settings: DnsSettings, defaults: Defaults, report: Repor
                 failures = 0;
                 match targets(&sockets, &defaults) {
                     Ok(targets) => report.found(targets),
-                    Err(text) => report.failed(text),
+                    Err(text) => report.failed(Trouble::Unusable, text),
                 }
                 ttl.clamp(settings.interval, TTL_MAX.max(settings.interval))
             }
             Err(error) => {
-                report.failed(error.to_string());
+                report.failed(error.trouble(), error.to_string());
                 // The next question is asked over other sockets, of servers that the system may name by then.
                 resolver = None;
                 let doubled = settings.interval.saturating_mul(1 << u32::min(failures, 16));

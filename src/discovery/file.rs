@@ -9,9 +9,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Report;
 use super::listing::{self, Format};
 use super::settings::{Defaults, FileSettings};
+use super::{Report, Trouble};
 
 /// The largest file that is read: ten thousand targets with all that can be said of them.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -72,9 +72,9 @@ pub(super) async fn run(settings: FileSettings, defaults: Defaults, report: Repo
             Ok(Seen::Unsettled) => {}
             Ok(Seen::New(text)) => match listing::read(&text, format, &defaults) {
                 Ok(targets) => report.found(targets),
-                Err(mistake) => report.failed(format!("{shown} {mistake}")),
+                Err(mistake) => report.failed(Trouble::Unusable, format!("{shown} {mistake}")),
             },
-            Err(error) => report.failed(format!("{shown} cannot be read: {error}")),
+            Err(error) => report.failed(Trouble::Away, format!("{shown} cannot be read: {error}")),
         }
         tokio::time::sleep(interval).await;
     }

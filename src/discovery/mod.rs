@@ -10,6 +10,7 @@
 //!   else it meets is a problem, which is visible, and leaves its last view in force.
 //! - `joined` makes one fleet of all views: a name or an address belongs to who had it first in the order of the
 //!   configuration; the others are left out, and visible.
+//! - What is wrong stands in words in the log and in `/v1/fleet`; of which kind it is, everybody may know (`Trouble`).
 //! - Changes are gathered for a moment, so that a rollout of a thousand pods is a few new fleets and not a thousand.
 //!
 //! It knows the fleet only as a list of settings: how it is put into effect is its owner's.
@@ -89,11 +90,39 @@ struct Source {
     view: Vec<TargetSettings>,
     /// When the view was found; `None` before the first one.
     found: Option<Instant>,
-    problem: Option<String>,
+    problem: Option<(Trouble, String)>,
     /// Of the view's targets those whose names or addresses others have, with the reason.
     left_out: Vec<String>,
     answers: u64,
     failures: u64,
+}
+
+/// Of which kind a problem is: for those who may not know names, addresses and what stands in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It was asked for the first time, and has not answered.
+    Waiting,
+    /// It is not there, cannot be read or does not answer.
+    Away,
+    /// It does not let us in.
+    Refused,
+    /// What it says is no list of targets, or one that cannot be believed.
+    Unusable,
+    /// A bug of snapgate.
+    Bug,
+}
+
+/// What a source does that is in this trouble.
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "has not answered yet",
+            Self::Away => "cannot be reached or read",
+            Self::Refused => "refuses to answer",
+            Self::Unusable => "gives no answer that can be used",
+            Self::Bug => "is not asked because of a bug of snapgate",
+        })
+    }
 }
 
 /// A source as it stands, for operators.
@@ -107,8 +136,10 @@ pub struct Status {
     pub targets: usize,
     /// How long ago its view was found or confirmed; `None` if it has none yet.
     pub age: Option<Duration>,
-    /// Why the view may be out of date; `None` if it is not.
+    /// Why the view may be out of date, in words; `None` if it is not.
     pub problem: Option<String>,
+    /// The same, for everybody.
+    pub trouble: Option<Trouble>,
     /// Those of its targets that are not in the fleet, each with the reason.
     pub left_out: Vec<String>,
 }
@@ -227,7 +258,8 @@ impl Discovery {
     fn ended(self: &Arc<Self>, tasks: &mut JoinSet<()>, running: &mut HashMap<Id, (u64, AbortHandle)>, id: u64) {
         if self.board().sources.iter().any(|source| source.id == id) {
             let report = Report { discovery: Arc::clone(self), id };
-            report.failed("its task panicked, which is a bug of snapgate; it is started again".to_owned());
+            let text = "its task panicked, which is a bug of snapgate; it is started again";
+            report.failed(Trouble::Bug, text.to_owned());
             self.start(tasks, running, id, PANIC_PAUSE);
         }
     }
@@ -310,13 +342,15 @@ impl Board {
 
 impl Source {
     fn status(&self) -> Status {
-        let waiting = || self.found.is_none().then(|| "it has not answered yet".to_owned());
+        let waiting = || self.found.is_none().then(|| (Trouble::Waiting, format!("it {}", Trouble::Waiting)));
+        let (trouble, problem) = self.problem.clone().or_else(waiting).unzip();
         Status {
             name: self.settings.name.clone(),
             kind: self.settings.kind.name(),
             targets: self.view.len(),
             age: self.found.map(|found| found.elapsed()),
-            problem: self.problem.clone().or_else(waiting),
+            problem,
+            trouble,
             left_out: self.left_out.clone(),
         }
     }
@@ -326,14 +360,15 @@ impl Report {
     /// These are the source's targets now: all of them.
     fn found(&self, mut targets: Vec<TargetSettings>) {
         if targets.len() > SOURCE_TARGETS_MAX {
-            return self.failed(format!("{} targets are more than {SOURCE_TARGETS_MAX}", targets.len()));
+            let text = format!("{} targets are more than {SOURCE_TARGETS_MAX}", targets.len());
+            return self.failed(Trouble::Unusable, text);
         }
         // In an order of their own: a name goes to the same one of two each time.
         targets.sort_by(|a, b| (&a.name, &a.address).cmp(&(&b.name, &b.address)));
         self.with(|source| {
             source.answers += 1;
             source.found = Some(Instant::now());
-            if let Some(problem) = source.problem.take() {
+            if let Some((_, problem)) = source.problem.take() {
                 let (name, targets) = (&*source.settings.name, targets.len());
                 tracing::info!(source = name, targets, problem, "discovery works again");
             }
@@ -342,20 +377,24 @@ impl Report {
         self.discovery.found.notify_one();
     }
 
-    /// What was found before holds on; nobody knows for how long.
+    /// The last answer holds on; nobody knows for how long. If it was none, what was found before only ages.
     fn holds(&self) {
-        self.with(|source| source.found = source.found.and(Some(Instant::now())));
+        self.with(|source| {
+            if source.problem.is_none() {
+                source.found = source.found.and(Some(Instant::now()));
+            }
+        });
     }
 
     /// Something is wrong: what was found before stays in force.
-    fn failed(&self, problem: String) {
+    fn failed(&self, trouble: Trouble, problem: String) {
         self.with(|source| {
             source.failures += 1;
-            if source.problem.as_deref() != Some(&*problem) {
+            if source.problem.as_ref().is_none_or(|(_, known)| *known != problem) {
                 let (name, targets) = (&*source.settings.name, source.view.len());
                 tracing::warn!(source = name, targets, problem, "discovery fails; its last targets stay");
-                source.problem = Some(problem);
             }
+            source.problem = Some((trouble, problem));
         });
     }
 

@@ -56,3 +56,21 @@ fn a_source_that_is_asked_the_same_keeps_its_targets_whatever_it_is_called() {
     assert_ne!(discovery.report("file-2").id, before);
     assert!(discovery.after_reload(&[file("other", "e")]).is_empty());
 }
+
+#[test]
+fn what_holds_on_is_confirmed_only_if_it_was_good() {
+    let discovery = discovery(&[file("f", "a")]);
+    let report = discovery.report("f");
+    let found = || discovery.board().sources[0].found;
+    report.holds();
+    assert_eq!(found(), None, "nothing was found yet");
+    discovery.finds("f", "x");
+    let first = found();
+    report.failed(Trouble::Unusable, "nonsense".to_owned());
+    report.holds();
+    assert_eq!(found(), first);
+    discovery.finds("f", "x");
+    let second = found();
+    report.holds();
+    assert!(second > first && found() > second);
+}

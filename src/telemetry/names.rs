@@ -228,7 +228,7 @@ metrics! {
     DISCOVERY_LEFT_OUT "snapgate_discovery_left_out_targets" Gauge, "{target}", ["source"], Stable,
         "Those of them that are not in the fleet, because others have their names or addresses";
     DISCOVERY_FAILING "snapgate_discovery_failing" Gauge, "1", ["source"], Stable,
-        "1 while a source of discovery cannot say who the targets are: its last view stays, /readyz says why";
+        "1 while a source of discovery cannot say who the targets are: its last view stays, /v1/fleet says why";
     DISCOVERY_ANSWERS "snapgate_discovery_answers_total" Counter, "{answer}", ["source", "result"], Stable,
         "Answers of a source of discovery: views that were taken up, and failures";
     SCRAPES "snapgate_scrapes_total" Counter, "{scrape}", ["target"], Stable, "Metric pages of the target that were read";

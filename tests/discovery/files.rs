@@ -91,7 +91,8 @@ fn what_is_no_list_leaves_the_last_targets_and_says_so_everywhere() {
 
     let ready = gateway.admin("/readyz");
     assert_eq!((ready.status, ready.at("/ready")), (200, &json!(true)), "the last targets serve");
-    assert!(ready.text_at("/warnings/0").is_some_and(|text| text.starts_with("discovery file-1: ")), "{}", ready.text);
+    let warning = "discovery file-1: it cannot be reached or read; its last 2 targets stay";
+    assert_eq!(ready.at("/warnings"), &json!([warning]), "everybody may read it");
     let metrics = gateway.admin("/metrics").text;
     for line in [
         "snapgate_discovery_failing{source=\"file-1\"} 1",
@@ -116,7 +117,9 @@ fn an_empty_list_is_obeyed_and_no_file_at_the_start_is_none() {
     let gateway = listing.start();
     until_problem(&gateway, "cannot be read");
     let ready = gateway.admin("/readyz");
-    assert_eq!((ready.status, ready.text_at("/reasons/0")), (503, Some("none of 0 targets is able to serve")));
+    assert_eq!((ready.status, ready.text_at("/reasons/0")), (503, Some("there are no targets yet")));
+    let warning = "discovery file-1: it cannot be reached or read; it has no targets yet";
+    assert_eq!(ready.text_at("/warnings/0"), Some(warning));
     listing.put(&list(&[("a", &pod)]));
     until_fleet(&gateway, "name", &["a"]);
     assert_eq!(gateway.ask(&completion()).status, 200);
@@ -124,6 +127,7 @@ fn an_empty_list_is_obeyed_and_no_file_at_the_start_is_none() {
     until_fleet(&gateway, "name", &[]);
     assert_eq!(gateway.ask(&completion()).status, 503);
     until_no_problem(&gateway);
+    assert_eq!(gateway.admin("/readyz").text_at("/reasons/0"), Some("there are no targets"));
 }
 
 #[test]
@@ -144,7 +148,8 @@ fn names_belong_to_who_has_them_first() {
         (page.at("/discovery/0/left_out"), page.at("/discovery/0/first_left_out")),
         (&json!(2), &json!(expected))
     );
-    assert!(gateway.admin("/readyz").text_at("/warnings/0").is_some_and(|text| text.contains("2 of its targets")));
+    let warning = "discovery file-1: 2 of its 3 targets are left out: others have their names or addresses";
+    assert_eq!(gateway.admin("/readyz").at("/warnings"), &json!([warning]));
     // When the name is free, it has it.
     listing.put(&list(&[("z", &one), ("x", &other)]));
     until_fleet(&gateway, "name", &["t0", "x", "z"]);

@@ -18,6 +18,7 @@ use kube::core::{ObjectList, Request, Resource, Status, WatchEvent};
 use tokio::time::timeout;
 
 use super::slices::{EndpointSlice, Slices};
+use crate::discovery::Trouble;
 use crate::discovery::settings::KubernetesSettings;
 use crate::telemetry::Metrics;
 use crate::tls::{ClientSettings, Connector, Credential, CredentialSettings, Dialer, Rotate as _};
@@ -65,6 +66,14 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
+    pub(super) const fn trouble(&self) -> Trouble {
+        match self {
+            Self::Setup(_) | Self::Away(_) => Trouble::Away,
+            Self::Refused(..) => Trouble::Refused,
+            Self::Unreadable(_) | Self::Gone => Trouble::Unusable,
+        }
+    }
+
     pub(super) fn of_status(status: &Status) -> Self {
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::of(code, status.message.clone())

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use api::{Api, ApiError, Watching};
 use slices::{PortWanted, Slices};
 
-use super::Report;
 use super::settings::{Defaults, KubernetesSettings};
+use super::{Report, Trouble};
 use crate::telemetry::Metrics;
 
 /// How long events are gathered after the first: while an endpoint moves from one slice to another it is in neither.
@@ -70,7 +70,7 @@ pub(super) async fn run(settings: KubernetesSettings, defaults: Defaults, report
                     brought: false,
                 };
             }
-            Err(error) => report.failed(error.to_string()),
+            Err(error) => report.failed(error.trouble(), error.to_string()),
         }
         pause(&mut failures).await;
     };
@@ -82,7 +82,7 @@ pub(super) async fn run(settings: KubernetesSettings, defaults: Defaults, report
         match ended {
             Ok(Ended::Watched) => {}
             Ok(Ended::Forgotten) => followed.version = None,
-            Err(error) => followed.report.failed(error.to_string()),
+            Err(error) => followed.report.failed(error.trouble(), error.to_string()),
         }
         let was_good = std::mem::take(&mut followed.brought) || began.elapsed() >= LASTED;
         if was_good {
@@ -181,7 +181,7 @@ impl Followed {
     fn report(&self) {
         match self.slices.targets(&self.port, &self.defaults) {
             Ok(targets) => self.report.found(targets),
-            Err(problem) => self.report.failed(format!("{}: {problem}", self.api.what())),
+            Err(problem) => self.report.failed(Trouble::Unusable, format!("{}: {problem}", self.api.what())),
         }
     }
 }
