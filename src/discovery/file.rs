@@ -1,13 +1,14 @@
 //! Targets from a file that is followed as it changes.
 //!
-//! A file that was moved into its place is whole, and is read at once. One that is written where it stands is read when two
-//! looks in a row see the same, so that nobody is caught in the middle; whoever stops in the middle leaves JSON that is
-//! none. What cannot be read or believed leaves the last view.
+//! A file that was moved into another one's place is whole, and is read at once. One that is written where it stands, or was
+//! not there, is read when two looks in a row see the same, so that nobody is caught in the middle; whoever stops in the middle
+//! leaves JSON that is none. What cannot be read or believed leaves the last view.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::listing::{self, Format};
 use super::settings::{Defaults, FileSettings};
@@ -15,6 +16,9 @@ use super::{Report, Trouble};
 
 /// The largest file that is read: ten thousand targets with all that can be said of them.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// How long nothing may change about a file that was not there before: as long as that nobody has its targets.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
 /// What tells one state of a file from another: device, inode, size, and when content and inode were changed. Links are
 /// followed, so it is another file when a volume's `..data` is swapped.
@@ -76,7 +80,8 @@ pub(super) async fn run(settings: FileSettings, defaults: Defaults, report: Repo
             },
             Err(error) => report.failed(Trouble::Away, format!("{shown} cannot be read: {error}")),
         }
-        tokio::time::sleep(interval).await;
+        let nothing_is_taken = followed.taken.is_none() && followed.last.is_some();
+        tokio::time::sleep(if nothing_is_taken { interval.min(SETTLED_AFTER) } else { interval }).await;
     }
 }
 
@@ -96,7 +101,7 @@ impl Followed {
         if self.taken == Some(now) {
             return Ok(Seen::Same);
         }
-        let was_moved_here = self.taken.or(before).is_none_or(|other| other.place != now.place);
+        let was_moved_here = self.taken.is_some_and(|taken| taken.place != now.place);
         if before != Some(now) && !was_moved_here {
             return Ok(Seen::Unsettled);
         }
@@ -129,8 +134,8 @@ mod tests {
         let mut followed = Followed { path: at("t"), taken: None, last: None };
         assert!(followed.look().is_err(), "it is not there");
         fs::write(at("t"), "a").unwrap();
-        assert_eq!(followed.look().unwrap(), new("a"));
-        assert_eq!(followed.look().unwrap(), Seen::Same);
+        assert_eq!(followed.look().unwrap(), Seen::Unsettled, "it may have been written here");
+        assert_eq!([followed.look().unwrap(), followed.look().unwrap()], [new("a"), Seen::Same]);
         fs::write(at("t"), "ab").unwrap();
         assert_eq!(followed.look().unwrap(), Seen::Unsettled);
         fs::write(at("t"), "abc").unwrap();
@@ -141,7 +146,8 @@ mod tests {
         fs::remove_file(at("t")).unwrap();
         assert!(followed.look().is_err());
         fs::write(at("t"), "d").unwrap();
-        assert_eq!(followed.look().unwrap(), new("d"), "it was away: nobody knows what it is now");
+        assert_eq!(followed.look().unwrap(), Seen::Unsettled, "it was away: nobody knows what it is now");
+        assert_eq!(followed.look().unwrap(), new("d"));
     }
 
     #[test]
@@ -155,7 +161,7 @@ mod tests {
         symlink("one", at("..data")).unwrap();
         symlink("..data/t", at("t")).unwrap();
         let mut followed = Followed { path: at("t"), taken: None, last: None };
-        assert_eq!(followed.look().unwrap(), new("one"));
+        assert_eq!([followed.look().unwrap(), followed.look().unwrap()], [Seen::Unsettled, new("one")]);
         // As the kubelet does it: another link, moved over the first.
         symlink("other", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
@@ -168,6 +174,7 @@ mod tests {
         let path = dir.path().join("t");
         fs::File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
         let mut followed = Followed { path, taken: None, last: None };
+        assert_eq!(followed.look().unwrap(), Seen::Unsettled);
         assert!(followed.look().unwrap_err().to_string().contains("larger than"));
     }
 }
