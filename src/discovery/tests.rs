@@ -1,5 +1,7 @@
 //! Sources that come, go and are renamed.
 
+use std::net::TcpListener;
+
 use super::*;
 
 fn file(name: &str, path: &str) -> Settings {
@@ -73,4 +75,24 @@ fn what_holds_on_is_confirmed_only_if_it_was_good() {
     let second = found();
     report.holds();
     assert!(second > first && found() > second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_is_asked_less_and_less() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = KubernetesSettings {
+        api: format!("http://{}", silent.local_addr().unwrap()),
+        ca: None,
+        token_file: None,
+        namespace: Some("llm".into()),
+        selector: "a=b".into(),
+        port_name: None,
+    };
+    let source = Settings { name: "k".into(), kind: Kind::Kubernetes(settings), defaults: Defaults::default() };
+    let discovery = discovery(&[source]);
+    // Each question takes ten seconds; if the pauses did not grow there would be almost thirty.
+    let asked = Arc::clone(&discovery).run(std::future::pending());
+    tokio::time::timeout(Duration::from_secs(300), asked).await.expect_err("it goes on");
+    let failures = discovery.board().sources[0].failures;
+    assert!((5..20).contains(&failures), "{failures}");
 }

@@ -159,6 +159,19 @@ fn who_is_not_let_in_says_why_and_a_new_token_opens() {
 }
 
 #[test]
+fn a_server_that_cannot_be_reached_is_told_with_the_cause() {
+    let nobody = crate::gateway::Sims::refusing(1);
+    let source = format!(
+        r#"[{{ kind = "kubernetes", service = "vllm", namespace = "llm", api = "http://{}" }}]"#,
+        nobody.addresses()[0]
+    );
+    let gateway = Setup::before(&[]).set("discovery", source).start();
+    until_problem(&gateway, "Connection refused");
+    let warning = "discovery kubernetes-1: it cannot be reached or read; it has no targets yet";
+    assert_eq!(gateway.admin("/readyz").text_at("/warnings/0"), Some(warning));
+}
+
+#[test]
 fn a_service_that_is_not_there_is_a_problem_and_empties_nothing() {
     let server = ApiServer::start();
     let gateway = start(&server, "");

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::slices::{EndpointSlice, Slices};
 use crate::discovery::Trouble;
 use crate::discovery::settings::KubernetesSettings;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 use crate::tls::{ClientSettings, Connector, Credential, CredentialSettings, Dialer, Rotate as _};
 
 /// Where the cluster says in which namespace a pod runs.
@@ -213,7 +213,7 @@ impl Api {
             request.headers_mut().insert(AUTHORIZATION, token.value());
         }
         let answer = timeout(TIMEOUT, self.client.request(request)).await.map_err(|_| late(TIMEOUT))?;
-        let answer = answer.map_err(|error| ApiError::Away(with_cause(&error)))?;
+        let answer = answer.map_err(|error| ApiError::Away(with_causes(&error)))?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
             code => {
@@ -252,7 +252,7 @@ impl Watching {
             match timeout(limit, self.body.frame()).await.map_err(|_| late(limit))? {
                 None if self.line.is_empty() => return Ok(None),
                 None => return Err(ApiError::Away("it broke off within an event".to_owned())),
-                Some(Err(error)) => return Err(ApiError::Away(with_cause(&error))),
+                Some(Err(error)) => return Err(ApiError::Away(with_causes(&error))),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.line.extend_from_slice(&data);
@@ -265,15 +265,11 @@ impl Watching {
 
 async fn whole(answer: Response<Incoming>) -> Result<Bytes, ApiError> {
     let body = Limited::new(answer.into_body(), BYTES_MAX).collect().await;
-    Ok(body.map_err(|error| ApiError::Away(error.to_string()))?.to_bytes())
+    Ok(body.map_err(|error| ApiError::Away(with_causes(&*error)))?.to_bytes())
 }
 
 fn late(limit: Duration) -> ApiError {
     ApiError::Away(format!("nothing came within {limit:?}"))
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn own_namespace() -> Result<String, ApiError> {

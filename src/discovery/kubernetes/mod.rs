@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// How long it is waited after a failure: at first about so long, then twice as long each time, up to the other.
 const FAILED_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// A watch that went on for so long was a good one, as is one that has brought anything.
+/// A watch that went on for so long after the head of its answer was a good one, as is one that has brought anything.
 const LASTED: Duration = Duration::from_secs(2);
 
 /// How far a pause may be from that, so that replicas do not come back to a server all at once.
@@ -34,7 +34,7 @@ const JITTER: f64 = 0.5;
 /// Why a watch is over.
 #[derive(Debug)]
 enum Ended {
-    /// As agreed, or its connection broke after it had brought something: the next one goes on where it was.
+    /// As agreed: the next one goes on where it was.
     Watched,
     /// The server does not remember where it was.
     Forgotten,
@@ -49,6 +49,8 @@ struct Followed {
     slices: Slices,
     /// Up to which change it is known; `None` if everything has to be listed.
     version: Option<String>,
+    /// When the server began to answer the present watch.
+    answered: Option<Instant>,
     /// The present watch has brought something.
     brought: bool,
 }
@@ -67,6 +69,7 @@ pub(super) async fn run(settings: KubernetesSettings, defaults: Defaults, report
                     report,
                     slices: Slices::default(),
                     version: None,
+                    answered: None,
                     brought: false,
                 };
             }
@@ -76,7 +79,6 @@ pub(super) async fn run(settings: KubernetesSettings, defaults: Defaults, report
     };
     loop {
         followed.api.look(&metrics);
-        let began = Instant::now();
         let ended = followed.step().await;
         let has_failed = ended.is_err();
         match ended {
@@ -84,7 +86,8 @@ pub(super) async fn run(settings: KubernetesSettings, defaults: Defaults, report
             Ok(Ended::Forgotten) => followed.version = None,
             Err(error) => followed.report.failed(error.trouble(), error.to_string()),
         }
-        let was_good = std::mem::take(&mut followed.brought) || began.elapsed() >= LASTED;
+        let lasted = followed.answered.take().is_some_and(|answered| answered.elapsed() >= LASTED);
+        let was_good = std::mem::take(&mut followed.brought) || lasted;
         if was_good {
             failures = 0;
         }
@@ -122,6 +125,7 @@ impl Followed {
             Err(ApiError::Gone) => return Ok(Ended::Forgotten),
             watching => watching?,
         };
+        self.answered = Some(Instant::now());
         // It answers: what is known is known again.
         self.report();
         self.follow(&mut watching).await
