@@ -27,6 +27,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ pub const SOURCE_TARGETS_MAX: usize = 10_000;
 /// The least time from one new fleet to the next: what comes meanwhile is put into effect together.
 const APPLY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a source is left alone when its task panicked.
+/// How long a source is left alone when its task panicked, and the fleet when changing it did.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
 
 /// Names that stand in a line of the log at most.
@@ -176,8 +177,11 @@ impl Discovery {
                 () = &mut stop => break,
                 () = self.reloaded.notified() => self.follow(&mut tasks, &mut running),
                 () = self.found.notified() => {
-                    self.put_into_effect();
-                    tokio::time::sleep(APPLY_PAUSE).await;
+                    let pause = self.try_to_apply();
+                    tokio::select! {
+                        () = &mut stop => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
                 }
                 Some(ended) = tasks.join_next_with_id() => {
                     let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
@@ -262,6 +266,16 @@ impl Discovery {
             report.failed(Trouble::Bug, text.to_owned());
             self.start(tasks, running, id, PANIC_PAUSE);
         }
+    }
+
+    /// A panic is a bug in one change's way, not a reason to hear of no other. Says when to look again.
+    fn try_to_apply(&self) -> Duration {
+        if catch_unwind(AssertUnwindSafe(|| self.put_into_effect())).is_ok() {
+            return APPLY_PAUSE;
+        }
+        tracing::error!("putting the targets into effect panicked: until it succeeds, the last ones stay");
+        self.found.notify_one();
+        PANIC_PAUSE
     }
 
     fn put_into_effect(&self) {

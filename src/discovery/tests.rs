@@ -1,6 +1,9 @@
-//! Sources that come, go and are renamed.
+//! Sources that come, go and are renamed, and a fleet that cannot be changed.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -75,6 +78,23 @@ fn what_holds_on_is_confirmed_only_if_it_was_good() {
     let second = found();
     report.holds();
     assert!(second > first && found() > second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_targets_are_put_into_effect_ends_nothing() {
+    let (applied, mut seen) = mpsc::channel(1);
+    let tries = AtomicUsize::new(0);
+    let apply = move |targets: &[TargetSettings]| {
+        assert!(tries.fetch_add(1, Relaxed) > 0, "the first time it panics, which is what is tested here");
+        applied.try_send(targets.to_vec()).expect("it is looked at");
+        Change::default()
+    };
+    let discovery = Discovery::new(Vec::new(), &[file("f", "/does/not/exist.json")], Metrics::new(), apply);
+    discovery.finds("f", "x");
+    tokio::select! {
+        () = Arc::clone(&discovery).run(std::future::pending()) => unreachable!("nobody stops it"),
+        targets = seen.recv() => assert_eq!(targets, Some(vec![target("x")])),
+    }
 }
 
 #[tokio::test(start_paused = true)]
