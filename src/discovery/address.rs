@@ -7,8 +7,7 @@ use crate::snapshot::TLS_SCHEME;
 /// The longest name of a target, token or instance.
 const NAME_CHARS_MAX: usize = 64;
 
-/// What a name is made of.
-/// Whether a name may have it.
+/// Whether a name may have this letter, digit or sign.
 pub const fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }

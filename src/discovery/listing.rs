@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::address::{check_name, default_name, parse_url};
 use super::settings::Defaults;
@@ -16,6 +18,9 @@ use crate::snapshot::{Place, TLS_SCHEME};
 /// How many mistakes of one file are named.
 const MISTAKES_MAX: usize = 5;
 
+/// The longest label and the longest value of one: Kubernetes has 317 and 63 bytes at most, and 253 for names of what it runs.
+const LABEL_BYTES_MAX: usize = 512;
+
 /// In what a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -25,30 +30,15 @@ pub(super) enum Format {
     Json,
 }
 
-/// A file in which the list has a name.
+/// A TOML file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    targets: Vec<Entry>,
+    targets: Vec<Value>,
 }
 
-/// A JSON file.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum AnyDocument {
-    List(Vec<serde_json::Value>),
-    Named { targets: Vec<serde_json::Value> },
-}
-
-/// An element of a list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Url(String),
-    Target(Described),
-}
-
-#[derive(Deserialize)]
+/// An element of a list, if it is more than a URL.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Described {
     url: String,
@@ -69,51 +59,96 @@ struct Group {
 
 /// The targets of a file's text; or what is wrong with it.
 pub(super) fn read(text: &str, format: Format, defaults: &Defaults) -> Result<Vec<TargetSettings>, String> {
-    let mut targets = Targets { defaults, found: Vec::new(), mistakes: Vec::new() };
-    match format {
-        Format::Toml => {
-            let document: Document =
-                toml::from_str(text).map_err(|error| format!("is not the TOML that it should be: {error}"))?;
-            document.targets.into_iter().for_each(|entry| targets.entry(entry));
-        }
-        Format::Json => {
-            let document =
-                serde_json::from_str(text).map_err(|error| format!("is no list of targets in JSON: {error}"))?;
-            let (AnyDocument::List(list) | AnyDocument::Named { targets: list }) = document;
-            list.into_iter().for_each(|value| targets.value(value));
-        }
+    let list = match format {
+        Format::Toml => in_toml(text)?,
+        Format::Json => in_json(text)?,
+    };
+    let mut targets = Targets { defaults, number: 0, found: Vec::new(), mistakes: Vec::new() };
+    for value in list {
+        targets.number += 1;
+        targets.value(value, format);
     }
     targets.whole()
 }
 
+/// Its elements. A mistake is told without the line it is on, which may hold anything.
+fn in_toml(text: &str) -> Result<Vec<Value>, String> {
+    let document: Result<Document, _> = toml::from_str(text);
+    let mistake = |error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        format!("is not the TOML that it should be, at line {line}: {}", error.message())
+    };
+    document.map(|document| document.targets).map_err(mistake)
+}
+
+fn in_json(text: &str) -> Result<Vec<Value>, String> {
+    let said = "is no list of targets in JSON";
+    match serde_json::from_str::<Value>(text).map_err(|error| format!("{said}: {error}"))? {
+        Value::Array(list) => Ok(list),
+        Value::Object(mut fields) => match fields.remove("targets") {
+            Some(Value::Array(list)) => Ok(list),
+            Some(other) => Err(format!("{said}: `targets` is {}", kind(&other))),
+            None => Err(format!("{said}: it has no `targets`")),
+        },
+        other => Err(format!("{said}: it is {}", kind(&other))),
+    }
+}
+
+/// What a value is, in words.
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+    }
+}
+
+fn parsed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn described(value: Value) -> Result<Described, String> {
+    match value {
+        Value::String(url) => Ok(Described { url, ..Described::default() }),
+        Value::Object(_) => parsed(value),
+        other => Err(format!("it is {}", kind(&other))),
+    }
+}
+
 struct Targets<'a> {
     defaults: &'a Defaults,
+    /// Which element of the list is read, from 1.
+    number: usize,
     found: Vec<TargetSettings>,
     mistakes: Vec<String>,
 }
 
 impl Targets<'_> {
-    fn value(&mut self, value: serde_json::Value) {
-        let is_group = value.get("targets").is_some();
-        let number = self.found.len() + self.mistakes.len() + 1;
+    fn value(&mut self, value: Value, format: Format) {
+        let is_group = format == Format::Json && value.get("targets").is_some();
         let read = if is_group {
-            serde_json::from_value(value).map(|group| self.group(group))
+            parsed(value).map(|group| self.group(group))
         } else {
-            serde_json::from_value(value).map(|entry| self.entry(entry))
+            described(value).map(|entry| self.entry(entry))
         };
         if let Err(error) = read {
-            self.mistakes.push(format!(
-                "entry {number} is no target: write {{\"url\": \"http://HOST:PORT\", \"name\": …}} or, as for Prometheus, \
-                 {{\"targets\": [\"HOST:PORT\"], \"labels\": {{…}}}} ({error})"
-            ));
+            let number = self.number;
+            self.mistakes.push(match format {
+                Format::Toml => format!("entry {number} is no target: {error}; write url = \"http://HOST:PORT\", name = …"),
+                Format::Json => format!(
+                    "entry {number} is no target: {error}; write {{\"url\": \"http://HOST:PORT\", \"name\": …}} or, as for \
+                     Prometheus, {{\"targets\": [\"HOST:PORT\"], \"labels\": {{…}}}}"
+                ),
+            });
         }
     }
 
-    fn entry(&mut self, entry: Entry) {
-        let Described { url, name, gpus, models } = match entry {
-            Entry::Url(url) => Described { url, name: None, gpus: None, models: Vec::new() },
-            Entry::Target(described) => described,
-        };
+    fn entry(&mut self, entry: Described) {
+        let Described { url, name, gpus, models } = entry;
         let address = parse_url(&url);
         let target = address.and_then(|address| {
             let gpus_of = self.defaults.gpus_of(None, name.as_deref());
@@ -128,7 +163,10 @@ impl Targets<'_> {
     /// What Prometheus scrapes is what is forwarded to. A pod's labels say which it is, if it is one.
     fn group(&mut self, group: Group) {
         let Group { targets, labels } = group;
-        let place = place(&labels);
+        let place = match place(&labels) {
+            Ok(place) => place,
+            Err(mistake) => return self.add(Err(mistake)),
+        };
         let tls = labels.get("__scheme__").map_or(self.defaults.tls, |scheme| scheme == "https");
         let only = targets.len() == 1;
         for address in targets {
@@ -151,7 +189,7 @@ impl Targets<'_> {
     fn add(&mut self, target: Result<TargetSettings, String>) {
         match target {
             Ok(target) => self.found.push(target),
-            Err(mistake) => self.mistakes.push(mistake),
+            Err(mistake) => self.mistakes.push(format!("entry {}: {mistake}", self.number)),
         }
     }
 
@@ -175,18 +213,24 @@ fn located(address: &str, port: Option<u16>, tls: bool) -> Result<String, String
     }
 }
 
-/// The pod that labels speak of, if they name one.
-fn place(labels: &BTreeMap<String, String>) -> Option<Arc<Place>> {
+/// The pod that labels speak of, if they name one. What says who it is has to fit; of the others those are left out that do not.
+fn place(labels: &BTreeMap<String, String>) -> Result<Option<Arc<Place>>, String> {
     const OWN: [&str; 4] = ["namespace", "pod", "uid", "node"];
+    let Some(pod) = labels.get("pod") else { return Ok(None) };
+    let fits = |(name, value): &(&String, &String)| name.len().max(value.len()) <= LABEL_BYTES_MAX;
+    let (own, others): (Vec<_>, Vec<_>) = labels.iter().partition(|(name, _)| OWN.contains(&name.as_str()));
+    if let Some((name, _)) = own.into_iter().find(|label| !fits(label)) {
+        return Err(format!("the label {name} is longer than {LABEL_BYTES_MAX} bytes"));
+    }
     let label = |name: &str| labels.get(name).map(|value| value.as_str().into());
-    let others = labels.iter().filter(|(name, _)| !OWN.contains(&name.as_str()) && !name.starts_with("__"));
-    Some(Arc::new(Place {
+    let others = others.into_iter().filter(|label| !label.0.starts_with("__") && fits(label));
+    Ok(Some(Arc::new(Place {
         namespace: label("namespace").unwrap_or_default(),
-        pod: label("pod")?,
+        pod: pod.as_str().into(),
         uid: label("uid").unwrap_or_default(),
         node: label("node"),
         labels: others.take(LABELS_MAX).map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
-    }))
+    })))
 }
 
 #[cfg(test)]
@@ -255,11 +299,43 @@ mod tests {
         let text =
             r#"["http://h:1", "h:2", {"url": "http://h"}, {"url": "http://h:3", "nmae": "x"}, {"targets": ["h"]}, 7]"#;
         let text = json(text).unwrap_err();
-        for part in ["\"h:2\" is not a URL", "\"http://h\" has no port", "entry 4 is no target", "entry 6"] {
+        for part in [
+            "entry 2: \"h:2\" is not a URL",
+            "entry 3: \"http://h\" has no port",
+            "entry 4 is no target: unknown field `nmae`",
+            "entry 5: \"http://h\" has no port",
+            "entry 6 is no target: it is a number",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let group = r#"[{"targets": ["h:1", "h:2"]}, {"name": "x"}]"#;
+        assert!(json(group).unwrap_err().contains("entry 2 is no target: missing field `url`"), "entries are counted");
         let many = format!("[{}]", ["\"x\""; 9].join(","));
         assert!(json(&many).unwrap_err().ends_with("; and 4 more"));
+    }
+
+    #[test]
+    fn a_mistake_in_toml_is_told_by_its_line_and_not_by_what_stands_there() {
+        let wrong = |text| read(text, Format::Toml, &Defaults::default()).unwrap_err();
+        let text = wrong("[[targets]]\nurl = \"http://h:1\"\n\n[[targets]\nsecret = \"s3cr3t\"");
+        assert!(text.contains("at line 4: ") && !text.contains("targets]"), "{text}");
+        let text = wrong("[[targets]]\nurl = \"http://h:1\"\n[other]\nsecret = \"s3cr3t\"");
+        assert!(text.contains("at line 3: unknown field `other`") && !text.contains("s3cr3t"), "{text}");
+        let text = wrong("[[targets]]\nname = \"x\"");
+        assert!(text.starts_with("entry 1 is no target: missing field `url`"), "{text}");
+        assert!(wrong("targets = [{targets = [\"h:1\"]}]").contains("unknown field `targets`"));
+    }
+
+    #[test]
+    fn labels_are_no_longer_than_anybody_needs() {
+        let of = |name: &str, bytes: usize| {
+            let value = "x".repeat(bytes);
+            json(&format!(r#"[{{"targets": ["h:1"], "labels": {{"pod": "p", "app": "a", "{name}": "{value}"}}}}]"#))
+        };
+        let labels = |targets: Vec<TargetSettings>| targets[0].place.as_ref().unwrap().labels.len();
+        assert_eq!(of("note", LABEL_BYTES_MAX).map(labels), Ok(2));
+        assert_eq!(of("note", LABEL_BYTES_MAX + 1).map(labels), Ok(1), "it is left out");
+        assert!(of("node", LABEL_BYTES_MAX + 1).unwrap_err().contains("the label node is longer than 512 bytes"));
     }
 
     proptest! {

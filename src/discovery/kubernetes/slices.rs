@@ -13,7 +13,7 @@ use crate::fleet::TargetSettings;
 use crate::snapshot::place::LABELS_MAX;
 use crate::snapshot::{Place, TLS_SCHEME};
 
-/// Labels whose names end their first part with this are the cluster's own book-keeping about slices.
+/// Labels whose names begin with one of these are the cluster's own book-keeping about slices.
 const OWN_LABELS: [&str; 3] = ["endpointslice.kubernetes.io/", "kubernetes.io/service-name", "service.kubernetes.io/"];
 
 /// Which of a slice's ports targets are spoken to at.
