@@ -5,8 +5,8 @@
 //! So the store never has more than its limit and what one commit adds; only what is too much at the start, because the limit was
 //! lowered, goes little by little.
 //!
-//! Records go in the order of their sequence numbers; with them go their aliases, and the samples, drop counts, runs and
-//! targets that nothing refers to any more.
+//! Records go in the order of their sequence numbers; with them go their aliases, and the samples, drop counts and runs that
+//! nothing refers to any more. Targets go with their run: of a run that goes on all that it ever had stay, a row each.
 
 use std::time::{Duration, Instant};
 
