@@ -387,6 +387,60 @@ async fn connections_that_are_left_idle_make_room_the_longest_idle_one_first() {
     }
 }
 
+/// Asks for many keys, one of which is still in flight, and waits for its end; comes back with the answer's head.
+async fn begin_waiting(gateway: &Gateway, number: u8, body: &str) -> TcpStream {
+    let mut socket = client_at(gateway, number).await;
+    let head =
+        format!("POST /v1/snapshots/resolve?wait=30s HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}", body.len());
+    socket.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+    let mut begun = [0; 12];
+    socket.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    socket
+}
+
+#[tokio::test]
+async fn an_answer_that_is_silent_while_it_waits_makes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { loopback: true, connections_max: 8, ..Settings::default() };
+    let gateway = Gateway::start(dir.path(), Plan { settings, ..Plan::default() }).await;
+    let record = gateway.record(SOON, 1, false);
+    gateway.ledger.insert(Arc::clone(&record));
+    let mut waiting = begin_waiting(&gateway, 1, &record.id().to_string()).await;
+    // The other one that this address may have goes as soon as it is idle, for by then the answer has been silent for longer.
+    let mut idle = client_at(&gateway, 1).await;
+    assert!(is_answered(&mut idle).await);
+    let _next = until_answered(&gateway, 1).await;
+    assert!(!is_answered(&mut idle).await);
+    assert!(record.finish(specimen::outcome()));
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"\r\n0\r\n\r\n") {
+        assert_ne!(waiting.read_buf(&mut rest).await.unwrap(), 0, "it is answered to its end");
+    }
+    assert!(String::from_utf8_lossy(&rest).contains("\"state\":\"found\""));
+    // Once its body has ended it is idle like any other.
+    let _another = until_answered(&gateway, 1).await;
+    let _one_more = until_answered(&gateway, 1).await;
+    assert!(!is_answered(&mut waiting).await);
+}
+
+#[tokio::test]
+async fn an_answer_that_its_client_does_not_take_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { loopback: true, connections_max: 4, ..Settings::default() };
+    let gateway = Gateway::start(dir.path(), Plan { settings, ..Plan::default() }).await;
+    let record = gateway.record(SOON, 1, true);
+    gateway.ledger.insert(Arc::clone(&record));
+    // Documents of some ten megabytes: more than the system holds for a client that reads nothing.
+    let keys = format!("{}\n", record.id()).repeat(10_000);
+    let mut stalled = begin_waiting(&gateway, 1, &keys).await;
+    let _next = until_answered(&gateway, 1).await;
+    let mut rest = Vec::new();
+    // The connection's end may come as an error, or after what was on its way.
+    stalled.read_to_end(&mut rest).await.ok();
+    assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "it was broken off");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_ends_its_head_or_its_body_is_let_go() {
     let dir = tempfile::tempdir().unwrap();
