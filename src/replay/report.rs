@@ -196,6 +196,9 @@ impl Report {
         self.difference.gateway_in_flight.add(in_flight(&old), in_flight(&new));
         let distance = old.distance(&new);
         self.different_but_alike += u64::from(distance == 0.0);
+        if distance == 0.0 {
+            return;
+        }
         let place = self.examples.partition_point(|example| example.distance >= distance);
         if place < EXAMPLES_MAX {
             self.examples.truncate(EXAMPLES_MAX - 1);
@@ -271,7 +274,7 @@ impl Report {
             ("kv_cache_usage", kv_cache_usage),
             ("gateway_in_flight", gateway_in_flight),
         ] {
-            let shown = mean.mean.map_or_else(|| "unknown".to_owned(), |mean| format!("{mean:+.3}"));
+            let shown = mean.mean.map_or_else(|| "unknown".to_owned(), signed);
             text += &format!("  {name:<18} {shown:>9}  (fresh for both in {})\n", mean.known);
         }
         text
@@ -308,6 +311,11 @@ impl Example {
             new.gateway_in_flight,
         )
     }
+}
+
+/// With its sign, to a thousandth; what is less is 0, which has none.
+fn signed(value: f64) -> String {
+    if round(value) == 0.0 { "0".to_owned() } else { format!("{value:+.3}") }
 }
 
 /// To a thousandth.
