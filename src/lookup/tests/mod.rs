@@ -445,4 +445,11 @@ async fn the_command_lines_client_reads_every_answer() {
         gateway.tag,
     );
     assert!(render::problem(&expired, 100).contains("  horizon        2026-11-23T12:13:15.000000Z\n"));
+    let elsewhere = Problem::absent(
+        &resolve::Absence::IssuedElsewhere,
+        &Key::parse(&format!("{TRACE:032x}")).unwrap(),
+        gateway.tag,
+    );
+    let tag = gateway.tag;
+    assert!(render::problem(&elsewhere, 100).contains(&format!("\n  our_instance_tag  {tag}\n")), "whole names");
 }
