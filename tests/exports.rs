@@ -200,7 +200,7 @@ fn a_lookup_tells_what_else_went_wrong_from_a_gateway_and_from_its_store() {
     let asked = run(&["lookup", &ids[0], "--admin", &admin, "--around", "30s"]);
     let said = text(&asked.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        said.contains(words) && said.contains(wrong) && said.contains(&format!("{broken} 200 upstream_reset ")),
+        said.contains(words) && said.contains(wrong) && said.contains(&format!("{broken} 502 upstream_reset ")),
         "{asked:?}"
     );
     let json = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).expect("a document")["around"].clone();
