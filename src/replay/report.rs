@@ -330,3 +330,14 @@ fn percent(part: u64, whole: u64) -> String {
 fn counts(counts: &BTreeMap<&'static str, u64>) -> String {
     counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_has_a_sign_unless_it_is_nothing() {
+        let shown = [-1.9424, 2.0, -0.0004, -0.0, 0.0004, 0.0006].map(signed);
+        assert_eq!(shown, ["-1.942", "+2.000", "0", "0", "0", "+0.001"]);
+    }
+}

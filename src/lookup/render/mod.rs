@@ -242,6 +242,23 @@ mod tests {
     }
 
     #[test]
+    fn the_chosen_ones_age_is_the_same_in_the_verdict_and_in_the_table() {
+        let mut json = Vec::new();
+        Document::of(&specimen::completed()).write(&mut json);
+        let mut root: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(root["decision"]["candidates"][0]["chosen"], true);
+        for name in ["waiting_age_ms", "running_age_ms", "kv_cache_usage_age_ms"] {
+            // As 200.6 and 49.7 ms are written.
+            root["decision"]["state"][name] = json!(250);
+            root["decision"]["candidates"][0]["state"][name] = json!(200);
+        }
+        root["decision"]["candidates"][0]["sample_age_ms"] = json!(49);
+        let json = root.to_string();
+        let text = render(&serde_json::from_str(&json).unwrap(), 100);
+        assert!(text.contains("(250 ms old)") && text.contains("250 ms  fresh") && !text.contains("249 ms"), "{text}");
+    }
+
+    #[test]
     fn text_of_strangers_cannot_reach_the_terminal() {
         let record = specimen::completed();
         let mut document = Document::of(&record);

@@ -227,7 +227,10 @@ async fn without_tokens_nobody_deletes() {
     let gateway = Gateway::start(dir.path(), Plan { erase: Some(erase), ..Plan::default() }).await;
     let record = gateway.record(SOON, 1, true);
     for path in [format!("/v1/snapshots/{}", record.id()), "/v1/snapshots?tenant=t_00000000".to_owned()] {
-        assert_eq!(gateway.ask("DELETE", &path, &[]).await.problem(), (403, "forbidden".to_owned()));
+        let reply = gateway.ask("DELETE", &path, &[]).await;
+        assert_eq!(reply.problem(), (403, "forbidden".to_owned()));
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with("no [[lookup.tokens]] has scope delete: "), "{detail}");
     }
     assert_eq!(asked.lock().unwrap().len(), 0);
 }

@@ -434,6 +434,8 @@ async fn the_command_lines_client_reads_every_answer() {
     for (key, token, want) in cases {
         let Fetched::Problem(problem) = fetch(&by(token), key, None).await.unwrap() else { panic!("no problem") };
         assert_eq!(problem.state, want);
+        let of_flags = problem.advice().ends_with(": set SNAPGATE_TOKEN or --token");
+        assert_eq!(of_flags, want == "unauthorized", "{}", problem.advice());
     }
     let text =
         render::problem(&Problem::absent(&resolve::Absence::Unknown, &Key::parse("x").unwrap(), gateway.tag), 60);
