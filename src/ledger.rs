@@ -152,7 +152,8 @@ impl Ledger {
     }
 
     /// Of the drops of the second in which the ID was issued, those for the most frequent reason, if the store may not know
-    /// of them: whoever misses a record there, and finds no drop of its ID, asks here.
+    /// of them: whoever misses a record there, and finds no drop of its ID, asks here. A flood counts only where there was
+    /// nothing else: who misses a request that was served is not to be told that it was refused.
     pub fn counted(&self, id: SnapshotId) -> Option<DropCount> {
         let second = id.unix_ms() / 1000;
         let dropped = locked(&self.dropped);
@@ -160,7 +161,8 @@ impl Ledger {
         for taken in dropped.taken.iter().filter(|taken| taken.second == second) {
             counts[taken.reason as usize] += taken.count;
         }
-        let (reason, count) = DropReason::ALL.into_iter().zip(counts).max_by_key(|(_, count)| *count)?;
+        let rank = |&(reason, count): &(DropReason, u64)| (count > 0 && reason != DropReason::RefusedFlood, count);
+        let (reason, count) = DropReason::ALL.into_iter().zip(counts).max_by_key(rank)?;
         (count > 0).then_some(DropCount { second, reason, count })
     }
 
@@ -326,8 +328,13 @@ mod tests {
             ledger.drop_record(id(1_800_000_000, number), DropReason::RefusedFlood);
         }
         assert_eq!(ledger.dropped(id(1_800_000_000, 0)), Some(DropReason::QueueFull));
-        let all = count(1_800_000_000, DropReason::RefusedFlood, DROPPED_IDS_MAX as u64);
-        assert_eq!((ledger.dropped(id(1_800_000_000, 1)), ledger.counted(id(1_800_000_000, 1))), (None, Some(all)));
+        let one = count(1_800_000_000, DropReason::QueueFull, 1);
+        assert_eq!((ledger.dropped(id(1_800_000_000, 1)), ledger.counted(id(1_800_000_000, 1))), (None, Some(one)));
+        for number in 0..10 {
+            ledger.drop_record(id(1_800_000_001, number), DropReason::RefusedFlood);
+        }
+        let all = count(1_800_000_001, DropReason::RefusedFlood, 10);
+        assert_eq!(ledger.counted(id(1_800_000_001, 1)), Some(all), "of a second with nothing else it is the flood's");
     }
 
     #[test]

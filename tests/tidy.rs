@@ -31,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "lookup",
         &[
             "ledger",
+            "store::Near",
             "store::Surroundings",
             "store::Reader",
             "store::Resolution",

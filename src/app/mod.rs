@@ -30,7 +30,7 @@ use crate::pipeline::{self, Balance, Intake, Pipeline};
 use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
 use crate::sink::otlp::{Otlp, Protocol};
-use crate::snapshot::{InstanceTag, Run, RunId};
+use crate::snapshot::{Health, InstanceTag, Members, Run, RunId};
 use crate::store::{DataDir, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
 use crate::tenant::{self, Tenants};
@@ -459,6 +459,26 @@ fn readiness(
     let said =
         |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
     let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);
-    let warnings = warnings.iter().filter_map(said).chain(limits).chain(membership::warnings(discovery)).collect();
+    let own = warnings.iter().filter_map(said).chain(limits);
+    let warnings = own.chain(membership::warnings(discovery)).chain(unhealthy(&view.members)).collect();
     Readiness { reasons, warnings }
+}
+
+/// Unhealthy targets that a warning names.
+const NAMED_MAX: usize = 3;
+
+/// That some targets are unhealthy, and which. Their names alone: who asks shows no token, and is told no address.
+fn unhealthy(members: &Members) -> Option<String> {
+    let unhealthy = members.iter().filter(|member| member.sample.health == Health::Unhealthy);
+    let mut names: Vec<_> = unhealthy.map(|member| &*member.sample.target.name).collect();
+    let count = names.len();
+    if count == 0 {
+        return None;
+    }
+    names.truncate(NAMED_MAX);
+    if count > NAMED_MAX {
+        names.push("…");
+    }
+    let verb = if count == 1 { "is" } else { "are" };
+    Some(format!("{count} of {} targets {verb} unhealthy: {}", members.len(), names.join(", ")))
 }

@@ -94,7 +94,7 @@ pub struct ExportArgs {
     /// Read the store in this directory instead of asking a gateway
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token", "ca", "client_cert"])]
     pub data_dir: Option<PathBuf>,
-    /// Issued then or later: RFC 3339, Unix seconds or milliseconds, or how long ago, such as 15m
+    /// Issued then or later: RFC 3339, Unix seconds, milliseconds or microseconds, or how long ago, such as 15m
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Issued before
@@ -106,7 +106,7 @@ pub struct ExportArgs {
     /// What of each request [default: document; flat for CSV]
     #[arg(long, value_name = "SHAPE")]
     pub shape: Option<Shape>,
-    /// How it is written
+    /// How it is written: ndjson or csv
     #[arg(long, value_name = "FORMAT", default_value = "ndjson", value_parser = table_format)]
     pub format: Format,
     /// Where to write [default: standard output]

@@ -8,7 +8,7 @@ mod ask;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -207,7 +207,7 @@ pub struct ReplayArgs {
     /// The policy to choose by [default: each decision's own, which has to give what was recorded]
     #[arg(long, value_name = "NAME", value_parser = policy)]
     pub policy: Option<Policy>,
-    /// Issued then or later: RFC 3339, Unix seconds or milliseconds, or how long ago, such as 15m
+    /// Issued then or later: RFC 3339, Unix seconds, milliseconds or microseconds, or how long ago, such as 15m
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Issued before
@@ -224,8 +224,8 @@ pub struct ReplayArgs {
 /// What `snapgate check` is told.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// The configuration file
-    #[arg(value_name = "FILE", required_unless_present = "example")]
+    /// The configuration file [variable: SNAPGATE_CONFIG]
+    #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Print an example file that explains every key, and check nothing
     #[arg(long, conflicts_with = "file")]
@@ -262,17 +262,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, E
 
 /// `snapgate check`: what is in effect goes to `out`, what is wrong to `err`.
 pub fn check(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
-    let Some(file) = &args.file else {
+    if args.example {
         out.write_all(config::example().as_bytes())?;
         return Ok(Exit::Success);
-    };
-    check_sources(file, &Sources::of_process(Some(file), Vec::new()), out, err)
+    }
+    check_sources(&Sources::of_process(args.file.as_deref(), Vec::new()), out, err)
 }
 
-fn check_sources(file: &Path, sources: &Sources, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
+fn check_sources(sources: &Sources, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
     match Config::load(sources, Targets::Optional) {
         Ok(config) => {
-            out.write_all(summary(file, &config).as_bytes())?;
+            let whence = sources.file.as_ref().map_or("no file", |(name, _)| name);
+            out.write_all(summary(whence, &config).as_bytes())?;
             Ok(Exit::Success)
         }
         Err(mistakes) => {
@@ -283,22 +284,24 @@ fn check_sources(file: &Path, sources: &Sources, out: &mut dyn Write, err: &mut 
 }
 
 /// One line that says ok, notes, and the configuration in effect as TOML with the origin of what was set.
-fn summary(file: &Path, config: &Config) -> String {
+fn summary(whence: &str, config: &Config) -> String {
     let targets = config.fleet.targets.len();
+    let plural = if targets == 1 { "" } else { "s" };
+    let sources: Vec<_> =
+        config.discovery.iter().map(|source| format!("{} ({})", source.name, source.kind.name())).collect();
+    let targeted = match &sources[..] {
+        [] => format!("{targets} target{plural}"),
+        sources => format!("{targets} fixed target{plural}, and those of discovery {}", sources.join(", ")),
+    };
     let mut text = format!(
-        "ok: {}: {targets} target{}, {}, requests on {}, admin on {}, configuration {}\n",
-        file.display(),
-        if targets == 1 { "" } else { "s" },
+        "ok: {whence}: {targeted}, {}, requests on {}, admin on {}, configuration {}\n",
         config.gateway.choice.policy.name(),
         config.listen,
         config.admin,
         config.hash(),
     );
-    for source in &config.discovery {
-        text += &format!("and those of {}, from {}\n", source.name, source.kind.name());
-    }
     if targets == 0 && config.discovery.is_empty() {
-        text += "note: without targets in the file, `snapgate serve` needs --target or SNAPGATE_TARGETS\n";
+        text += "note: without targets here, `snapgate serve` needs --target or SNAPGATE_TARGETS\n";
     }
     if !config.admin.ip().is_loopback() && config.lookup.tokens.is_empty() {
         text += "note: admin is open beyond loopback: without lookup.tokens it serves no lookups\n";
@@ -345,6 +348,8 @@ fn rate(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::ask::ADMIN_URL;
@@ -363,7 +368,7 @@ mod tests {
     fn checked(text: &str) -> (Exit, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let sources = Sources::of_text("f.toml", text, machine());
-        let exit = check_sources(Path::new("f.toml"), &sources, &mut out, &mut err).unwrap();
+        let exit = check_sources(&sources, &mut out, &mut err).unwrap();
         (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
@@ -468,7 +473,6 @@ mod tests {
             "snapgate export --format json",
             "snapgate export --shape round",
             "snapgate export --data-dir d --admin http://h:1",
-            "snapgate check",
             "snapgate check f --example",
         ];
         for line in lines {
@@ -493,6 +497,27 @@ mod tests {
         let (_, settings) = out.split_once("\n\n").unwrap();
         let again = Config::load(&Sources::of_text("g", settings, machine()), Targets::Required).unwrap();
         assert!(first.ends_with(&again.hash()));
+    }
+
+    #[test]
+    fn check_takes_the_file_and_the_targets_of_the_environment_as_serve_does() {
+        let Command::Check(args) = typed("snapgate check").unwrap() else { panic!("check is check") };
+        assert_eq!((args.file, args.example), (None, false));
+        let environment = [("SNAPGATE_TARGETS".to_owned(), "a=http://h:1".into())].into();
+        let sources = Sources { file: None, environment, flags: Vec::new(), machine: machine() };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(check_sources(&sources, &mut out, &mut err).unwrap(), Exit::Success);
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.starts_with("ok: no file: 1 target, least_request, "), "{out}");
+    }
+
+    #[test]
+    fn check_names_the_sources_of_targets_that_it_cannot_count() {
+        let (_, out, _) = checked(
+            "[[discovery]]\nkind = \"file\"\npath = \"t.json\"\n[[discovery]]\nkind = \"dns\"\nhost = \"h\"\nport = 1\n",
+        );
+        let want = "ok: f.toml: 0 fixed targets, and those of discovery file-1 (file), dns-2 (dns), least_request, ";
+        assert!(out.starts_with(want), "{out}");
     }
 
     #[test]

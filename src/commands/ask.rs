@@ -25,7 +25,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn lookup(args: &LookupArgs) -> Result<Exit, Exit> {
     let width = args.around.as_deref().map(str::parse).transpose();
-    let width = width.map_err(|error| misused(&format_args!("--around is {error}")))?;
+    let width = width.map_err(|error| misused(&format_args!("--around {error}")))?;
     match &args.data_dir {
         Some(dir) => lookup_in_store(dir, args, width),
         None => lookup_at_gateway(args),
@@ -54,8 +54,8 @@ fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
 }
 
 fn lookup_in_store(dir: &Path, args: &LookupArgs, width: Option<Width>) -> Result<Exit, Exit> {
-    let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
     let reader = Reader::open(dir).map_err(|error| failed(&error))?;
+    let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
     let key = match Key::parse(&args.key) {
         Ok(key) => key,
         Err(error) => return nothing(&Problem::malformed_key(error), args.json),
@@ -140,8 +140,8 @@ pub(super) fn export(args: &ExportArgs) -> Result<Exit, Exit> {
     let mut pages = match &args.data_dir {
         None => Pages::of_gateway(admin(&args.gateway)?, &selection, layout),
         Some(dir) => {
-            let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
             let reader = Reader::open(dir).map_err(|error| failed(&error))?;
+            let tag = DataDir::open_read_only(dir).map_err(|error| failed(&error))?.tag();
             Pages::of_store(reader, tag, &selection, layout, now).map_err(|error| misused(&error))?
         }
     };
@@ -184,7 +184,8 @@ fn nothing(problem: &Problem, json: bool) -> Result<Exit, Exit> {
     if json {
         print(&format!("{}\n", serde_json::json!(problem)))?;
     } else {
-        print(&render::problem(problem, COLUMNS))?;
+        let advised = Problem { detail: problem.advice().to_owned(), ..problem.clone() };
+        print(&render::problem(&advised, COLUMNS))?;
     }
     Ok(Exit::Failure)
 }
@@ -207,7 +208,7 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Exit, Exit> {
                 exit = Exit::Failure;
                 exit
             }
-            Err(problem) => return Err(failed(&format_args!("{}: {}", problem.title, problem.detail))),
+            Err(problem) => return Err(failed(&format_args!("{}: {}", problem.title, problem.advice()))),
         };
     }
     Ok(exit)

@@ -200,7 +200,8 @@ async fn aside<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> 
 /// Not ready any more, then the delay, then the stop. One more signal ends the delay and cuts open requests short.
 async fn stop(app: App, signals: &mut Signals) -> Balance {
     app.retire();
-    tracing::info!(delay = ?app.shutdown_delay, "not ready any more; then no new connections, and open requests may end");
+    let delay = config::show_duration(app.shutdown_delay);
+    tracing::info!(delay, "not ready any more; then no new connections, and open requests may end");
     let hurry = app.hurry();
     let mut hurried = tokio::time::timeout(app.shutdown_delay, signals.next()).await.is_ok();
     let mut stopped = tokio::task::spawn_blocking(|| app.stop());

@@ -94,11 +94,14 @@ impl Tables<'_> {
 
     /// One source. Everything is read before anything is missed, so that all of its mistakes are found.
     fn source(&mut self, fields: &Fields<'_>, origin: &Origin, number: usize) -> Option<Settings> {
-        let kind = self.text(fields, "kind").map(|(kind, _)| kind);
-        let own = OF_KIND.iter().find(|(name, _)| kind.as_deref() == Some(name));
+        let written = self.text(fields, "kind");
+        let own = OF_KIND.iter().find(|(name, _)| written.as_ref().is_some_and(|(kind, _)| kind == name));
         let Some((kind, own)) = own else {
             let names = OF_KIND.map(|(name, _)| format!("\"{name}\"")).join(", ");
-            self.wrong(origin, format!("a source needs a `kind`, one of {names}"));
+            match written {
+                Some((kind, origin)) => self.wrong(&origin, format!("{kind:?} is no kind: it is one of {names}")),
+                None => self.wrong(origin, format!("a source needs a `kind`, one of {names}")),
+            }
             return None;
         };
         for (name, (_, origin)) in fields.iter().filter(|(name, _)| !OF_ALL.contains(name) && !own.contains(name)) {
@@ -356,7 +359,7 @@ mod tests {
                     [[discovery]]\nkind = \"kubernetes\"\nname = \"k\"\napi = \"h\"\nnamespace = \"a b\"\ninterval = \"1s\"\n";
         let wrong = load(text).unwrap_err();
         for part in [
-            "f:1: discovery: a source needs a `kind`, one of \"file\", \"dns\", \"kubernetes\"",
+            "f:2: discovery: \"ftp\" is no kind: it is one of \"file\", \"dns\", \"kubernetes\"",
             "the source needs either `service`",
             "\"h\" is not a URL",
             "\"a b\" is not a name in DNS",
@@ -377,6 +380,8 @@ mod tests {
             assert!(wrong.contains(part), "{part} in\n{wrong}");
         }
         let twice = "[[discovery]]\nkind = \"file\"\npath = \"a\"\nname = \"x\"\n[[discovery]]\nkind = \"file\"\npath = \"b\"\nname = \"x\"";
+        let none = "f:1: discovery: a source needs a `kind`, one of \"file\", \"dns\", \"kubernetes\"";
+        assert!(load("[[discovery]]\npath = \"t.json\"").unwrap_err().contains(none));
         assert!(load(twice).unwrap_err().contains("the name x is already taken"));
     }
 }

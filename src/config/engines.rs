@@ -59,12 +59,11 @@ pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
         .chain(own.iter().map(|engine| engine.0.name.as_str()))
         .collect();
     let mut named = |name: &str, key: &'static str, origin: &Origin| {
-        if !known.contains(&name) && !mistakes.about("engines") {
-            let text = format!(
-                "there is no engine {name}{}: use one of {}",
-                did_you_mean(name, known.iter().copied()),
-                known.join(", ")
-            );
+        if !known.contains(&name) {
+            let text = match did_you_mean(name, known.iter().copied()) {
+                none if none.is_empty() => format!("there is no engine {name}: use one of {}", known.join(", ")),
+                proposal => format!("there is no engine {name}{proposal} There are {}", known.join(", ")),
+            };
             mistakes.add(origin.clone(), Some(key), text);
         }
     };
@@ -269,5 +268,10 @@ mod tests {
         }
         let text = load(&format!("{TARGET}engine = \"vlm\"\n[fleet]\nengine = \"none\"\n")).unwrap_err().to_string();
         assert!(text.contains("there is no engine vlm") && text.contains("there is no engine none"), "{text}");
+        assert!(text.contains("there is no engine vlm: did you mean `vllm`? There are auto, "), "{text}");
+        let broken = "[[engines]]\nname = \"e\"\nwaiting = 3\n";
+        let text =
+            load(&format!("{TARGET}engine = \"e\"\n[fleet]\nengine = \"none\"\n{broken}")).unwrap_err().to_string();
+        assert!(text.contains("there is no engine none") && !text.contains("there is no engine e:"), "{text}");
     }
 }

@@ -233,7 +233,10 @@ impl Config {
     /// Reads all layers, checks each value by itself and with the others, and answers everything that is wrong at once.
     pub fn load(sources: &Sources, targets: Targets) -> Result<Self, Mistakes> {
         let (effective, mut mistakes) = layers::read(sources);
-        build::check(&effective, targets, &mut mistakes);
+        // What a file that cannot be read would have set nobody knows.
+        if !matches!(sources.file, Some((_, Err(_)))) {
+            build::check(&effective, targets, &mut mistakes);
+        }
         mistakes.or(|| build::config(&effective, &sources.machine))
     }
 
@@ -274,6 +277,11 @@ impl Config {
 /// An address to listen on, as the keys `listen` and `admin` take it; `host` stands for an empty one.
 pub fn parse_address(text: &str, host: IpAddr) -> Result<SocketAddr, String> {
     value::parse_address(text, host)
+}
+
+/// A duration as the configuration shows it, such as `1m30s`.
+pub fn show_duration(duration: Duration) -> String {
+    units::show_duration(duration)
 }
 
 /// The URL of a receiver, as the key `otlp.endpoint` takes it.

@@ -160,7 +160,8 @@ async fn guide(
     let mut stopped = std::pin::pin!(stopped);
     let Settings { targets, rate, once, otlp } = settings;
     writeln!(out, "{targets} simulated pods, a gateway in front of them, and {rate} requests a second.\n")?;
-    let tour = TourSettings { data: app.data, admin: app.admin, model: SimSettings::default().model, colour };
+    let tour =
+        TourSettings { data: app.data, admin: app.admin, model: SimSettings::default().model, once: *once, colour };
     let toured = async {
         tokio::time::sleep(WARM_UP).await;
         tour::run(&tour, out).await
@@ -170,6 +171,7 @@ async fn guide(
         () = &mut stopped => return Ok(()),
     };
     match otlp {
+        None if *once => {}
         Some(receiver) => writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?,
         None => write!(out, "\n{BESIDE}")?,
     }

@@ -41,6 +41,8 @@ pub struct TourSettings {
     pub admin: SocketAddr,
     /// The model to ask.
     pub model: String,
+    /// The gateway ends with the tour, so that nothing can be tried at it afterwards.
+    pub once: bool,
     /// Whether headings are in bold: set it when the output is a terminal.
     pub colour: bool,
 }
@@ -108,7 +110,7 @@ pub async fn run(settings: &TourSettings, out: &mut (dyn Write + Send)) -> Resul
     };
     let id = guide.ask(&settings.model, out).await?;
     guide.show_snapshot(&id, out).await?;
-    guide.show_next_steps(&id, out)?;
+    guide.show_next_steps(settings.once, &id, out)?;
     Ok(id)
 }
 
@@ -169,16 +171,18 @@ impl Guide {
         Ok(())
     }
 
-    fn show_next_steps(&self, id: &str, out: &mut (dyn Write + Send)) -> Result<(), TourError> {
+    fn show_next_steps(&self, once: bool, id: &str, out: &mut (dyn Write + Send)) -> Result<(), TourError> {
         let admin = &self.admin;
         self.heading("What to try next", out)?;
+        if once {
+            writeln!(out, "  run `snapgate demo` and resolve an ID yourself")?;
+            return Ok(());
+        }
         for (why, command) in [
-            (
-                "this snapshot again, as a person reads it",
-                format!("curl -H 'Accept: text/plain' {admin}/v1/snapshots/{id}"),
-            ),
+            ("this snapshot again, as a person reads it", format!("snapgate lookup --admin {admin} {id}")),
             ("and as a program does", format!("curl {admin}/v1/snapshots/{id}")),
-            ("what the gateway knows of each target now", format!("curl {admin}/v1/fleet")),
+            ("the others as they end", format!("snapgate tail --admin {admin}")),
+            ("what the gateway knows of each target now", format!("curl -H 'accept: text/plain' {admin}/v1/fleet")),
             ("what the gateway counts about itself", format!("curl {admin}/metrics")),
         ] {
             writeln!(out, "  # {why}\n  {command}")?;
@@ -288,10 +292,11 @@ mod tests {
     }
 
     /// What the tour wrote and how it ended, with the gateway's address in the text made plain.
-    async fn tour(gateway: Router) -> (String, Result<String, TourError>) {
+    async fn tour(gateway: Router, once: bool) -> (String, Result<String, TourError>) {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = TourSettings { data: address, admin: address, model: "a \"model\"".to_owned(), colour: false };
+        let settings =
+            TourSettings { data: address, admin: address, model: "a \"model\"".to_owned(), once, colour: false };
         let mut out = Vec::new();
         let result = tokio::select! {
             result = run(&settings, &mut out) => result,
@@ -304,7 +309,7 @@ mod tests {
     async fn it_shows_the_request_its_headers_its_snapshot_and_what_to_try() {
         let headers =
             &[("x-snapshot-id", ID), ("x-request-id", "mine"), ("target-pod", "vllm-2"), ("server", "hidden")];
-        let (shown, result) = tour(gateway(headers, StatusCode::OK)).await;
+        let (shown, result) = tour(gateway(headers, StatusCode::OK), false).await;
         assert_eq!(result.unwrap(), ID);
         for part in [
             "  curl -iN http://ADDRESS/v1/chat/completions \\\n",
@@ -312,8 +317,10 @@ mod tests {
             "\n  It had room.\n",
             "\ncompleted at vllm-2\n",
             "JSON document of 1234 bytes",
-            "  curl -H 'Accept: text/plain' http://ADDRESS/v1/snapshots/019ab3c2d1e0a7f1c0ffee0123456789\n",
-            "  curl http://ADDRESS/v1/fleet\n",
+            "  snapgate lookup --admin http://ADDRESS 019ab3c2d1e0a7f1c0ffee0123456789\n",
+            "  curl http://ADDRESS/v1/snapshots/019ab3c2d1e0a7f1c0ffee0123456789\n",
+            "  snapgate tail --admin http://ADDRESS\n",
+            "  curl -H 'accept: text/plain' http://ADDRESS/v1/fleet\n",
             "  curl http://ADDRESS/metrics\n",
         ] {
             assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
@@ -324,10 +331,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_proposed_that_is_gone_when_it_is_read() {
+        let (shown, result) = tour(gateway(&[("x-snapshot-id", ID)], StatusCode::OK), true).await;
+        assert_eq!(result.unwrap(), ID);
+        let (_, next) = shown.split_once("What to try next").unwrap();
+        assert!(next.ends_with("\n  run `snapgate demo` and resolve an ID yourself\n"), "{next}");
+        assert!(!next.contains("http"), "{next}");
+    }
+
+    #[tokio::test]
     async fn without_an_id_or_a_snapshot_it_fails_and_says_why() {
-        let (_, result) = tour(gateway(&[], StatusCode::OK)).await;
+        let (_, result) = tour(gateway(&[], StatusCode::OK), false).await;
         assert!(matches!(&result, Err(TourError::NoSnapshotId)), "{result:?}");
-        let (_, result) = tour(gateway(&[("x-snapshot-id", ID)], StatusCode::NOT_FOUND)).await;
+        let (_, result) = tour(gateway(&[("x-snapshot-id", ID)], StatusCode::NOT_FOUND), false).await;
         let error = result.unwrap_err().to_string();
         assert!(error.contains(ID) && error.contains("404") && error.contains("completed at"), "{error}");
     }
@@ -335,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_gateway_that_is_not_there_is_named() {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let settings = TourSettings { data: nobody, admin: nobody, model: "m".to_owned(), colour: true };
+        let settings = TourSettings { data: nobody, admin: nobody, model: "m".to_owned(), once: false, colour: true };
         let error = run(&settings, &mut Vec::new()).await.unwrap_err();
         assert!(error.to_string().contains("http://127.0.0.1:1/v1/chat/completions"), "{error}");
         assert!(error.source().is_some());

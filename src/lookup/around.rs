@@ -9,7 +9,7 @@ use super::Lookup;
 use super::render::{bounded, words};
 use super::resolve::{LookupError, TURN_WAIT_MAX, in_turn};
 use crate::snapshot::{Ending, Moment, Record};
-use crate::store::{ReadError, Reader, Surroundings};
+use crate::store::{Near, ReadError, Reader, Surroundings};
 
 /// The widest that may be asked for: half of what is looked at.
 pub(super) const WIDTH_MAX: Duration = Duration::from_secs(600);
@@ -19,6 +19,7 @@ pub(super) const WIDTH_MAX: Duration = Duration::from_secs(600);
 pub struct Width(Duration);
 
 impl FromStr for Width {
+    /// What is to be said after the text.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -26,8 +27,11 @@ impl FromStr for Width {
         let limit = WIDTH_MAX.as_secs();
         match span {
             Some(span) if !span.is_zero() && span <= WIDTH_MAX => Ok(Self(span)),
+            None if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(format!("has no unit: write {text}s, at most {limit}s"))
+            }
             _ => Err(format!(
-                "no duration that can be looked at: give a number with its unit, such as 30s, up to {limit}s"
+                "is no duration that can be looked at: give a number with its unit, such as 30s, up to {limit}s"
             )),
         }
     }
@@ -47,7 +51,7 @@ pub struct Around {
     /// Those of them that went wrong, by how they ended, most first.
     pub wrong: Vec<Wrong>,
     /// Some of these, those nearest in time first.
-    pub ids: Vec<String>,
+    pub nearest: Vec<Nearest>,
     /// Everything from `from` to `to` was looked at. Otherwise what is nearest in time was.
     pub complete: bool,
 }
@@ -57,8 +61,48 @@ pub struct Around {
 pub struct Wrong {
     /// How they ended.
     pub ending: Ending,
+    /// The status that their clients got, if they got one.
+    pub status: Option<u16>,
     /// How many.
     pub count: u64,
+}
+
+impl Wrong {
+    /// What came to its end is told by its status, which is what was wrong with it.
+    fn shown(&self) -> String {
+        match (self.ending, self.status) {
+            (Ending::Completed, Some(status)) => format!("{} x {status}", self.count),
+            (ending, _) => format!("{} x {}", self.count, ending.name()),
+        }
+    }
+}
+
+/// One request that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nearest {
+    /// Its ID.
+    pub id: String,
+    /// The status that its client got, if it got one.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took, in microseconds.
+    pub end_offset_us: Option<u64>,
+}
+
+impl From<Near> for Nearest {
+    fn from(Near { id, status, ending, end_offset_us }: Near) -> Self {
+        Self { id: id.to_string(), status, ending, end_offset_us }
+    }
+}
+
+impl Nearest {
+    /// In the words and the order of a line of `snapgate tail`.
+    fn shown(&self) -> String {
+        let status = self.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        let took = self.end_offset_us.map_or_else(|| "-".to_owned(), words::micros);
+        format!("  {}  {status:>3}  {}  {took}", words::clean(&self.id), self.ending.name())
+    }
 }
 
 /// Looks around a request. One without a target has no surroundings.
@@ -103,13 +147,13 @@ impl Around {
             from: Moment(found.from_unix_ms * 1000).to_string(),
             to: Moment(found.to_unix_ms * 1000).to_string(),
             requests: found.requests,
-            wrong: found.wrong.into_iter().map(|(ending, count)| Wrong { ending, count }).collect(),
-            ids: found.ids.into_iter().map(|id| id.to_string()).collect(),
+            wrong: found.wrong.into_iter().map(|(ending, status, count)| Wrong { ending, status, count }).collect(),
+            nearest: found.nearest.into_iter().map(Nearest::from).collect(),
             complete: found.complete,
         }
     }
 
-    /// For a person: one sentence, and the IDs.
+    /// For a person: one sentence, and a line for each of those that are nearest.
     pub fn render(&self, width: usize) -> String {
         let width = bounded(width);
         let Some(target) = &self.target else {
@@ -123,9 +167,9 @@ impl Around {
             words::clean(&self.from),
             words::clean(&self.to)
         );
-        for (place, Wrong { ending, count }) in self.wrong.iter().enumerate() {
+        for (place, wrong) in self.wrong.iter().enumerate() {
             sentence.push_str(if place == 0 { ": " } else { ", " });
-            sentence.push_str(&format!("{count} {}", ending.name()));
+            sentence.push_str(&wrong.shown());
         }
         sentence.push_str(if self.complete {
             "."
@@ -133,8 +177,8 @@ impl Around {
             "; there were more at that time, and these are the nearest."
         });
         let mut text = words::wrapped(&sentence, width);
-        for id in &self.ids {
-            text.push_str(&format!("{}\n", words::line(&format!("  {}", words::clean(id)), width)));
+        for nearest in &self.nearest {
+            text.push_str(&format!("{}\n", words::line(&nearest.shown(), width)));
         }
         text
     }
@@ -161,19 +205,24 @@ mod tests {
             to: "2026-11-23T12:13:45.000000Z".to_owned(),
             requests: 412,
             wrong: vec![
-                Wrong { ending: Ending::UpstreamReset, count: 3 },
-                Wrong { ending: Ending::UpstreamTimeout, count: 1 },
+                Wrong { ending: Ending::UpstreamReset, status: Some(200), count: 3 },
+                Wrong { ending: Ending::Completed, status: Some(404), count: 1 },
             ],
-            ids: vec!["019ab3c2d1e0a7f11122334455667788".to_owned()],
+            nearest: vec![Nearest {
+                id: "019ab3c2d1e0a7f11122334455667788".to_owned(),
+                status: Some(404),
+                ending: Ending::Completed,
+                end_offset_us: Some(1_040),
+            }],
             complete: false,
         };
         let text = around.render(60);
         assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
-            words.contains("412 other requests") && words.contains("3 upstream_reset, 1 upstream_timeout"),
+            words.contains("412 other requests") && words.contains("4 went wrong: 3 x upstream_reset, 1 x 404; "),
             "{text}"
         );
-        assert!(words.ends_with("019ab3c2d1e0a7f11122334455667788") && words.contains("nearest"), "{text}");
+        assert!(text.ends_with("\n  019ab3c2d1e0a7f11122334455667788  404  completed  1.04 ms\n"), "{text}");
     }
 }

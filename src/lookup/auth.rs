@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 use super::accept::Form;
 use super::limit::{Limiter, Rate, address_of};
-use super::problem::Problem;
+use super::problem::{NO_TOKEN, Problem};
 use super::token::{Scope, Token};
 use super::{Lookup, Settings};
 use crate::snapshot::Tenant;
@@ -58,6 +58,8 @@ pub(super) enum Refusal {
     WrongToken,
     /// The token does not allow it, or deleting was asked for without one.
     NotAllowed(Scope),
+    /// Nor does any other.
+    NobodyMay(Scope),
     /// Whoever asks has asked too often.
     TooOften(Duration),
     /// The body is larger than any that makes sense.
@@ -72,9 +74,9 @@ impl Refusal {
         match self {
             Self::NotConfigured => "no_tokens_configured",
             Self::ForeignHost(_) => "foreign_host",
-            Self::NoToken => "no_token",
+            Self::NoToken => NO_TOKEN,
             Self::WrongToken => "wrong_token",
-            Self::NotAllowed(_) => "scope",
+            Self::NotAllowed(_) | Self::NobodyMay(_) => "scope",
             Self::TooOften(_) => "rate",
             Self::TooLarge => "body_size",
             Self::BodyBroken => "body",
@@ -201,7 +203,12 @@ async fn admitted(lookup: &Lookup, mut request: Request, own: bool) -> Result<Re
         Err(pause) => Refusal::TooOften(pause),
     })?;
     lookup.limits.admit(&settings, &caller, peer).map_err(Refusal::TooOften)?;
-    caller.may(request.method())?;
+    caller.may(request.method()).map_err(|refusal| match refusal {
+        Refusal::NotAllowed(scope) if !settings.tokens.iter().any(|token| token.scopes().contains(&scope)) => {
+            Refusal::NobodyMay(scope)
+        }
+        refusal => refusal,
+    })?;
     tracing::debug!(path = request.uri().path(), ?caller, "lookup");
     let body = std::mem::take(request.body_mut());
     let waits = request.headers().contains_key(header::EXPECT);

@@ -71,7 +71,7 @@ fn begin(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Box<Problem>> {
-    let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| Problem::unreadable_query(&rejection))?;
     let (patience, layout) = query.read(headers, Format::Ndjson).map_err(Problem::malformed_query)?;
     if query.around.is_some() {
         return Err(not_around().into());

@@ -92,8 +92,7 @@ pub(super) async fn of_tenant(
 ) -> Response {
     let form = Form::wanted(&headers);
     let answer = async {
-        let Query(TenantQuery { tenant }) =
-            query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
+        let Query(TenantQuery { tenant }) = query.map_err(|rejection| Problem::unreadable_query(&rejection))?;
         let tenant = tenant_of(&lookup, &tenant).await?;
         erase(&lookup, &operator, Subject::Tenant(tenant), digits(&tenant.0)).await
     };

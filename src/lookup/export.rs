@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use super::client::{Admin, FETCH_TIMEOUT, FetchError};
 use super::links::encode;
 use super::list::{LIMIT_MAX, ListQuery, Listing};
-use super::problem::Problem;
+use super::problem::{Problem, said_of_query};
 use super::shape::{Format, Layout, Shape};
 use super::terminal::shown;
 use crate::snapshot::{InstanceTag, Moment};
@@ -39,7 +39,7 @@ impl fmt::Display for ExportError {
         match self {
             Self::Query(mistake) => f.write_str(mistake),
             Self::Fetch(error) => error.fmt(f),
-            Self::Refused(problem) => write!(f, "{}: {}", problem.title, problem.detail),
+            Self::Refused(problem) => write!(f, "{}: {}", problem.title, problem.advice()),
             Self::Store(error) => error.fmt(f),
             Self::Write(error) => write!(f, "what was read could not be written: {error}"),
             Self::Stopped => f.write_str("stopped before all was written"),
@@ -83,7 +83,8 @@ impl Selection {
             encode(value, &mut parameters);
         }
         let uri: Uri = format!("/?{parameters}").parse().map_err(|error| ExportError::Query(format!("{error}")))?;
-        let query = Query::<ListQuery>::try_from_uri(&uri).map_err(|error| ExportError::Query(error.body_text()))?.0;
+        let query =
+            Query::<ListQuery>::try_from_uri(&uri).map_err(|error| ExportError::Query(said_of_query(&error)))?.0;
         query.read("", now).map_err(|error| ExportError::Query(error.to_string()))?;
         Ok(Self { parameters, query })
     }

@@ -259,7 +259,7 @@ impl<'a> TargetPart<'a> {
             self.gateway_requests_per_second,
             self.gateway_tokens_per_second,
             &self.state,
-            0,
+            candidates::Trust::of(&self.state, 0),
         ));
         row
     }

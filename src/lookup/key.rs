@@ -39,6 +39,9 @@ impl Key {
         if text.len() > KEY_BYTES_MAX {
             return Err(KeyError::TooLong(text.len()));
         }
+        if text.contains(' ') {
+            return Err(KeyError::Space);
+        }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(KeyError::NotVisible);
         }
@@ -58,6 +61,13 @@ impl Key {
     /// The snapshot ID it may be.
     pub fn id(&self) -> Option<SnapshotId> {
         self.id
+    }
+
+    /// How many hex digits it has, if it looks like a snapshot ID that lacks some.
+    pub fn digits_of_short_id(&self) -> Option<usize> {
+        self.id?;
+        let digits = self.text.bytes().filter(|byte| *byte != b'-').count();
+        (digits < ID_DIGITS).then_some(digits)
     }
 
     /// The trace ID it may be: any snapshot ID can be one, but no answer's ID.
@@ -97,7 +107,9 @@ pub enum KeyError {
     Empty,
     /// So many bytes.
     TooLong(usize),
-    /// It has blanks within, control characters or letters beyond ASCII.
+    /// It has a space within, as a header's line has.
+    Space,
+    /// It has other blanks within, control characters or letters beyond ASCII.
     NotVisible,
 }
 
@@ -106,9 +118,12 @@ impl fmt::Display for KeyError {
         match self {
             Self::Empty => f.write_str("the key is empty"),
             Self::TooLong(bytes) => write!(f, "the key has {bytes} bytes, and none has more than {KEY_BYTES_MAX}"),
+            Self::Space => f.write_str("the key has a space"),
             Self::NotVisible => f.write_str("the key has characters that are not visible ASCII"),
         }?;
-        f.write_str(": give a snapshot ID (32 hex digits), a chatcmpl-… ID, a trace ID or a client request ID")
+        f.write_str(
+            ": give a snapshot ID (32 hex digits), an answer's ID (chatcmpl-ID), a trace ID or a client request ID",
+        )
     }
 }
 
@@ -178,14 +193,17 @@ mod tests {
         for (text, want) in [
             ("", KeyError::Empty),
             (" \t", KeyError::Empty),
-            ("two words", KeyError::NotVisible),
+            ("two words", KeyError::Space),
+            ("x-snapshot-id: 019ab3c2d1e0a7f11122334455667788", KeyError::Space),
+            ("two\twords", KeyError::NotVisible),
             ("naïve", KeyError::NotVisible),
             ("a\u{1b}[2J", KeyError::NotVisible),
             (&"x".repeat(129), KeyError::TooLong(129)),
         ] {
             let error = Key::parse(text).unwrap_err();
             assert_eq!(error, want, "{text:?}");
-            assert!(error.to_string().contains("give a snapshot ID"), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("give a snapshot ID") && said.is_ascii(), "a terminal shows it as it is: {said}");
         }
     }
 

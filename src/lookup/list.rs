@@ -12,6 +12,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
+use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use tokio::time::{Instant, sleep};
@@ -24,7 +25,7 @@ use super::moment::{duration, moment};
 use super::problem::Problem;
 use super::resolve::{Found, LookupError, TURN_WAIT_MAX, in_turn};
 use super::routes::{failed, laid_out};
-use super::shape::{Format, Layout, Shape, Sheet};
+use super::shape::{Format, Layout, Shape, Sheet, word};
 use super::wait::{FOLLOW_PAUSE, Patience};
 use crate::ledger::Ledger;
 use crate::snapshot::{Ending, Moment, Record, SnapshotId, TraceId};
@@ -86,14 +87,19 @@ const PARAMETERS: &str = "since, until, model, target, status, ending, phase, te
                           client_request_id, label.NAME, order, wait, shape, format, limit and page";
 
 /// The order of a list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Order {
     /// By the time of issue, the newest first.
     #[default]
     Newest,
     /// As they were stored, soon after their end.
     Stored,
+}
+
+impl<'de> Deserialize<'de> for Order {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, "order")
+    }
 }
 
 /// Labels by their names.
@@ -401,7 +407,7 @@ async fn answer(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
+    let Query(query) = query.map_err(|rejection| Problem::unreadable_query(&rejection))?;
     let source = lookup.state.run.tag.to_string();
     let listing = query.read(&source, lookup.state.clock.now())?;
     let layout = query.layout(headers).map_err(Problem::malformed_query)?;

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::error::Error;
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,12 @@ const TYPE_PREFIX: &str = "urn:snapgate:problem:";
 
 /// The reason of a list's cursor that is none of that list.
 pub(super) const PAGE: &str = "page";
+
+/// Where many keys are resolved at once.
+const RESOLVE_PATH: &str = "/v1/snapshots/resolve";
+
+/// The reason of whoever showed no token and needs one.
+pub(super) const NO_TOKEN: &str = "no_token";
 
 /// One problem, as it is sent and as a client reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +88,10 @@ impl Problem {
     pub fn absent(absence: &Absence, key: &Key, ours: InstanceTag) -> Self {
         let problem = Self::of_absence(absence, key, ours);
         let Some(id) = key.id() else { return problem };
+        // Nobody has typed the ID that zeros before these digits would make.
+        if let (Absence::Unknown | Absence::IssuedElsewhere, Some(digits)) = (absence, key.digits_of_short_id()) {
+            return Self::too_short(digits).with("key", key.text());
+        }
         // Only a plausible ID tells a time; for the others it would be an invention.
         let problem = match absence {
             Absence::Unknown | Absence::NotKept => problem,
@@ -138,6 +150,15 @@ impl Problem {
         }
     }
 
+    fn too_short(digits: usize) -> Self {
+        let missing = match 32 - digits {
+            1 => "one is missing".to_owned(),
+            some => format!("{some} are missing"),
+        };
+        let detail = format!("the key has {digits} hex digits, an ID has 32: {missing}; copy it whole");
+        Self::new("unknown", StatusCode::NOT_FOUND, "No such request", detail)
+    }
+
     fn unknown(key: &Key) -> Self {
         let detail = match key.id() {
             Some(_) => {
@@ -170,14 +191,15 @@ impl Problem {
                  that are refused, or raise pipeline.refused_per_second"
             }
         };
+        // Of a count it is not known which of the second's drops this was, if there were some for other reasons, too.
         let how = match counted {
-            None => "the request ended, but its snapshot was dropped".to_owned(),
-            Some((second, count)) => {
-                format!("of the requests issued in the second from {second}, {count} were dropped, and this is one")
-            }
+            None => "the request ended, but its snapshot was dropped,".to_owned(),
+            Some((second, count)) => format!(
+                "the request ended, but its snapshot was dropped, as some of the second from {second} were, {count} of them"
+            ),
         };
         let problem =
-            Self::new("dropped", StatusCode::GONE, "Dropped before it was stored", format!("{how}, because {why}"))
+            Self::new("dropped", StatusCode::GONE, "Dropped before it was stored", format!("{how} because {why}"))
                 .because(reason.name());
         match counted {
             None => problem,
@@ -201,6 +223,11 @@ impl Problem {
         Self::new("malformed", StatusCode::BAD_REQUEST, "Not a query", detail).because("query")
     }
 
+    /// The parameters cannot be read: an unknown one, one that is there twice, or a word that means nothing.
+    pub(super) fn unreadable_query(rejection: &QueryRejection) -> Self {
+        Self::malformed_query(said_of_query(rejection))
+    }
+
     /// A list's cursor is none of that list.
     pub(super) fn foreign_page(detail: impl Into<String>) -> Self {
         Self::malformed_query(detail).because(PAGE)
@@ -214,6 +241,14 @@ impl Problem {
     /// The body names more keys than one request may.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::new("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too many keys", detail).because("limit")
+    }
+
+    /// What whoever uses the command line is to do about it, who sets no headers.
+    pub fn advice(&self) -> &str {
+        match self.reason.as_deref() {
+            Some(NO_TOKEN) => "the gateway asks for one of its [[lookup.tokens]]: set SNAPGATE_TOKEN or --token",
+            _ => &self.detail,
+        }
     }
 
     /// A lookup that was not even looked at.
@@ -248,6 +283,12 @@ impl Problem {
                 StatusCode::UNAUTHORIZED,
                 "The token is not known",
                 "the bearer token is none of the configured admin tokens: check that it was copied whole",
+            ),
+            Refusal::NobodyMay(scope) => Self::new(
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "No token allows this",
+                format!("no [[lookup.tokens]] has scope {}: configure one that has, and present it", scope.name()),
             ),
             Refusal::NotAllowed(scope) => Self::new(
                 "forbidden",
@@ -357,8 +398,13 @@ impl Problem {
     }
 
     /// The path is not for this method.
-    pub(super) fn method_not_allowed(method: &str) -> Self {
-        let detail = format!("{method} means nothing here: use a method that the header allow names");
+    pub(super) fn method_not_allowed(method: &str, path: &str) -> Self {
+        let detail = match path {
+            RESOLVE_PATH => {
+                format!("{method} means nothing here: POST the keys here, a JSON array of texts or one a line")
+            }
+            _ => format!("{method} means nothing here: use a method that the header allow names"),
+        };
         Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
 
@@ -366,7 +412,8 @@ impl Problem {
     pub(super) fn answer(&self, form: Form) -> Response {
         let status = StatusCode::from_u16(self.status).expect("every problem is made with a status of the http crate");
         let (kind, body) = match form {
-            Form::Json => ("application/problem+json", to_json(self)),
+            // With a line's end, which a terminal wants.
+            Form::Json => ("application/problem+json", [&to_json(self)[..], b"\n"].concat()),
             Form::Text => ("text/plain; charset=utf-8", render::problem(self, render::WIDTH_MAX).into_bytes()),
         };
         let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
@@ -383,6 +430,20 @@ impl Problem {
         }
         response
     }
+}
+
+/// What is wrong with a query, in words of whoever asks: the first cause, without what its reading went through.
+pub(super) fn said_of_query(rejection: &QueryRejection) -> String {
+    let first: &(dyn Error + 'static) = rejection;
+    let cause = std::iter::successors(Some(first), |&error| error.source()).last().unwrap_or(first).to_string();
+    // What comes before it is the parameter's name, which it says itself.
+    let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    let cause = match cause.split_once(": ") {
+        Some((name, rest)) if is_name(name) => rest.to_owned(),
+        _ => cause,
+    };
+    let words = [(" field `", " parameter `"), (", expected one of ", "; there are "), (", expected ", "; there is ")];
+    words.iter().fold(cause, |text, (from, to)| text.replacen(from, to, 1))
 }
 
 fn to_json(problem: &Problem) -> Vec<u8> {
@@ -458,6 +519,18 @@ mod tests {
             let detail = sent["detail"].as_str().unwrap();
             assert!(detail.contains(": ") && !detail.ends_with('.'), "it says what to do: {detail}");
             assert_eq!(serde_json::from_value::<Problem>(sent).unwrap(), problem, "a client reads what was sent");
+        }
+    }
+
+    #[test]
+    fn digits_that_are_missing_are_counted_and_no_id_is_made_up() {
+        for (key, said) in [(&ID[..31], "31 hex digits, an ID has 32: one is missing"), (&ID[..30], "2 are missing")] {
+            for absence in [Absence::Unknown, Absence::IssuedElsewhere] {
+                let problem = Problem::absent(&absence, &Key::parse(key).unwrap(), InstanceTag(1));
+                assert!(problem.detail.contains(said), "{}", problem.detail);
+                assert_eq!((problem.status, &*problem.state, &problem.id), (404, "unknown", &None));
+                assert_eq!(problem.more["key"], key, "as it was given");
+            }
         }
     }
 }

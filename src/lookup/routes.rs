@@ -51,7 +51,7 @@ impl LookupQuery {
 
     fn width(&self) -> Result<Option<Width>, String> {
         let Some(text) = &self.around else { return Ok(None) };
-        text.parse().map(Some).map_err(|error| format!("around={text:?} is {error}"))
+        text.parse().map(Some).map_err(|error| format!("around={text:?} {error}"))
     }
 
     /// A shape or a format is a program's wish, whatever its library accepts.
@@ -73,7 +73,7 @@ pub(super) async fn snapshot(
     let form = if tabular { Form::Json } else { Form::wanted(&headers) };
     let answer = async {
         let key = key_of(key).map_err(|problem| *problem)?;
-        let Query(query) = query.map_err(|rejection| Problem::malformed_query(rejection.body_text()))?;
+        let Query(query) = query.map_err(|rejection| Problem::unreadable_query(&rejection))?;
         match caller {
             Caller::Operator(_) => look_up(&lookup, key, &query, &headers, form).await,
             Caller::Own(tenant) => {
@@ -280,8 +280,8 @@ pub(super) async fn no_such_path(uri: Uri, headers: HeaderMap) -> Response {
 }
 
 /// A path of ours, asked in another way.
-pub(super) async fn method_not_allowed(method: Method, headers: HeaderMap) -> Response {
-    Problem::method_not_allowed(method.as_str()).answer(Form::wanted(&headers))
+pub(super) async fn method_not_allowed(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    Problem::method_not_allowed(method.as_str(), uri.path()).answer(Form::wanted(&headers))
 }
 
 pub(super) fn to_json(page: &impl Serialize) -> Vec<u8> {

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::{Body, Bytes};
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -150,15 +151,18 @@ impl Open {
 #[derive(Debug)]
 struct Activity {
     begun: Instant,
-    /// A request is being answered, up to the head of its answer.
+    /// A request is being answered: from its head to the end of its answer's body, which may be silent for long.
     is_busy: AtomicBool,
+    /// The client takes nothing of what is to be written.
+    is_stalled: AtomicBool,
     /// When something was last asked or moved, in microseconds from the begin.
     last_us: AtomicU64,
 }
 
 impl Activity {
     fn begin() -> Self {
-        Self { begun: Instant::now(), is_busy: AtomicBool::new(false), last_us: AtomicU64::new(0) }
+        let off = || AtomicBool::new(false);
+        Self { begun: Instant::now(), is_busy: off(), is_stalled: off(), last_us: AtomicU64::new(0) }
     }
 
     fn touch(&self) {
@@ -172,7 +176,51 @@ impl Activity {
 
     /// Whether it can be closed without taking an answer away that is on its way, and whose client takes it.
     fn is_idle(&self) -> bool {
-        !self.is_busy.load(Relaxed) && self.last().elapsed() >= IDLE_AFTER
+        let answered = self.is_busy.load(Relaxed) && !self.is_stalled.load(Relaxed);
+        !answered && self.last().elapsed() >= IDLE_AFTER
+    }
+}
+
+/// A request that is being answered, until it is dropped.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.is_busy.store(true, Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.is_busy.store(false, Relaxed);
+    }
+}
+
+/// An answer's body, which is let go of when it has ended or nobody wants it any more.
+struct Answering {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -205,14 +253,8 @@ fn connection(
     let seen = Arc::clone(&activity);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let (answering, activity) = (router.call(request), Arc::clone(&activity));
-        activity.is_busy.store(true, Relaxed);
-        async move {
-            let answer = answering.await;
-            activity.touch();
-            activity.is_busy.store(false, Relaxed);
-            answer
-        }
+        let (answering, busy) = (router.call(request), Busy::begin(&activity));
+        async move { answering.await.map(|answer| answer.map(|body| Answering { body, _busy: busy })) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
@@ -230,6 +272,7 @@ struct Paced<S> {
 impl<S> Paced<S> {
     /// The outcome of a try to write, unless the client has had its time.
     fn paced<T>(&mut self, cx: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.activity.is_stalled.store(tried.is_pending(), Relaxed);
         if tried.is_ready() {
             self.activity.touch();
             self.stalled = None;

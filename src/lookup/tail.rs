@@ -35,7 +35,7 @@ impl fmt::Display for TailError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fetch(error) => error.fmt(f),
-            Self::Refused(problem) => write!(f, "{}: {}", problem.title, problem.detail),
+            Self::Refused(problem) => write!(f, "{}: {}", problem.title, problem.advice()),
             Self::Write(error) => write!(f, "a line could not be written: {error}"),
         }
     }

@@ -196,6 +196,9 @@ impl Report {
         self.difference.gateway_in_flight.add(in_flight(&old), in_flight(&new));
         let distance = old.distance(&new);
         self.different_but_alike += u64::from(distance == 0.0);
+        if distance == 0.0 {
+            return;
+        }
         let place = self.examples.partition_point(|example| example.distance >= distance);
         if place < EXAMPLES_MAX {
             self.examples.truncate(EXAMPLES_MAX - 1);
@@ -271,7 +274,7 @@ impl Report {
             ("kv_cache_usage", kv_cache_usage),
             ("gateway_in_flight", gateway_in_flight),
         ] {
-            let shown = mean.mean.map_or_else(|| "unknown".to_owned(), |mean| format!("{mean:+.3}"));
+            let shown = mean.mean.map_or_else(|| "unknown".to_owned(), signed);
             text += &format!("  {name:<18} {shown:>9}  (fresh for both in {})\n", mean.known);
         }
         text
@@ -310,6 +313,11 @@ impl Example {
     }
 }
 
+/// With its sign, to a thousandth; what is less is 0, which has none.
+fn signed(value: f64) -> String {
+    if round(value) == 0.0 { "0".to_owned() } else { format!("{value:+.3}") }
+}
+
 /// To a thousandth.
 fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
@@ -321,4 +329,15 @@ fn percent(part: u64, whole: u64) -> String {
 
 fn counts(counts: &BTreeMap<&'static str, u64>) -> String {
     counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_has_a_sign_unless_it_is_nothing() {
+        let shown = [-1.9424, 2.0, -0.0004, -0.0, 0.0004, 0.0006].map(signed);
+        assert_eq!(shown, ["-1.942", "+2.000", "0", "0", "0", "+0.001"]);
+    }
 }

@@ -111,3 +111,17 @@ fn a_report_says_what_differs_and_by_how_much() {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
 }
+
+#[test]
+fn a_tie_is_counted_and_is_none_of_the_largest_differences() {
+    let mut report = Report::new(Some(Policy::Random));
+    let alike = [candidate("b", 1, 3.0, 2), candidate("a", 0, 3.0, 2)].into_iter().collect();
+    let alike = Decision { candidates: alike, ..decision() };
+    report.decision(alike.policy, Moment(1_795_435_995_000_000));
+    report.compared(SnapshotId::from_u128(0xabc), &alike, &Compared { chosen: 1, explained: true, whole: true });
+    let report = report.finished();
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["different_but_alike"], &json["examples"]), (&1.into(), &serde_json::json!([])));
+    let text = report.text();
+    assert!(text.contains("1 of these between targets") && !text.contains("the largest differences"), "{text}");
+}

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::ReadError;
 use super::codes::Coded as _;
 use super::reader::Reader;
+use super::row::nat;
 use crate::snapshot::{Ending, InstanceTag, SnapshotId};
 
 /// Rows read for one question.
@@ -20,8 +21,8 @@ const TIME_MAX: Duration = Duration::from_millis(200);
 /// Rows of one step, which is a transaction of its own: a few milliseconds.
 const ROWS_PER_STEP: usize = 1_000;
 
-/// IDs that are answered.
-const IDS_MAX: usize = 10;
+/// Requests that are answered one by one.
+const NEAREST_MAX: usize = 10;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +33,25 @@ pub struct Surroundings {
     pub to_unix_ms: u64,
     /// Other requests that ended at the target.
     pub requests: u64,
-    /// Those that went wrong, by ending, most first.
-    pub wrong: Vec<(Ending, u64)>,
+    /// Those that went wrong, by ending and status, most first.
+    pub wrong: Vec<(Ending, Option<u16>, u64)>,
     /// Some of these, the nearest first.
-    pub ids: Vec<SnapshotId>,
+    pub nearest: Vec<Near>,
     /// Everything that was asked for was looked at.
     pub complete: bool,
+}
+
+/// One request that went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// Its ID.
+    pub id: SnapshotId,
+    /// How it ended.
+    pub ending: Ending,
+    /// The status that its client got, if it got one.
+    pub status: Option<u16>,
+    /// How long it took, in microseconds.
+    pub end_offset_us: Option<u64>,
 }
 
 /// One direction of time.
@@ -51,10 +65,10 @@ struct Side {
 }
 
 /// The two directions differ in a sign and an order. `?3` is the target's name; the list of its rows is made once.
-const LATER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3)
-    FROM records WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?4";
-const EARLIER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3)
-    FROM records WHERE id < ?1 AND id >= ?2 ORDER BY id DESC LIMIT ?4";
+const LATER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3),
+    status, end_offset_us FROM records WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?4";
+const EARLIER: &str = "SELECT id, ending, fault IS NOT NULL, ifnull(outcome_target, target) IN (SELECT target FROM targets WHERE name = ?3),
+    status, end_offset_us FROM records WHERE id < ?1 AND id >= ?2 ORDER BY id DESC LIMIT ?4";
 
 impl Reader {
     /// Requests that ended at the target called `target` and were issued at most `width` before or after the request `id`.
@@ -90,21 +104,22 @@ impl Reader {
 struct Tally {
     rows: usize,
     requests: u64,
-    wrong: BTreeMap<&'static str, (Ending, u64)>,
-    ids: Vec<SnapshotId>,
+    wrong: BTreeMap<(&'static str, Option<u16>), (Ending, u64)>,
+    nearest: Vec<Near>,
 }
 
 impl Tally {
     fn answer(mut self, id: SnapshotId, (from_unix_ms, to_unix_ms): (u64, u64), complete: bool) -> Surroundings {
         self.keep_nearest(id);
-        let mut wrong: Vec<_> = self.wrong.into_values().collect();
-        wrong.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        Surroundings { from_unix_ms, to_unix_ms, requests: self.requests, wrong, ids: self.ids, complete }
+        let wrong = self.wrong.into_iter().map(|((_, status), (ending, count))| (ending, status, count));
+        let mut wrong: Vec<_> = wrong.collect();
+        wrong.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+        Surroundings { from_unix_ms, to_unix_ms, requests: self.requests, wrong, nearest: self.nearest, complete }
     }
 
     fn keep_nearest(&mut self, id: SnapshotId) {
-        self.ids.sort_by_key(|other| other.unix_ms().abs_diff(id.unix_ms()));
-        self.ids.truncate(IDS_MAX);
+        self.nearest.sort_by_key(|other| other.id.unix_ms().abs_diff(id.unix_ms()));
+        self.nearest.truncate(NEAREST_MAX);
     }
 }
 
@@ -122,10 +137,11 @@ fn step(connection: &Connection, target: &str, side: &mut Side, tally: &mut Tall
         tally.requests += 1;
         let Some(ending) = row.get::<_, Option<i64>>(1)?.and_then(Ending::from_code) else { continue };
         if ending != Ending::Completed || row.get(2)? {
-            tally.wrong.entry(ending.name()).or_insert((ending, 0)).1 += 1;
-            if kept < IDS_MAX {
+            let (status, end_offset_us) = (row.get(4)?, row.get::<_, Option<i64>>(5)?.map(nat));
+            tally.wrong.entry((ending.name(), status)).or_insert((ending, 0)).1 += 1;
+            if kept < NEAREST_MAX {
                 kept += 1;
-                tally.ids.push(side.at);
+                tally.nearest.push(Near { id: side.at, ending, status, end_offset_us });
             }
         }
     }

@@ -46,7 +46,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use around::Surroundings;
+pub use around::{Near, Surroundings};
 pub use data_dir::{DataDir, DataDirError, ReadOnlyDataDir};
 pub use erase::{Erased, Erasure, ErasureJob, NotErased, Subject};
 pub use filter::Filter;
@@ -128,7 +128,7 @@ pub enum Resolution {
     },
     /// It is not, and requests of that second were dropped.
     Dropped {
-        /// Why most of them were.
+        /// Why most of them were, those of a flood of refused requests left aside if there were others.
         reason: DropReason,
         /// The second's begin.
         second: Moment,

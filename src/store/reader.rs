@@ -298,11 +298,12 @@ impl Reader {
     }
 }
 
+/// The most frequent reason of a second; a flood's only where there was no other, as [`crate::ledger::Ledger::counted`] has it.
 fn dropped(connection: &Connection, second: u64) -> Result<Option<Resolution>, ReadError> {
-    let mut statement =
-        connection.prepare_cached("SELECT reason, count FROM drops WHERE second = ?1 ORDER BY count DESC LIMIT 1")?;
-    let most: Option<(i64, i64)> =
-        statement.query_row([int(second)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let mut statement = connection
+        .prepare_cached("SELECT reason, count FROM drops WHERE second = ?1 ORDER BY reason = ?2, count DESC LIMIT 1")?;
+    let key = [int(second), DropReason::RefusedFlood.code()];
+    let most: Option<(i64, i64)> = statement.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((code, count)) = most else { return Ok(None) };
     // A reason that this binary does not know is a newer binary's: that something was dropped is still the answer.
     let reason = DropReason::from_code(code).unwrap_or(DropReason::StoreFailed);

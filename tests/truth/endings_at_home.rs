@@ -28,6 +28,17 @@ fn a_request_without_any_healthy_target_has_no_target() {
 }
 
 #[test]
+fn a_gateway_with_some_unhealthy_targets_is_ready_and_names_them() {
+    let (good, bad) = (Sims::one(), Sims::refusing(1));
+    let addresses = [good.addresses()[0], bad.addresses()[0]];
+    let setup = Setup::before(&addresses).set("fleet.unhealthy_after", 1).set("fleet.probe_interval", "10ms");
+    let gateway = setup.start();
+    let warned = until("it warns", || Some(gateway.admin("/readyz")).filter(|ready| ready.text.contains("unhealthy")));
+    let said = r#"{"ready":true,"warnings":["1 of 2 targets is unhealthy: t1"]}"#;
+    assert_eq!((warned.status, &*warned.text), (200, said));
+}
+
+#[test]
 fn a_request_that_is_refused_for_what_it_is_says_why() {
     let upstream = Upstream::start(|exchange| {
         exchange.answer("200 OK", "", "reached");

@@ -94,11 +94,10 @@ pub(in crate::lookup) fn state_cells(
     requests_per_second: f64,
     tokens_per_second: f64,
     state: &State,
-    later_ms: u64,
+    trust: Trust,
 ) -> [String; 11] {
     let value =
         |quantity, show: fn(f64) -> String| state.reading(quantity).value.map_or_else(|| UNKNOWN.to_owned(), show);
-    let trust = Trust::of(state, later_ms);
     [
         in_flight.to_string(),
         words::number(requests_per_second),
@@ -147,12 +146,16 @@ pub(super) fn of(decision: &DecisionPart<'_>, width: usize) -> String {
                 if candidate.chosen { "*".to_owned() } else { String::new() },
                 candidate.score.map_or_else(|| "-".to_owned(), words::number),
             ];
+            let state = state_of(candidate);
+            let own = Trust::of(&state, candidate.sample_age_ms);
+            // The chosen one's age at the decision is written, too, and was rounded but once: the verdict says that one.
+            let written = Trust::of(&decision.state.state, 0);
             row.extend(state_cells(
                 u64::from(candidate.gateway_in_flight),
                 candidate.gateway_requests_per_second,
                 candidate.gateway_tokens_per_second,
-                &state_of(candidate),
-                candidate.sample_age_ms,
+                &state,
+                if candidate.chosen && written.age_ms.is_some() { written } else { own },
             ));
             row
         })

@@ -86,8 +86,11 @@ pub fn problem(problem: &Problem, width: usize) -> String {
     });
     let state = [("state".to_owned(), problem.state.clone().into_owned())];
     text.push('\n');
-    for (name, value) in state.into_iter().chain(id).chain(reason).chain(more) {
-        text.push_str(&pair(&name, &value, width));
+    let pairs: Vec<_> = state.into_iter().chain(id).chain(reason).chain(more).collect();
+    let longest = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let column = (longest + BESIDE_NAME).clamp(NAMES_WIDTH, COLUMN_MAX);
+    for (name, value) in pairs {
+        text.push_str(&pair_at(&name, &value, column, width));
     }
     text
 }
@@ -126,7 +129,7 @@ fn names(document: &Document<'_>, width: usize) -> String {
     if let Some(gpus) = gpus(&document.decision.state.state, width) {
         text.push_str(&pair("gpus", &gpus, width));
     }
-    if let Some(report) = reported(&document.backend_report) {
+    if let Some(report) = reported(&document.backend_report, width) {
         text.push_str(&pair("load report", &report, width));
     }
     for (name, value) in request.labels.iter().take(LABELS_MAX) {
@@ -155,12 +158,13 @@ fn gpus(state: &State, width: usize) -> Option<String> {
 /// GPUs that are shown by name: a node has no more, but a document may come from anywhere.
 const GPUS_MAX: usize = 16;
 /// What the target said of its load, and when.
-fn reported(report: &BackendReportPart<'_>) -> Option<String> {
+fn reported(report: &BackendReportPart<'_>, width: usize) -> Option<String> {
     let (source, phase, at) = (report.source.as_ref()?, report.phase.as_ref()?, report.received_offset_us?);
     let metrics = report.named_metrics.iter().chain(&report.other_metrics).flatten().take(REPORTED_MAX);
     let metrics: Vec<_> = metrics.map(|(name, value)| format!("{name} {value}")).collect();
     let place = if &**phase == "response_end" { "end" } else { "head" };
-    Some(format!("{} ({source}, with the answer's {place} after {at} us)", metrics.join(", ")))
+    let after = words::line(&words::micros(at), width);
+    Some(format!("{} ({source}, with the answer's {place} after {after})", metrics.join(", ")))
 }
 
 /// Metrics of a report that are shown.
@@ -172,10 +176,21 @@ const LABELS_MAX: usize = 16;
 /// Columns before a value.
 const NAMES_WIDTH: usize = 17;
 
+/// Blanks before and after the longest name.
+const BESIDE_NAME: usize = 4;
+
+/// Columns before a value at most: the names of a problem come from whoever answers.
+const COLUMN_MAX: usize = 32;
+
 /// A name and its value, whole: a value that is cut off could not be looked up.
 fn pair(name: &str, value: &str, width: usize) -> String {
-    let name = words::line(&words::clean(name), NAMES_WIDTH - 3);
-    words::hanging(&format!("  {name}"), &words::clean(value), NAMES_WIDTH, width)
+    pair_at(name, value, NAMES_WIDTH, width)
+}
+
+/// The same, with the value in this column.
+fn pair_at(name: &str, value: &str, column: usize, width: usize) -> String {
+    let name = words::line(&words::clean(name), column - 3);
+    words::hanging(&format!("  {name}"), &words::clean(value), column, width)
 }
 
 #[cfg(test)]
@@ -224,6 +239,23 @@ mod tests {
             let read: Document<'_> = serde_json::from_slice(&json).unwrap();
             assert_eq!(render(&read, 100), render(&Document::of(&record), 100), "{name}");
         }
+    }
+
+    #[test]
+    fn the_chosen_ones_age_is_the_same_in_the_verdict_and_in_the_table() {
+        let mut json = Vec::new();
+        Document::of(&specimen::completed()).write(&mut json);
+        let mut root: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(root["decision"]["candidates"][0]["chosen"], true);
+        for name in ["waiting_age_ms", "running_age_ms", "kv_cache_usage_age_ms"] {
+            // As 200.6 and 49.7 ms are written.
+            root["decision"]["state"][name] = json!(250);
+            root["decision"]["candidates"][0]["state"][name] = json!(200);
+        }
+        root["decision"]["candidates"][0]["sample_age_ms"] = json!(49);
+        let json = root.to_string();
+        let text = render(&serde_json::from_str(&json).unwrap(), 100);
+        assert!(text.contains("(250 ms old)") && text.contains("250 ms  fresh") && !text.contains("249 ms"), "{text}");
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderValue};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use serde_json::value::RawValue;
 
 use self::columns::{CANDIDATES, NULL, SNAPSHOTS, Table};
@@ -20,8 +23,7 @@ pub use self::columns::Column;
 pub(super) use self::columns::SCHEMA;
 
 /// What of a snapshot is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
     /// The whole document
     #[default]
@@ -33,8 +35,7 @@ pub enum Shape {
 }
 
 /// How it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// One JSON value
     Json,
@@ -42,6 +43,29 @@ pub enum Format {
     Ndjson,
     /// RFC 4180 with a head; null is empty, the empty text is `""`
     Csv,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, "shape")
+    }
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, "format")
+    }
+}
+
+/// A parameter that is one of a few words, as the command line has them too; or what words there are.
+pub(super) fn word<'de, D: Deserializer<'de>, T: ValueEnum>(deserializer: D, parameter: &str) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    T::from_str(&text, false).map_err(|_| {
+        let names: Vec<_> = T::value_variants().iter().filter_map(T::to_possible_value).collect();
+        let names: Vec<_> = names.iter().map(PossibleValue::get_name).collect();
+        let (last, others) = names.split_last().expect("there is a word to be");
+        D::Error::custom(format!("{parameter}={text:?} is no {parameter}: there are {} and {last}", others.join(", ")))
+    })
 }
 
 impl Format {

@@ -68,6 +68,28 @@ async fn every_key_has_its_own_answer_in_its_place() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_question_is_said_in_its_own_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), Plan::default()).await;
+    for (path, want) in [
+        ("/v1/snapshots?shape=table", "shape=\"table\" is no shape: there are document, flat and candidates"),
+        ("/v1/snapshots/k?shape=table", "shape=\"table\" is no shape: there are document, flat and candidates"),
+        ("/v1/snapshots/k?format=xml", "format=\"xml\" is no format: there are json, ndjson and csv"),
+        ("/v1/snapshots?order=oldest", "order=\"oldest\" is no order: there are newest and stored"),
+        ("/v1/snapshots/k?wiat=5s", "unknown parameter `wiat`; there are `wait`, `shape`, `format`, `around`"),
+        ("/v1/snapshots/k?wait=5s&wait=6s", "duplicate parameter `wait`"),
+        ("/v1/snapshots/k?around=30", "around=\"30\" has no unit: write 30s, at most 600s"),
+    ] {
+        let reply = gateway.get(path).await;
+        assert_eq!((reply.status, &reply.json()["detail"]), (400, &json!(want)), "{path}");
+        assert!(reply.body.ends_with("}\n"), "a terminal's next line begins anew: {:?}", reply.body);
+    }
+    let reply = gateway.get("/v1/snapshots/resolve").await;
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
+    assert!(reply.json()["detail"].as_str().unwrap().contains("POST the keys here"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn rows_read_as_tables_and_no_key_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let mut gateway = Gateway::start(dir.path(), Plan::default()).await;

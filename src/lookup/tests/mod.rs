@@ -434,6 +434,8 @@ async fn the_command_lines_client_reads_every_answer() {
     for (key, token, want) in cases {
         let Fetched::Problem(problem) = fetch(&by(token), key, None).await.unwrap() else { panic!("no problem") };
         assert_eq!(problem.state, want);
+        let of_flags = problem.advice().ends_with(": set SNAPGATE_TOKEN or --token");
+        assert_eq!(of_flags, want == "unauthorized", "{}", problem.advice());
     }
     let text =
         render::problem(&Problem::absent(&resolve::Absence::Unknown, &Key::parse("x").unwrap(), gateway.tag), 60);
@@ -445,4 +447,11 @@ async fn the_command_lines_client_reads_every_answer() {
         gateway.tag,
     );
     assert!(render::problem(&expired, 100).contains("  horizon        2026-11-23T12:13:15.000000Z\n"));
+    let elsewhere = Problem::absent(
+        &resolve::Absence::IssuedElsewhere,
+        &Key::parse(&format!("{TRACE:032x}")).unwrap(),
+        gateway.tag,
+    );
+    let tag = gateway.tag;
+    assert!(render::problem(&elsewhere, 100).contains(&format!("\n  our_instance_tag  {tag}\n")), "whole names");
 }

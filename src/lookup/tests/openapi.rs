@@ -70,7 +70,7 @@ async fn paths_methods_and_parameters_are_those_of_the_document() {
             let asked = format!("{}?nothing=1", path.replace("{key}", "a"));
             let reply = gateway.ask(&method.to_uppercase(), &asked, &token).await;
             let detail = reply.json()["detail"].as_str().unwrap().to_owned();
-            let (_, told) = detail.split_once("expected ").or(detail.split_once("there are ")).unwrap();
+            let (_, told) = detail.split_once("there are ").or(detail.split_once("there is ")).unwrap();
             let told = told.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '.');
             let mut told: Names =
                 told.filter(|word| !matches!(*word, "" | "one" | "of" | "or" | "and")).map(str::to_owned).collect();

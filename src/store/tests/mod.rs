@@ -310,7 +310,13 @@ fn what_was_dropped_says_why() {
     let mut place = Place::new();
     let (mut writer, reader) = place.open();
     let second = NOW.0 / 1_000_000;
-    let drops = [(DropReason::QueueFull, 2), (DropReason::StoreFailed, 3), (DropReason::QueueFull, 4)];
+    let drops = [
+        (DropReason::QueueFull, 2),
+        (DropReason::StoreFailed, 3),
+        (DropReason::QueueFull, 4),
+        // Who misses a request that was served is not told that it was refused.
+        (DropReason::RefusedFlood, 5_000),
+    ];
     for (reason, count) in drops {
         writer.commit(writer.next_seq(), &[], &[], &[DropCount { second, reason, count }], NOW).unwrap();
     }
