@@ -455,7 +455,8 @@ fn readiness(
     if stopping {
         reasons.push("the gateway is stopping".to_owned());
     }
-    reasons.extend(membership::nobody_serves(&fleet.view(), discovery));
+    let view = fleet.view();
+    reasons.extend(membership::nobody_serves(&view, discovery));
     let said =
         |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
     let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);

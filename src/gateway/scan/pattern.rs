@@ -15,6 +15,10 @@ use memchr::memchr2;
 /// Longer events, in bytes, are always parsed: a pattern is kept for each stream.
 pub(super) const PATTERN_BYTES_MAX: usize = 4096;
 
+/// Longer runs of digits fit only themselves: a larger count of tokens is no count, see `TOKENS_MAX`, so that an event with it does
+/// not stand for those before it.
+pub(super) const DIGITS_MAX: usize = 10;
+
 /// A parsed event, around its text.
 #[derive(Debug, Default)]
 pub(super) struct Pattern {
@@ -65,8 +69,12 @@ fn strip<'a>(pattern: &[u8], bytes: &'a [u8]) -> Option<&'a [u8]> {
     while let [expected, pattern_rest @ ..] = pattern {
         let [found, bytes_rest @ ..] = bytes else { return None };
         if expected.is_ascii_digit() && found.is_ascii_digit() {
-            pattern = without_digits(pattern_rest);
-            bytes = without_digits(bytes_rest);
+            let (known, number) = (digits(pattern), digits(bytes));
+            if number.len() > DIGITS_MAX && number != known {
+                return None;
+            }
+            pattern = &pattern[known.len()..];
+            bytes = &bytes[number.len()..];
         } else if expected == found {
             pattern = pattern_rest;
             bytes = bytes_rest;
@@ -77,9 +85,9 @@ fn strip<'a>(pattern: &[u8], bytes: &'a [u8]) -> Option<&'a [u8]> {
     Some(bytes)
 }
 
-fn without_digits(bytes: &[u8]) -> &[u8] {
-    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    &bytes[digits..]
+fn digits(bytes: &[u8]) -> &[u8] {
+    let count = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    &bytes[..count]
 }
 
 /// Where the quote is that closes a string: the first that is not behind a backslash.
@@ -117,6 +125,8 @@ mod tests {
             ("Hello", "é \u{1F980}", true),
             ("\"n\":9", "\"n\":10234", true),
             (":17,", ":3,", true),
+            (":17,", ":1795435995,", true),
+            (":17,", ":17954359950,", false),
             ("x1", "x22", true),
             ("Hello", "", false),
             ("Hello", r#"","tool_calls":[{}],"b":""#, false),

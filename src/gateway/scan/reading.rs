@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::pattern::DIGITS_MAX;
+
 /// What one event, or one whole answer, says. Borrows from it.
 #[derive(Debug, Default)]
 pub(super) struct Reading<'de> {
@@ -33,7 +35,7 @@ pub(super) struct Reading<'de> {
 }
 
 /// A larger count of tokens is no count: no model reads or writes so much, and sums of such could overflow.
-const TOKENS_MAX: u64 = 1 << 32;
+const TOKENS_MAX: u64 = 10_u64.pow(DIGITS_MAX as u32) - 1;
 
 /// Token counts, each as far as it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -433,7 +435,7 @@ mod tests {
             (r#"{"input_tokens":9,"cache_read_input_tokens":null,"output_tokens":2}"#, [Some(9), Some(2), None]),
             (r#"{"prompt_tokens":"9","completion_tokens":-1}"#, [None, None, None]),
             (r#"{"prompt_tokens":18446744073709551615,"cache_read_input_tokens":1}"#, [None, None, Some(1)]),
-            (r#"{"prompt_tokens":9007199254740993,"completion_tokens":4294967297}"#, [None, None, None]),
+            (r#"{"prompt_tokens":9007199254740993,"completion_tokens":10000000000}"#, [None, None, None]),
             (
                 r#"{"input_tokens":4294967296,"cache_read_input_tokens":4294967296,"cache_creation_input_tokens":4294967296}"#,
                 [Some(3 << 32), None, Some(1 << 32)],
