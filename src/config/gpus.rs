@@ -9,8 +9,8 @@ use toml::de::DeValue;
 
 use super::layers::Effective;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
-use super::tables::{Entry, Fields, Tables};
-use super::texts::is_name_char;
+use super::tables::{Entry, Fields, Tables, short};
+use super::texts::check_name_within;
 use super::value::{Value, quoted};
 use crate::fleet::{ExporterSettings, GpuId, GpusOf, PodGpus};
 
@@ -144,7 +144,7 @@ impl Tables<'_> {
         texts: impl Iterator<Item = &'t str>,
         origin: &Origin,
     ) -> Vec<Exporter> {
-        self.exporters(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+        self.exporters(short(texts, origin))
     }
 
     fn exporters(&mut self, entries: Vec<Entry<'_>>) -> Vec<Exporter> {
@@ -294,10 +294,7 @@ pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
 
 /// Names in Kubernetes, and whatever nodes are called elsewhere.
 fn check_name(name: &str) -> Result<String, String> {
-    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_name_char) {
-        return Ok(name.to_owned());
-    }
-    Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
+    check_name_within(NAME_CHARS_MAX, name)
 }
 
 /// The URL of a page in its one form, and its host.

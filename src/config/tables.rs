@@ -107,6 +107,11 @@ pub(super) enum Entry<'t> {
     Fields(Fields<'t>, Origin),
 }
 
+/// Entries that are texts, all of one origin.
+pub(super) fn short<'t>(texts: impl Iterator<Item = &'t str>, origin: &Origin) -> Vec<Entry<'static>> {
+    texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect()
+}
+
 impl Tables<'_> {
     pub(super) fn targets_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Target> {
         let entries = self.entries(value, place, &TARGET_FIELDS);
@@ -118,7 +123,7 @@ impl Tables<'_> {
         texts: impl Iterator<Item = &'t str>,
         origin: &Origin,
     ) -> Vec<Target> {
-        self.targets(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+        self.targets(short(texts, origin))
     }
 
     pub(super) fn models_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Model> {
@@ -131,7 +136,7 @@ impl Tables<'_> {
         texts: impl Iterator<Item = &'t str>,
         origin: &Origin,
     ) -> Vec<Model> {
-        self.models(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+        self.models(short(texts, origin))
     }
 
     pub(super) fn wrong(&mut self, origin: &Origin, text: impl Into<String>) {

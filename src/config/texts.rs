@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::keys::CREDENTIALS;
-pub(super) use crate::discovery::{check_name, is_name_char};
+pub(super) use crate::discovery::{check_name, check_name_within};
 use crate::lookup::LinkTemplate;
 use crate::tenant::Network;
 

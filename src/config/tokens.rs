@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::mistake::{Origin, Place};
 use super::secret::{Secret, check_secret, read_secret};
-use super::tables::{Entry, Fields, Tables};
+use super::tables::{Entry, Fields, Tables, short};
 use super::texts::check_name;
 use super::value::quoted;
 use crate::lookup::Scope;
@@ -47,7 +47,7 @@ impl Tables<'_> {
         texts: impl Iterator<Item = &'t str>,
         origin: &Origin,
     ) -> Vec<Token> {
-        self.tokens(texts.map(|text| Entry::Short(text.to_owned(), origin.clone())).collect())
+        self.tokens(short(texts, origin))
     }
 
     fn tokens(&mut self, entries: Vec<Entry<'_>>) -> Vec<Token> {

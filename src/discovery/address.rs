@@ -1,5 +1,7 @@
 //! What a target may be called, and where it may be.
 
+use std::fmt::Display;
+
 use http::uri::Authority;
 
 use crate::snapshot::TLS_SCHEME;
@@ -14,10 +16,15 @@ pub const fn is_name_char(c: char) -> bool {
 
 /// Names of targets, sources, tokens and instances: they stand in headers, metrics and file names.
 pub fn check_name(name: &str) -> Result<String, String> {
-    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_name_char) {
+    check_name_within(NAME_CHARS_MAX, name)
+}
+
+/// The same for names that may have another length.
+pub fn check_name_within(chars_max: usize, name: &str) -> Result<String, String> {
+    if (1..=chars_max).contains(&name.len()) && name.chars().all(is_name_char) {
         return Ok(name.to_owned());
     }
-    Err(format!("\"{name}\" is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, dots, underscores and hyphens"))
+    Err(format!("\"{name}\" is not a name: use 1 to {chars_max} letters, digits, dots, underscores and hyphens"))
 }
 
 /// `10.0.3.2:8000` is called `10.0.3.2-8000`: whatever a name cannot hold becomes one hyphen, none in front.
@@ -25,6 +32,12 @@ pub fn default_name(address: &str) -> Result<String, String> {
     let address = address.strip_prefix(TLS_SCHEME).unwrap_or(address);
     let name = address.split(|c: char| !is_name_char(c)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
     check_name(&name).map_err(|_| format!("{address} is too long to be a name as well: write NAME=URL"))
+}
+
+/// The address at `HOST:PORT`, spoken to in TLS or not.
+pub(super) fn at(authority: impl Display, tls: bool) -> Result<String, String> {
+    let scheme = if tls { TLS_SCHEME } else { "http://" };
+    parse_url(&format!("{scheme}{authority}"))
 }
 
 /// `http://HOST:PORT` or `https://HOST:PORT` and nothing more. Answers `host:port`, or `https://host:port`.

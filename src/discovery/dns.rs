@@ -21,11 +21,10 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
-use super::address::{default_name, parse_url};
+use super::address::{at, default_name};
 use super::settings::{Defaults, DnsSettings, Records};
 use super::{Report, Trouble};
 use crate::fleet::TargetSettings;
-use crate::snapshot::TLS_SCHEME;
 
 /// Where the system says whom to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -230,8 +229,7 @@ fn ttl<'a>(records: impl IntoIterator<Item = &'a Record>) -> Duration {
 fn targets(sockets: &BTreeSet<(IpAddr, Option<u16>)>, defaults: &Defaults) -> Result<Vec<TargetSettings>, String> {
     let target = |(ip, port): &(IpAddr, Option<u16>)| {
         let port = port.or(defaults.port).ok_or("addresses have no ports: set `port`")?;
-        let scheme = if defaults.tls { TLS_SCHEME } else { "http://" };
-        let address = parse_url(&format!("{scheme}{}", SocketAddr::new(*ip, port)))?;
+        let address = at(SocketAddr::new(*ip, port), defaults.tls)?;
         let models = defaults.models.clone();
         Ok(TargetSettings { gpus: defaults.gpus, models, ..TargetSettings::new(&default_name(&address)?, &address) })
     };

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::address::{check_name, default_name, parse_url};
+use super::address::{at, check_name, default_name, parse_url};
 use super::settings::Defaults;
 use crate::fleet::TargetSettings;
+use crate::snapshot::Place;
 use crate::snapshot::place::LABELS_MAX;
-use crate::snapshot::{Place, TLS_SCHEME};
 
 /// How many mistakes of one file are named.
 const MISTAKES_MAX: usize = 5;
@@ -206,9 +206,8 @@ impl Targets<'_> {
 
 /// `HOST:PORT`, or `HOST` where the port is known otherwise.
 fn located(address: &str, port: Option<u16>, tls: bool) -> Result<String, String> {
-    let scheme = if tls { TLS_SCHEME } else { "http://" };
-    match (parse_url(&format!("{scheme}{address}")), port) {
-        (Err(text), Some(port)) if text.contains("has no port") => parse_url(&format!("{scheme}{address}:{port}")),
+    match (at(address, tls), port) {
+        (Err(text), Some(port)) if text.contains("has no port") => at(format_args!("{address}:{port}"), tls),
         (parsed, _) => parsed,
     }
 }

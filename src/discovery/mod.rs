@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-pub use address::{check_name, default_name, is_name_char, parse_url};
+pub use address::{check_name, check_name_within, default_name, is_name_char, parse_url};
 pub use settings::{Defaults, DnsSettings, FileSettings, Kind, KubernetesSettings, Records, Settings};
 
 use crate::fleet::{Change, TargetSettings};

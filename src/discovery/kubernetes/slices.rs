@@ -7,11 +7,11 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::Endpoint;
 pub(super) use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::discovery::address::{check_name, default_name, parse_url};
+use crate::discovery::address::{at, check_name, default_name};
 use crate::discovery::settings::Defaults;
 use crate::fleet::TargetSettings;
+use crate::snapshot::Place;
 use crate::snapshot::place::LABELS_MAX;
-use crate::snapshot::{Place, TLS_SCHEME};
 
 /// Labels whose names begin with one of these are the cluster's own book-keeping about slices.
 const OWN_LABELS: [&str; 3] = ["endpointslice.kubernetes.io/", "kubernetes.io/service-name", "service.kubernetes.io/"];
@@ -105,10 +105,9 @@ fn target(
     (address, port): (&str, u16),
     defaults: &Defaults,
 ) -> Result<TargetSettings, String> {
-    let scheme = if defaults.tls { TLS_SCHEME } else { "http://" };
     let host =
         if address.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) { format!("[{address}]") } else { address.into() };
-    let address = parse_url(&format!("{scheme}{host}:{port}"))?;
+    let address = at(format_args!("{host}:{port}"), defaults.tls)?;
     let place = place(slice, endpoint);
     // A pod's name may be longer than a target's.
     let name = place.as_ref().and_then(|place| check_name(&place.pod).ok());
