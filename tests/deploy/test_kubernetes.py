@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import shutil
 import subprocess
@@ -162,13 +163,31 @@ def test_a_shutdown_is_over_before_it_is_cut_short(snapgate: Program, tmp_path: 
     assert POD["terminationGracePeriodSeconds"] >= shutdown_seconds(settings(snapgate, tmp_path))
 
 
-def test_the_store_fits_into_its_volume_and_the_buffers_into_memory(snapgate: Program, tmp_path: Path):
-    effective = settings(snapgate, tmp_path)
-    store, (claim,) = effective["store"], SET["volumeClaimTemplates"]
+def test_the_store_fits_into_its_volume(snapgate: Program, tmp_path: Path):
+    store, (claim,) = settings(snapgate, tmp_path)["store"], SET["volumeClaimTemplates"]
     files = ("retention_bytes", "wal_max_bytes", "ballast_bytes")
     assert size(claim["spec"]["resources"]["requests"]["storage"]) >= 1.2 * sum(size(store[key]) for key in files)
-    buffers = size(effective["limits"]["buffered_bytes"]) + size(effective["pipeline"]["queue_bytes"])
-    assert size(CONTAINER["resources"]["limits"]["memory"]) >= 2 * buffers
+
+
+def test_memory_is_what_the_readme_says_and_the_pod_has_it(snapgate: Program, tmp_path: Path):
+    effective = settings(snapgate, tmp_path)
+    limits, otlp = effective["limits"], effective["otlp"]
+    table = (ROOT / "README.md").read_text().partition("### Memory\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")]
+    fixed = {name: math.prod(map(int, re.findall(r"\d+", most))) << 20 for name, most, _ in rows[1:] if most.endswith("MiB")}
+    *_, (together, said, _) = [row for row in rows if row[0] == "**together**"]
+    assert sum(fixed.values()) >> 20 == int(re.findall(r"\d+", said)[0]), together
+
+    def row(begin: str) -> int:
+        (found,) = [most for name, most in fixed.items() if name.startswith(begin)]
+        return found
+
+    assert row("bodies of requests") == size(limits["buffered_bytes"])
+    assert row("records on their way to the store") == size(effective["pipeline"]["queue_bytes"]) * 9 // 8
+    assert row("OTLP requests") == 2 * otlp["in_flight"] * size(otlp["batch_bytes"])
+    (stream,) = [int(most.split()[0]) << 10 for name, most, _ in rows if name.startswith("each open request")]
+    (target,) = [int(most.split()[0]) << 10 for name, most, _ in rows if name.startswith("each target")]
+    assert size(CONTAINER["resources"]["limits"]["memory"]) >= sum(fixed.values()) + limits["in_flight"] * stream + 1_000 * target
 
 
 def test_the_pod_is_the_images_user_and_writes_where_the_image_does():

@@ -1,7 +1,7 @@
 //! Reads usage, finish reason, ids and token times from an answer that passes by untouched.
 //!
 //! The scanner only looks at the frames of the body. It does no IO, has no clock and cannot fail: what it does not
-//! understand it leaves out, and says so in `failed`. Its memory is bounded for each answer, whatever comes.
+//! understand it leaves out, and says so in `failed`. Its memory is bounded for each answer and for all together, whatever comes.
 //!
 //! `sse` finds the events, `pattern` recognises most of them without parsing, `reading` parses the others, and
 //! `outline` does for answers in one piece what `sse` does for streams: it leaves out what need not be kept.
