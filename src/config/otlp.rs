@@ -112,7 +112,7 @@ pub(super) const KEYS: [Key; 26] = [
         doc: "The largest export, before compression. Most receivers take 4 MiB over gRPC." },
     Key { path: "otlp.in_flight", kind: count(1, 64), default: "4",
         doc: "Exports of one signal on their way at once: what a receiver takes a second, if it answers slowly, is this \
-              many times batch_bytes for each answer. They take this much memory." },
+              many times batch_bytes for each answer, or 16,384 snapshots. They take this much memory." },
     Key { path: "otlp.candidates", kind: Kind::Text(candidates), default: "3",
         doc: "How many candidates of a decision a span tells of, best first: all, chosen (the first), or a number." },
     Key { path: "otlp.service_name", kind: Kind::Text(service_name), default: "",

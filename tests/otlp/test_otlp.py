@@ -213,6 +213,32 @@ def test_a_receiver_that_is_busy_is_asked_again_when_it_says(
 
 
 @BOTH
+def test_a_receiver_that_is_busy_after_it_took_some_is_left_alone_too(protocol: str, pod: str, tmp_path: Path):
+    """Of the requests that went side by side it took the first."""
+    times: list[float] = []
+
+    def busy(spans: list[Span]) -> Answer:
+        agents = [attributes(span.attributes).get("user_agent.original") for span in spans]
+        if "last" not in agents:
+            return Answer()
+        times.append(time.monotonic())
+        return Answer(429, retry_after=1) if len(times) == 1 else Answer()
+
+    receiver, port = Receiver(rule=busy), free_port()
+    config = "[otlp]\nbatch_bytes = \"64KiB\"\nin_flight = 64\n"
+    with serving(pod, tmp_path, f"http://127.0.0.1:{port}", protocol, config) as gateway:
+        asked = set(gateway.ask(200)) | {gateway.ask_once(0, {"user_agent": "last"})}
+        with receiving(receiver, protocol, port):
+            books = gateway.settled(len(asked))
+            errors = gateway.errors("otlp_traces")
+    assert (receiver.ids(), books["delivered"], books["rejected"]) == (asked, len(asked), 0)
+    assert receiver.most_at_once > 1, "they went side by side"
+    first, again = times
+    assert again - first > 0.9, "it was left alone"
+    assert errors["grpc_resource_exhausted" if protocol == "grpc" else "http_429"] == 1
+
+
+@BOTH
 def test_a_request_that_is_refused_for_good_is_found_and_passed(protocol: str, pod: str, tmp_path: Path):
     def poisoned(spans: list[Span]) -> Answer:
         agents = [attributes(span.attributes).get("user_agent.original") for span in spans]

@@ -205,14 +205,15 @@ impl Sink for Otlp {
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
         let exit = self.signal.exit();
         let mut taken = Taken::default();
-        let mut refused = None;
         for (request, answer) in self.send(records) {
             match answer {
                 // What came after a refused one, if taken, is repeated: its receiver can tell by the IDs.
-                _ if refused.is_some() => {}
+                _ if taken.refused.is_some() => {}
                 Answer::Taken { rejected, message } => {
-                    if rejected > 0 {
-                        tracing::error!(exit, rejected, message, "the receiver refused a part of a request for good");
+                    match (rejected, &*message) {
+                        (0, "") => {}
+                        (0, _) => tracing::warn!(exit, message, "the receiver took a request and warns"),
+                        _ => tracing::error!(exit, rejected, message, "the receiver refused a part of a request for good"),
                     }
                     taken.records += request.records;
                     taken.skipped += request.skipped;
@@ -221,16 +222,12 @@ impl Sink for Otlp {
                 }
                 Answer::Refused { refusal, message } => {
                     tracing::warn!(exit, ?refusal, message, "the receiver did not take a request");
-                    refused = Some(refusal);
+                    taken.refused = Some((refusal, request.records));
                 }
             }
             self.encoder.reuse(request);
         }
-        self.cautious = refused.is_some();
-        match refused {
-            Some(refusal) if taken.records == 0 => Err(refusal),
-            // What was refused comes again at once, alone, and is refused then.
-            _ => Ok(taken),
-        }
+        self.cautious = taken.refused.is_some();
+        Ok(taken)
     }
 }
