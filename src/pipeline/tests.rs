@@ -744,7 +744,7 @@ fn what_waits_in_the_store_goes_in_full_requests_side_by_side_with_the_default_s
         let settings = Config::load(&sources, Targets::Optional).unwrap().otlp;
         assert_eq!(Signal::Logs.exit(), EXPORTED);
         let clock = Arc::new(Clock::start());
-        Otlp::exits(&settings, &None, &clock, runtime.handle()).into_iter().map(|it| Box::new(it) as _).collect()
+        Otlp::exits(&settings, &[], &clock, runtime.handle()).into_iter().map(|it| Box::new(it) as _).collect()
     };
     let place = Place::new();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
