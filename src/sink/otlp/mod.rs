@@ -220,11 +220,11 @@ impl Sink for Otlp {
                 Answer::Taken { rejected, message } => {
                     match (rejected, &*message) {
                         (0, "") => {}
-                        (0, _) => tracing::warn!(exit, message, "the receiver took a request and warns"),
+                        (0, _) => tracing::warn!(exit, said = message, "the receiver took a request and warns"),
                         _ => tracing::error!(
                             exit,
                             rejected,
-                            message,
+                            said = message,
                             "the receiver refused a part of a request for good"
                         ),
                     }
@@ -234,7 +234,7 @@ impl Sink for Otlp {
                     taken.rejected += rejected.min(request.records as u64 - request.skipped);
                 }
                 Answer::Refused { refusal, message } => {
-                    tracing::warn!(exit, ?refusal, message, "the receiver did not take a request");
+                    tracing::warn!(exit, ?refusal, said = message, "the receiver did not take a request");
                     taken.refused = Some((refusal, request.records));
                 }
             }
