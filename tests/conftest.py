@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,9 @@ PROGRAM = Path(os.environ.get("SNAPGATE_BIN", ROOT / "target/debug/snapgate")).a
 
 PATIENCE = 30.0
 """Seconds that something may take that should take no time."""
+
+SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "otel/snapshot.schema.json").read_text()))
+"""What every document has to comply with."""
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SNAPGATE_")}
 """Without variables that the program would take for its configuration."""
@@ -49,6 +53,13 @@ class Program:
         done = self.run("check", str(file), env=env)
         assert done.returncode == 0, done.stderr
         return tomllib.loads(done.stdout.partition("\n\n")[2])
+
+
+def checked(document: dict[str, Any]) -> dict[str, Any]:
+    """The document, once the published schema has no objection."""
+    errors = [f"{error.json_path}: {error.message}" for error in SCHEMA.iter_errors(document)]
+    assert not errors, f"{document}\nis no valid document:\n" + "\n".join(errors)
+    return document
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 //! The JSON log and the gateway's own log as files and pipes: what a rotation, a full disk or a reader who does not read may
 //! cost, which is never a request and never a line of the JSON log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -177,6 +178,78 @@ fn a_disk_that_has_no_room_for_the_next_file_costs_no_request_and_no_line() {
         *found.entry(id).or_default() += count;
     }
     assert_each_once(&found, &issued);
+}
+
+/// The IDs in whole lines of standard output, which carries nothing but documents, and how many bytes follow the last line.
+fn ids(output: &str) -> (Vec<String>, usize) {
+    let (whole, torn) = output.rsplit_once('\n').map_or(("", output), |(whole, torn)| (whole, torn));
+    let id = |line: &str| {
+        let document = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let document: Value = checked(document);
+        assert!(document["schema"].is_string() && document.get("decision").is_some(), "no document: {line}");
+        document["id"].as_str().expect("a document has an ID").to_owned()
+    };
+    (whole.lines().map(id).collect(), torn.len())
+}
+
+#[test]
+fn a_log_on_standard_output_is_one_document_a_line_and_nothing_else() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let settings = [("SNAPGATE_JSON_LOG", "stdout"), ("SNAPGATE_LOG_LEVEL", "debug")];
+    let (mut gateway, mut stdout) = Gateway::start_with_output(serve(&[], dir.path(), &engine, &settings));
+    let (issued, output) = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut output = String::new();
+            stdout.read_to_string(&mut output).expect("it is text");
+            output
+        });
+        let issued = requests(&gateway, 200);
+        assert!(gateway.stop().success());
+        (issued, reader.join().expect("the reader does not panic"))
+    });
+    let (found, torn) = ids(&output);
+    assert_eq!((found, torn), (issued, 0), "in the order of their ends, which is that of one client's requests");
+}
+
+#[test]
+fn who_does_not_read_standard_output_holds_up_no_request_and_no_shutdown_and_loses_nothing() {
+    let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+    let settings = [("SNAPGATE_JSON_LOG", "stdout"), ("SNAPGATE_TIMEOUTS_SHUTDOWN_GRACE", "1s")];
+    let (mut gateway, mut unread) = Gateway::start_with_output(serve(&[], dir.path(), &engine, &settings));
+    let pending = r#"snapgate_snapshots_pending{exit="json_log"}"#;
+    let stored = r#"snapgate_snapshots_delivered_total{exit="store"}"#;
+    // A pipe holds 64 KiB, some thirty lines.
+    let mut issued = Vec::new();
+    until("lines wait for a reader", || {
+        issued.extend(requests(&gateway, 50));
+        (gateway.metrics().get(pending) > 100.0).then_some(())
+    });
+    issued.extend(requests(&gateway, 200));
+    until("all are stored", || (gateway.metrics().get(stored) == issued.len() as f64).then_some(()));
+    assert!(gateway.metrics().get(pending) > 300.0, "still nobody reads");
+    assert!(gateway.stop().success(), "the end does not wait for a reader either");
+    let mut output = String::new();
+    unread.read_to_string(&mut output).expect("it is text");
+    let (mut found, _) = ids(&output);
+    assert!(found.len() < issued.len(), "what lay in the pipe");
+
+    let (mut gateway, mut stdout) = Gateway::start_with_output(serve(&[], dir.path(), &engine, &settings));
+    let rest = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut output = String::new();
+            stdout.read_to_string(&mut output).expect("it is text");
+            output
+        });
+        until("nothing waits", || (gateway.metrics().get(pending) == 0.0).then_some(()));
+        assert!(gateway.stop().success());
+        reader.join().expect("the reader does not panic")
+    });
+    let (rest, torn) = ids(&rest);
+    assert_eq!(torn, 0);
+    // What was under way comes again.
+    found.extend(rest);
+    let found: BTreeSet<_> = found.into_iter().collect();
+    assert_eq!(found, issued.into_iter().collect());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -29,13 +29,13 @@ pub(crate) fn binary() -> PathBuf {
     std::env::var_os("SNAPGATE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_snapgate").into(), PathBuf::from)
 }
 
-fn spawned(mut command: Command) -> (Child, ChildStderr) {
+fn spawned(mut command: Command, stdout: Stdio) -> (Child, ChildStderr) {
     for name in OWN_VARIABLES {
         command.env_remove(name);
     }
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
@@ -55,7 +55,17 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts `command`, which becomes `snapgate serve`, and waits for its line that says where it listens.
     pub(crate) fn start(command: Command) -> Self {
-        let (mut child, stderr) = spawned(command);
+        Self::watched(spawned(command, Stdio::null()))
+    }
+
+    /// The same, and what it writes to standard output is for the test to read, or to leave unread.
+    pub(crate) fn start_with_output(command: Command) -> (Self, ChildStdout) {
+        let (mut child, stderr) = spawned(command, Stdio::piped());
+        let stdout = child.stdout.take().expect("stdout is piped");
+        (Self::watched((child, stderr)), stdout)
+    }
+
+    fn watched((mut child, stderr): (Child, ChildStderr)) -> Self {
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (listening, announced) = mpsc::sync_channel(1);
         let kept = Arc::clone(&log);
@@ -88,7 +98,7 @@ impl Gateway {
 
     /// The same, but nobody reads what it says after that line: it stays in the pipe that comes with it.
     pub(crate) fn start_unread(command: Command) -> (Self, BufReader<ChildStderr>) {
-        let (child, stderr) = spawned(command);
+        let (child, stderr) = spawned(command, Stdio::null());
         let (mut stderr, mut line) = (BufReader::new(stderr), String::new());
         let event = loop {
             line.clear();

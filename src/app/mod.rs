@@ -29,7 +29,7 @@ use crate::lookup::{self, EraseSource, LookupState, Readiness};
 use crate::pipeline::{self, Balance, Intake, Pipeline};
 use crate::sink::Sink;
 use crate::sink::json_log::JsonLog;
-use crate::sink::otlp::{Otlp, Protocol};
+use crate::sink::otlp::{Otlp, Protocol, Receiver};
 use crate::snapshot::{Health, InstanceTag, Members, Run, RunId};
 use crate::store::{DataDir, Reader, Store, Writer};
 use crate::telemetry::{Metrics, ReloadResult};
@@ -278,13 +278,13 @@ fn load_acceptor(
 /// Follows the files of certificates, keys and credentials. It ends with the runtime: nothing is lost when it is cut off.
 fn start_rotation<'a>(
     upstream: &Upstream,
-    otlp: Option<Arc<Connector>>,
+    otlp: Vec<Arc<Connector>>,
     acceptors: impl IntoIterator<Item = &'a Arc<Acceptor>>,
     shared: &Shared,
     control: &Runtime,
 ) {
     let acceptors = acceptors.into_iter().map(|acceptor| Arc::clone(acceptor) as _);
-    let otlp = otlp.map(|connector| connector as _);
+    let otlp = otlp.into_iter().map(|connector| connector as _);
     let all = upstream.rotating().chain(otlp).chain(acceptors).collect();
     control.spawn(tls::rotate(all, Arc::clone(&shared.metrics)));
 }
@@ -300,22 +300,21 @@ fn open_store(
     opened.map(Some).map_err(StartError::Store)
 }
 
-/// For receivers of OTLP with `https`; `None` if nothing is exported.
-fn load_otlp(config: &Config) -> Result<Option<Arc<Connector>>, StartError> {
-    if !config.otlp.is_on() {
-        return Ok(None);
-    }
-    let protocols = match config.otlp.protocol {
-        Protocol::Grpc => tls::HTTP2_ONLY,
-        Protocol::Http => tls::HTTP1,
+/// For receivers of OTLP with `https`: one for each signal that is exported.
+fn load_otlp(config: &Config) -> Result<Vec<Arc<Connector>>, StartError> {
+    let load = |receiver: &Receiver| {
+        let protocols = match receiver.protocol {
+            Protocol::Grpc => tls::HTTP2_ONLY,
+            Protocol::Http => tls::HTTP1,
+        };
+        Connector::speaking(protocols, "otlp", receiver.tls.clone()).map(Arc::new).map_err(StartError::Tls)
     };
-    let connector = Connector::speaking(protocols, "otlp", config.otlp.tls.clone()).map_err(StartError::Tls)?;
-    Ok(Some(Arc::new(connector)))
+    config.otlp.receivers().map(|(_, receiver)| load(receiver)).collect()
 }
 
 fn open_sinks(
     config: &Config,
-    otlp: &Option<Arc<Connector>>,
+    otlp: &[Arc<Connector>],
     shared: &Shared,
     control: &Runtime,
 ) -> Result<Vec<Box<dyn Sink>>, StartError> {

@@ -166,7 +166,7 @@ pub(super) const SECTIONS: [(&str, &str); 20] = [
     (
         "otlp",
         "OpenTelemetry: a span for each request and one for each attempt, and if wanted the snapshot as a log record. \
-         OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, OTEL_SERVICE_NAME, \
+         OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, for all or for one signal, OTEL_SERVICE_NAME, \
          OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says; OTEL_SDK_DISABLED=true \
          makes them count for nothing.",
     ),

@@ -3,17 +3,19 @@
 //! Those stand between the defaults and the file, so that what is said to snapgate by name wins. `OTEL_SDK_DISABLED=true`
 //! makes them count for nothing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::build::Values;
-use super::keys::{D, KIB, Key, MIB, MS, S, bytes, count, time};
+use super::keys::{D, KIB, Key, MIB, MS, S, bytes, count, find, time};
 use super::layers::Effective;
 use super::mistake::Mistakes;
 use super::texts::{check_name, file};
+use super::units::parse_duration;
 use super::value::Kind;
-use crate::sink::otlp::{Protocol, Settings, Signal};
+use crate::sink::otlp::{Protocol, Receiver, Settings, Signal};
 use crate::snapshot::{Keep, Ratio, Sampling};
 use crate::tls;
 
@@ -29,6 +31,9 @@ const CANDIDATES_MAX: usize = 64;
 /// The port that everybody gives OTLP over HTTP.
 const HTTP_PORT: u16 = 4318;
 
+/// The longest that one export may be given, in milliseconds.
+const TIMEOUT_MAX: u64 = 60 * S;
+
 /// What [`Settings::service_name`] is when nobody says.
 const SERVICE_NAME: &str = "snapgate";
 
@@ -39,18 +44,31 @@ type Standard = (&'static str, &'static str, fn(&str) -> Result<Option<String>, 
 pub(super) const DISABLED: &str = "OTEL_SDK_DISABLED";
 
 /// Later ones win over earlier ones.
-pub(super) const STANDARD: [Standard; 17] = [
+pub(super) const STANDARD: [Standard; 30] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp.endpoint", same),
     ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp.traces_endpoint", same),
     ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp.logs_endpoint", same),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp.protocol", same),
-    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "otlp.protocol", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "otlp.traces_protocol", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "otlp.logs_protocol", same),
     ("OTEL_EXPORTER_OTLP_HEADERS", "otlp.headers", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "otlp.traces_headers", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "otlp.logs_headers", same),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "otlp.timeout", milliseconds),
+    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "otlp.traces_timeout", milliseconds),
+    ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "otlp.logs_timeout", milliseconds),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp.compression", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "otlp.traces_compression", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "otlp.logs_compression", same),
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", "otlp.ca", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "otlp.traces_ca", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "otlp.logs_ca", same),
     ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "otlp.cert", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "otlp.traces_cert", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", "otlp.logs_cert", same),
     ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "otlp.key", same),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "otlp.traces_key", same),
+    ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", "otlp.logs_key", same),
     ("OTEL_SERVICE_NAME", "otlp.service_name", same),
     ("OTEL_RESOURCE_ATTRIBUTES", "otlp.resource", same),
     ("OTEL_TRACES_EXPORTER", "otlp.traces", exporter),
@@ -62,7 +80,7 @@ pub(super) const STANDARD: [Standard; 17] = [
 
 /// The keys, in the order of the example file.
 #[rustfmt::skip] // a table: one key, one place
-pub(super) const KEYS: [Key; 26] = [
+pub(super) const KEYS: [Key; 40] = [
     Key { path: "trace.trust_parent", kind: Kind::Switch, default: "true",
         doc: "Go on with the trace that a client names in traceparent. Otherwise each request begins a trace of its own, \
               whose ID is the snapshot ID, with a link to the client's: for clients who must not make others record." },
@@ -87,7 +105,8 @@ pub(super) const KEYS: [Key; 26] = [
     Key { path: "otlp.logs_endpoint", kind: Kind::Text(endpoint), default: "",
         doc: "Another one for log records, likewise, such as \"http://loki:3100/otlp/v1/logs\"." },
     Key { path: "otlp.protocol", kind: Kind::Choice(&["auto", "grpc", "http/protobuf"]), default: "auto",
-        doc: "How it is spoken to. `auto` is http/protobuf if the endpoint has the port 4318 or a path, else grpc." },
+        doc: "How it is spoken to. `auto` is http/protobuf if the endpoint has the port 4318 or a path, else grpc: each endpoint \
+              by itself." },
     Key { path: "otlp.traces", kind: Kind::Switch, default: "true",
         doc: "Export spans." },
     Key { path: "otlp.logs", kind: Kind::Switch, default: "false",
@@ -99,7 +118,7 @@ pub(super) const KEYS: [Key; 26] = [
         doc: "A file that holds them, one a line, instead. It is read at the start." },
     Key { path: "otlp.compression", kind: Kind::Choice(&["none", "gzip"]), default: "none",
         doc: "gzip makes an export a tenth as large for some 20 us of a core a snapshot." },
-    Key { path: "otlp.timeout", kind: time(MS, 60 * S), default: "10s",
+    Key { path: "otlp.timeout", kind: time(MS, TIMEOUT_MAX), default: "10s",
         doc: "The longest an export may take. What failed is tried again for as long as it takes." },
     Key { path: "otlp.ca", kind: Kind::Text(file), default: "",
         doc: "A file with the authorities in PEM that certify a receiver with https; without it, those that the system \
@@ -108,11 +127,39 @@ pub(super) const KEYS: [Key; 26] = [
         doc: "A file with the certificate that is presented to a receiver with https, in PEM." },
     Key { path: "otlp.key", kind: Kind::Text(file), default: "",
         doc: "A file with its private key in PEM." },
+    Key { path: "otlp.traces_protocol", kind: Kind::Text(own_protocol), default: "",
+        doc: "otlp.protocol for spans alone. Empty: what that says; so with the keys that follow." },
+    Key { path: "otlp.traces_headers", kind: Kind::Headers { file: false }, default: "",
+        doc: "otlp.headers for spans alone, in place of those and of otlp.headers_file." },
+    Key { path: "otlp.traces_compression", kind: Kind::Text(own_compression), default: "",
+        doc: "otlp.compression for spans alone: none or gzip." },
+    Key { path: "otlp.traces_timeout", kind: Kind::Text(own_timeout), default: "",
+        doc: "otlp.timeout for spans alone." },
+    Key { path: "otlp.traces_ca", kind: Kind::Text(file), default: "",
+        doc: "otlp.ca for spans alone." },
+    Key { path: "otlp.traces_cert", kind: Kind::Text(file), default: "",
+        doc: "otlp.cert for spans alone, with otlp.traces_key." },
+    Key { path: "otlp.traces_key", kind: Kind::Text(file), default: "",
+        doc: "otlp.key for spans alone." },
+    Key { path: "otlp.logs_protocol", kind: Kind::Text(own_protocol), default: "",
+        doc: "otlp.protocol for log records alone. Empty: what that says; so with the keys that follow." },
+    Key { path: "otlp.logs_headers", kind: Kind::Headers { file: false }, default: "",
+        doc: "otlp.headers for log records alone, in place of those and of otlp.headers_file." },
+    Key { path: "otlp.logs_compression", kind: Kind::Text(own_compression), default: "",
+        doc: "otlp.compression for log records alone: none or gzip." },
+    Key { path: "otlp.logs_timeout", kind: Kind::Text(own_timeout), default: "",
+        doc: "otlp.timeout for log records alone." },
+    Key { path: "otlp.logs_ca", kind: Kind::Text(file), default: "",
+        doc: "otlp.ca for log records alone." },
+    Key { path: "otlp.logs_cert", kind: Kind::Text(file), default: "",
+        doc: "otlp.cert for log records alone, with otlp.logs_key." },
+    Key { path: "otlp.logs_key", kind: Kind::Text(file), default: "",
+        doc: "otlp.key for log records alone." },
     Key { path: "otlp.batch_bytes", kind: bytes(64 * KIB, 64 * MIB), default: "3MiB",
         doc: "The largest export, before compression. Most receivers take 4 MiB over gRPC." },
     Key { path: "otlp.in_flight", kind: count(1, 64), default: "4",
         doc: "Exports of one signal on their way at once: what a receiver takes a second, if it answers slowly, is this \
-              many times batch_bytes for each answer. They take this much memory." },
+              many times batch_bytes for each answer, or 16,384 snapshots. They take this much memory." },
     Key { path: "otlp.candidates", kind: Kind::Text(candidates), default: "3",
         doc: "How many candidates of a decision a span tells of, best first: all, chosen (the first), or a number." },
     Key { path: "otlp.service_name", kind: Kind::Text(service_name), default: "",
@@ -172,6 +219,32 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
         Some(_) if url.query().is_some() => Err(format!("\"{text}\": a receiver's URL has no query: {form}")),
         Some(_) => Ok(text.to_owned()),
     }
+}
+
+/// What a signal may say of itself; empty for what both have in common.
+fn own_protocol(text: &str) -> Result<String, String> {
+    one_of(text, &["", "auto", "grpc", "http/protobuf"])
+}
+
+fn own_compression(text: &str) -> Result<String, String> {
+    one_of(text, &["", "none", "gzip"])
+}
+
+fn own_timeout(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let timeout = parse_duration(text)?;
+    let fits = (Duration::from_millis(MS)..=Duration::from_millis(TIMEOUT_MAX)).contains(&timeout);
+    if fits { Ok(text.to_owned()) } else { Err(format!("{text} is not from 1ms to 1m")) }
+}
+
+fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
+    if words.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let known: Vec<_> = words.iter().filter(|word| !word.is_empty()).map(|word| format!("\"{word}\"")).collect();
+    Err(format!("\"{text}\" is none of {}", known.join(", ")))
 }
 
 fn service_name(text: &str) -> Result<String, String> {
@@ -244,53 +317,154 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// Notes what does not fit together.
 pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
     let values = Values::of(effective);
-    let mut wrong = |key: &'static str, text: String| mistakes.add(effective.get(key).1.clone(), Some(key), text);
+    let mut noted = Vec::new();
+    let mut wrong = |key: &'static str, text: String| {
+        // What both signals have in common is wrong once.
+        if !noted.contains(&key) {
+            noted.push(key);
+            mistakes.add(effective.get(key).1.clone(), Some(key), text);
+        }
+    };
     if !values.headers("otlp.headers").is_empty() && !values.headers("otlp.headers_file").is_empty() {
         wrong("otlp.headers_file", "otlp.headers is set as well: keep one of them".to_owned());
     }
+    for [cert, key] in
+        [["otlp.cert", "otlp.key"], ["otlp.traces_cert", "otlp.traces_key"], ["otlp.logs_cert", "otlp.logs_key"]]
+    {
+        match (values.text(cert).is_empty(), values.text(key).is_empty()) {
+            (false, true) => wrong(cert, format!("needs {key} as well")),
+            (true, false) => wrong(key, format!("needs {cert} as well")),
+            _ => {}
+        }
+    }
     let settings = settings(&values);
-    for key in ["otlp.endpoint", "otlp.traces_endpoint", "otlp.logs_endpoint"] {
-        let path = values.text(key).parse::<Uri>().map_or_else(|_| String::new(), |url| url.path().to_owned());
-        if settings.protocol == Protocol::Grpc && !matches!(&*path, "" | "/") {
+    for (signal, receiver) in settings.receivers() {
+        let said = Said { values: &values, signal };
+        let (endpoint, url) = said.endpoint();
+        if receiver.protocol == Protocol::Grpc && has_path(&url) {
+            let (path, protocol) = (url.path(), said.key("protocol"));
             wrong(
-                key,
-                format!("{path}: gRPC has a path of its own: leave it out, or set otlp.protocol = \"http/protobuf\""),
+                endpoint,
+                format!("{path}: gRPC has a path of its own: leave it out, or set {protocol} = \"http/protobuf\""),
             );
         }
+        let named =
+            ["cert", "key", "ca"].map(|name| said.key(name)).into_iter().find(|key| !values.text(key).is_empty());
+        if let Err(error) = tls::check_client(&receiver.tls) {
+            wrong(named.unwrap_or("otlp.ca"), error.to_string());
+        }
     }
-    match (values.file("otlp.cert").is_some(), values.file("otlp.key").is_some()) {
-        (true, false) => wrong("otlp.cert", "needs otlp.key as well".to_owned()),
-        (false, true) => wrong("otlp.key", "needs otlp.cert as well".to_owned()),
-        (named, _) if settings.is_on() => {
-            if let Err(error) = tls::check_client(&settings.tls) {
-                wrong(if named { "otlp.cert" } else { "otlp.ca" }, error.to_string());
+}
+
+/// What is set for one signal: its own, or what both have in common.
+struct Said<'a> {
+    values: &'a Values<'a>,
+    signal: Signal,
+}
+
+impl<'a> Said<'a> {
+    /// The key whose value counts: `otlp.logs_ca`, or `otlp.ca` if that is empty.
+    fn key(&self, name: &str) -> &'static str {
+        let own = self.own(name);
+        let is_set = match name {
+            "headers" => !self.values.headers(own).is_empty(),
+            _ => !self.values.text(own).is_empty(),
+        };
+        if is_set { own } else { key(&format!("otlp.{name}")) }
+    }
+
+    fn own(&self, name: &str) -> &'static str {
+        let signal = match self.signal {
+            Signal::Traces => "traces",
+            Signal::Logs => "logs",
+        };
+        key(&format!("otlp.{signal}_{name}"))
+    }
+
+    fn text(&self, name: &str) -> &'a str {
+        self.values.text(self.key(name))
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        self.values.file(self.key(name))
+    }
+
+    /// Which key says where it goes, and what. Of what is wrong by itself there is no endpoint.
+    fn endpoint(&self) -> (&'static str, Uri) {
+        (self.key("endpoint"), self.text("endpoint").parse().unwrap_or_default())
+    }
+
+    /// As it says, else by the endpoint: the port of OTLP over HTTP, or a path, which gRPC has of its own.
+    fn protocol(&self) -> Protocol {
+        match self.text("protocol") {
+            "grpc" => Protocol::Grpc,
+            "http/protobuf" => Protocol::Http,
+            _ => {
+                let (_, url) = self.endpoint();
+                if url.port_u16() == Some(HTTP_PORT) || has_path(&url) { Protocol::Http } else { Protocol::Grpc }
             }
         }
-        _ => {}
     }
+
+    /// A signal's own endpoint is taken as it is, the common one gets the signal's path.
+    fn url(&self) -> Option<Uri> {
+        let (key, origin) = self.endpoint();
+        let (scheme, authority) = (origin.scheme_str()?, origin.authority()?);
+        match self.protocol() {
+            Protocol::Grpc => format!("{scheme}://{authority}{}", self.signal.grpc_path()).parse().ok(),
+            Protocol::Http if key == "otlp.endpoint" => {
+                let base = self.values.text(key).trim_end_matches('/');
+                format!("{base}{}", self.signal.http_path()).parse().ok()
+            }
+            Protocol::Http => Some(origin),
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let key = self.key("headers");
+        let mut headers = self.values.headers(key).clone();
+        if key == "otlp.headers" {
+            headers.extend(self.values.headers("otlp.headers_file").clone());
+        }
+        headers
+    }
+
+    fn timeout(&self) -> Duration {
+        let own = self.values.text(self.own("timeout"));
+        parse_duration(own).unwrap_or_else(|_| self.values.duration("otlp.timeout"))
+    }
+
+    fn receiver(&self) -> Option<Receiver> {
+        Some(Receiver {
+            url: self.url()?,
+            protocol: self.protocol(),
+            headers: self.headers(),
+            gzip: self.text("compression") == "gzip",
+            timeout: self.timeout(),
+            tls: tls::ClientSettings { ca: self.file("ca"), identity: self.file("cert").zip(self.file("key")) },
+        })
+    }
+}
+
+/// The key of that path.
+fn key(path: &str) -> &'static str {
+    find(path).expect("the table has every key that is asked for").path
+}
+
+fn has_path(url: &Uri) -> bool {
+    !matches!(url.path(), "" | "/")
 }
 
 /// Where spans and log records go. Of what is wrong by itself it makes something, so that all mistakes can be looked for.
 pub(super) fn settings(values: &Values<'_>) -> Settings {
-    let protocol = protocol(values);
-    let url = |signal: Signal, key| url(values, protocol, signal, key);
+    let receiver = |signal, switch| values.switch(switch).then(|| Said { values, signal }.receiver()).flatten();
     let resource: Vec<(String, String)> =
         values.list("otlp.resource").iter().filter_map(|item| pair(item).ok()).collect();
     let inherited = resource.iter().find(|(key, _)| key == "service.name").map(|(_, name)| &**name);
     let named = [Some(values.text("otlp.service_name")), inherited].into_iter().flatten().find(|name| !name.is_empty());
-    let mut headers = values.headers("otlp.headers").clone();
-    headers.extend(values.headers("otlp.headers_file").clone());
     Settings {
-        traces: url(Signal::Traces, "otlp.traces_endpoint").filter(|_| values.switch("otlp.traces")),
-        logs: url(Signal::Logs, "otlp.logs_endpoint").filter(|_| values.switch("otlp.logs")),
-        protocol,
-        headers,
-        gzip: values.text("otlp.compression") == "gzip",
-        timeout: values.duration("otlp.timeout"),
-        tls: tls::ClientSettings {
-            ca: values.file("otlp.ca"),
-            identity: values.file("otlp.cert").zip(values.file("otlp.key")),
-        },
+        traces: receiver(Signal::Traces, "otlp.traces"),
+        logs: receiver(Signal::Logs, "otlp.logs"),
         batch_bytes: values.size("otlp.batch_bytes"),
         in_flight: values.count("otlp.in_flight"),
         candidates: parse_candidates(values.text("otlp.candidates")).unwrap_or(CANDIDATES_MAX),
@@ -298,36 +472,6 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         resource,
         provider: values.text("otlp.provider").to_owned(),
         https: values.file("tls.cert").is_some(),
-    }
-}
-
-/// As it says, else by the endpoint: the port of OTLP over HTTP, or a path, which gRPC has of its own.
-fn protocol(values: &Values<'_>) -> Protocol {
-    match values.text("otlp.protocol") {
-        "grpc" => Protocol::Grpc,
-        "http/protobuf" => Protocol::Http,
-        _ => {
-            let named = ["otlp.endpoint", "otlp.traces_endpoint", "otlp.logs_endpoint"];
-            let url = named.into_iter().find_map(|key| values.text(key).parse::<Uri>().ok());
-            let http = url.is_some_and(|url| url.port_u16() == Some(HTTP_PORT) || !matches!(url.path(), "" | "/"));
-            if http { Protocol::Http } else { Protocol::Grpc }
-        }
-    }
-}
-
-/// A signal's own endpoint is taken as it is, the common one gets the signal's path.
-fn url(values: &Values<'_>, protocol: Protocol, signal: Signal, key: &'static str) -> Option<Uri> {
-    let (own, common) = (values.text(key), values.text("otlp.endpoint"));
-    let base = if own.is_empty() { common } else { own };
-    let origin = base.parse::<Uri>().ok().filter(|url| url.authority().is_some())?;
-    match protocol {
-        Protocol::Grpc => {
-            format!("{}://{}{}", origin.scheme_str()?, origin.authority()?, signal.grpc_path()).parse().ok()
-        }
-        Protocol::Http if own.is_empty() => {
-            format!("{}{}", common.trim_end_matches('/'), signal.http_path()).parse().ok()
-        }
-        Protocol::Http => Some(origin),
     }
 }
 

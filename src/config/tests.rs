@@ -140,6 +140,9 @@ fn other_value(key: &Key) -> String {
         (Kind::Text(_), "links.trace" | "links.logs" | "links.dashboard") => quoted("https://tempo/{trace_id}"),
         (Kind::Text(_), "otlp.endpoint" | "otlp.traces_endpoint") => quoted("http://h:4317"),
         (Kind::Text(_), "otlp.logs_endpoint") => quoted("http://h:4318/v1/logs"),
+        (Kind::Text(_), "otlp.traces_protocol" | "otlp.logs_protocol") => quoted("http/protobuf"),
+        (Kind::Text(_), "otlp.traces_compression" | "otlp.logs_compression") => quoted("gzip"),
+        (Kind::Text(_), "otlp.traces_timeout" | "otlp.logs_timeout") => quoted("59s"),
         (Kind::Text(_), "otlp.candidates") => quoted("all"),
         (Kind::Text(_), "otlp.provider" | "fleet.engine") => quoted("sglang"),
         (Kind::Text(_), _) => quoted("/other"),
@@ -186,7 +189,8 @@ fn companions(key: &str) -> &'static str {
         "load_reports.to_clients" => "load_reports.trusted = [\"10.0.0.1\"]\n",
         "otlp.logs_endpoint" => "otlp.logs = true\n",
         "otlp.protocol" => "otlp.endpoint = \"http://h:4318\"\n",
-        "otlp.traces" | "otlp.logs" => "otlp.endpoint = \"http://h:4317\"\n",
+        logs if logs.starts_with("otlp.logs_") => "otlp.endpoint = \"http://h:4317\"\notlp.logs = true\n",
+        otlp if otlp.starts_with("otlp.") && !otlp.ends_with("endpoint") => "otlp.endpoint = \"http://h:4317\"\n",
         keep if keep.starts_with("trace.keep_") => "otlp.endpoint = \"http://h:4317\"\n",
         "store.wal_checkpoint_bytes" => "store.wal_max_bytes = \"1TiB\"\n",
         _ => "",
@@ -195,7 +199,9 @@ fn companions(key: &str) -> &'static str {
 
 /// Certificates and keys come in pairs, and tokens have to be there: they have tests of their own.
 fn is_file(key: &Key) -> bool {
-    ["cert", "key", "ca", "client_ca", "authorization_file"].contains(&key.split().1)
+    let name = key.split().1;
+    let own = name.strip_prefix("traces_").or(name.strip_prefix("logs_")).unwrap_or(name);
+    ["cert", "key", "ca", "client_ca", "authorization_file"].contains(&own)
 }
 
 #[test]
@@ -236,7 +242,8 @@ fn an_endpoint_says_how_it_is_spoken_to_unless_the_protocol_does() {
     ];
     for (text, url) in cases {
         let settings = otlp(text, &[]);
-        assert_eq!((settings.traces.map(|url| url.to_string()), settings.logs), (Some(url), None), "{text}");
+        assert!(settings.logs.is_none());
+        assert_eq!(settings.traces.map(|receiver| receiver.url.to_string()), Some(url), "{text}");
     }
     assert!(!otlp("", &[]).is_on());
     for text in ["localhost:4317", "ftp://h:1", "http://", "http://u:p@h:1", "http://h:1?x=1"] {
@@ -258,10 +265,11 @@ fn opentelemetrys_own_variables_stand_below_the_file() {
         ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
     ];
     let settings = otlp("", &all);
-    assert_eq!(settings.traces.unwrap().to_string(), "http://h:4318/v1/traces");
-    assert_eq!(settings.headers["authorization"], "Bearer abc");
+    let traces = settings.traces.unwrap();
+    assert_eq!(traces.url.to_string(), "http://h:4318/v1/traces");
+    assert_eq!(traces.headers["authorization"], "Bearer abc");
     assert_eq!(
-        (settings.timeout, settings.gzip, &*settings.service_name),
+        (traces.timeout, traces.gzip, &*settings.service_name),
         (Duration::from_millis(2_500), true, "from-resource")
     );
     assert!(settings.resource.contains(&("k8s.pod.name".into(), "a,b".into())));
@@ -277,7 +285,7 @@ fn opentelemetrys_own_variables_stand_below_the_file() {
     assert_eq!(name("otlp.service_name = \"file\"", &[otel, ("SNAPGATE_OTLP_SERVICE_NAME", "ours")]), "ours");
     assert!(!otlp("", &[all[0], ("OTEL_SDK_DISABLED", "true")]).is_on());
     assert!(otlp("otlp.endpoint = \"http://h:1\"", &[("OTEL_SDK_DISABLED", "true")]).is_on(), "the file has said so");
-    assert_eq!(otlp("", &[all[0], ("OTEL_TRACES_EXPORTER", "none")]).traces, None);
+    assert!(otlp("", &[all[0], ("OTEL_TRACES_EXPORTER", "none")]).traces.is_none());
     assert_eq!(name("", &[("OTEL_SERVICE_NAME", "")]), "snapgate", "empty is not set");
     for (variable, value) in [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), ("OTEL_TRACES_SAMPLER", "jaeger_remote")] {
         let wrong = load(&environment(file(""), &[(variable, value)])).unwrap_err().to_string();
@@ -286,12 +294,75 @@ fn opentelemetrys_own_variables_stand_below_the_file() {
 }
 
 #[test]
+fn each_signal_may_have_a_receiver_of_its_own_and_what_it_does_not_say_is_common() {
+    use crate::sink::otlp::{Protocol, Receiver};
+    let seen = |receiver: &Receiver| {
+        let said = |name: &str| receiver.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        (
+            receiver.url.to_string(),
+            receiver.protocol,
+            said("authorization"),
+            receiver.gzip,
+            receiver.timeout.as_millis(),
+        )
+    };
+    // As docs and the example have it: Tempo over gRPC beside Loki, which has a path.
+    let text = "otlp.endpoint = \"http://tempo:4317\"\notlp.logs = true\n\
+                otlp.logs_endpoint = \"http://loki:3100/otlp/v1/logs\"\n";
+    let settings = otlp(text, &[]);
+    let [traces, logs] = [settings.traces.unwrap(), settings.logs.unwrap()].map(|receiver| seen(&receiver));
+    let grpc = "http://tempo:4317/opentelemetry.proto.collector.trace.v1.TraceService/Export".to_owned();
+    assert_eq!(traces, (grpc.clone(), Protocol::Grpc, None, false, 10_000));
+    assert_eq!(logs, ("http://loki:3100/otlp/v1/logs".to_owned(), Protocol::Http, None, false, 10_000));
+
+    let common = [("HEADERS", "authorization=both"), ("TIMEOUT", "5000"), ("COMPRESSION", "gzip")];
+    let own = [("HEADERS", "authorization=own"), ("TIMEOUT", "2000"), ("COMPRESSION", "none")];
+    let variables: Vec<(String, &str)> = [("", common), ("LOGS_", own)]
+        .iter()
+        .flat_map(|(signal, said)| said.map(|(name, value)| (format!("OTEL_EXPORTER_OTLP_{signal}{name}"), value)))
+        .collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, *value)).collect();
+    let settings = otlp(text, &variables);
+    let [traces, logs] = [settings.traces.unwrap(), settings.logs.unwrap()].map(|receiver| seen(&receiver));
+    assert_eq!(traces, (grpc, Protocol::Grpc, Some("both".into()), true, 5_000));
+    assert_eq!((logs.2, logs.3, logs.4), (Some("own".into()), false, 2_000));
+
+    let protocols = |variables: &[(&str, &str)]| {
+        let settings = otlp("otlp.endpoint = \"http://h:4317\"\notlp.logs = true", variables);
+        [settings.traces.unwrap().protocol, settings.logs.unwrap().protocol]
+    };
+    let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf");
+    assert_eq!(protocols(&[of_traces]), [Protocol::Http, Protocol::Grpc]);
+    let of_logs = ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc");
+    let of_both = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    assert_eq!(protocols(&[of_both, of_logs]), [Protocol::Http, Protocol::Grpc]);
+
+    for (variable, value, why) in [
+        ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json", "otlp.logs_protocol: \"http/json\" is none of"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "otlp.traces_compression: \"zstd\" is none of"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "61000", "otlp.traces_timeout: 61000ms is not from 1ms to 1m"),
+        ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "/absent.pem", "/absent.pem"),
+        ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", "/absent.pem", "otlp.logs_cert: needs otlp.logs_key as well"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/absent.pem", "otlp.traces_key: needs otlp.traces_cert as well"),
+    ] {
+        let wrong = load(&environment(file(text), &[(variable, value)])).unwrap_err().to_string();
+        assert!(wrong.starts_with(&format!("{variable}: ")) && wrong.contains(why), "{variable}: {wrong}");
+    }
+    let grpc = "otlp.logs = true\notlp.logs_protocol = \"grpc\"\notlp.logs_endpoint = \"http://h:1/x\"";
+    let wrong = load(&file(grpc)).unwrap_err().to_string();
+    assert!(
+        wrong.contains("f.toml:3: otlp.logs_endpoint: /x: gRPC") && wrong.contains("set otlp.logs_protocol"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn headers_may_be_in_one_place_and_are_never_shown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("headers");
     std::fs::write(&path, "authorization=Basic%20c2VjcmV0\nx-scope-orgid = team\n").unwrap();
     let from_file = format!("otlp.headers_file = {:?}\n", path.display().to_string());
-    let headers = otlp(&from_file, &[]).headers;
+    let headers = otlp(&format!("{from_file}otlp.endpoint = \"http://h:4317\"\n"), &[]).traces.unwrap().headers;
     assert_eq!(
         (&headers["authorization"], &headers["x-scope-orgid"]),
         (&"Basic c2VjcmV0".parse().unwrap(), &"team".parse().unwrap())

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 use super::PANICS_PER_BATCH_MAX;
 use super::lag::Lag;
+use super::lot::{Batch, Room};
+use super::pause::{BACKOFF, pause_after};
 use crate::sink::{Refusal, Sink, Taken};
 use crate::snapshot::Record;
 use crate::store::{ReadError, Reader};
@@ -27,44 +29,16 @@ pub(super) const QUEUE_RECORDS: usize = 16_384;
 /// exit can be late when the store is off or full.
 const QUEUE_BATCHES: usize = 1_024;
 
-/// Records read from the store at a time when catching up.
-const PAGE_RECORDS: usize = 1_000;
-
-/// Records offered to the sink at a time, so that an exit whose receiver answers slowly makes up in size what it lacks in
-/// number. The batches they came in are small when requests end one by one.
-const LOT_RECORDS: usize = 4_096;
-
 /// How often an idle lane looks whether it missed something.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Pauses between tries to deliver: the first, doubled up to the last. Each is shortened by up to half, at random, so that
-/// gateways whose receiver has failed all of them do not come back all at once.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-
-/// The longest that a receiver can ask to be left alone for.
-pub(super) const ASKED_PAUSE_MAX: Duration = Duration::from_secs(120);
-
 /// A receiver that has refused so many single records in a row, for good, refuses everything, such as for want of a
-/// credential: from then on a refused lot is rejected whole, because the search would only find every one of them. The
+/// credential: from then on what it refuses is rejected whole, because the search would only find every one of them. The
 /// first record that is taken ends that.
 pub(super) const REFUSED_IN_A_ROW_MAX: u32 = 32;
 
 /// A sink that has not come back so long after the deadline is left behind: the process ends without it.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-
-/// What one transaction held.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// The number of the first record; the others follow.
-    pub(super) first_seq: u64,
-    pub(super) records: Vec<Arc<Record>>,
-}
-
-impl Batch {
-    fn last_seq(&self) -> u64 {
-        self.first_seq + self.records.len() as u64 - 1
-    }
-}
 
 /// The worker's end of a lane.
 #[derive(Debug)]
@@ -294,14 +268,18 @@ impl State {
             Some(batch) => batch,
             None => self.received(self.input.recv_timeout(IDLE)?),
         };
+        let mut room = Room::LOT.beside(&first.records);
         let mut lot = Batch { first_seq: first.first_seq, records: Vec::new() };
         while let Ok(next) = self.input.try_recv() {
             let next = self.received(next);
-            let before = if lot.records.is_empty() { &*first } else { &lot };
-            if next.first_seq != before.last_seq() + 1 || before.records.len() + next.records.len() > LOT_RECORDS {
-                self.ahead = Some(next);
-                break;
-            }
+            let last_seq = if lot.records.is_empty() { first.last_seq() } else { lot.last_seq() };
+            room = match room.with(&next.records) {
+                Some(left) if next.first_seq == last_seq + 1 => left,
+                _ => {
+                    self.ahead = Some(next);
+                    break;
+                }
+            };
             if lot.records.is_empty() {
                 lot.records.clone_from(&first.records);
             }
@@ -330,13 +308,22 @@ impl State {
     /// Delivers from the store what lies between the cursor and `up_to`.
     fn catch_up(&mut self, up_to: u64) -> Result<(), OutOfTime> {
         while self.cursor < up_to {
-            self.in_time()?;
-            let page = self.patiently(|reader, cursor| reader.after(cursor, up_to, PAGE_RECORDS))?.unwrap_or_default();
-            let (seqs, records): (Vec<_>, Vec<_>) = page.into_iter().unzip();
-            let page_end = if seqs.len() < PAGE_RECORDS { up_to } else { seqs[PAGE_RECORDS - 1] };
-            self.count_gaps(&seqs, page_end)?;
+            let (mut seqs, mut records, mut end, mut room) = (Vec::new(), Vec::new(), self.cursor, Room::LOT);
+            while end < up_to && room.page() > 0 {
+                self.in_time()?;
+                let (after, limit) = (end, room.page());
+                let page = self.patiently(|reader| reader.after(after, up_to, limit))?.unwrap_or_default();
+                let begin = seqs.len();
+                end = page.last().filter(|_| page.len() == limit).map_or(up_to, |(seq, _)| *seq);
+                for (seq, record) in page {
+                    seqs.push(seq);
+                    records.push(record);
+                }
+                self.count_gaps(&seqs[begin..], end)?;
+                room = room.beside(&records[begin..]);
+            }
             self.deliver(&records, &seqs)?;
-            self.move_to(page_end);
+            self.move_to(end);
         }
         Ok(())
     }
@@ -347,10 +334,10 @@ impl State {
         let there = seqs.iter().filter(|seq| **seq > from).count() as u64;
         let mut missing = page_end.saturating_sub(from).saturating_sub(there);
         if missing > 0 {
-            let unused = self.patiently(|reader, _| reader.unused_seqs(from, page_end))?;
-            let horizon = self.patiently(|reader, _| reader.horizon_seq())?;
+            let unused = self.patiently(|reader| reader.unused_seqs(from, page_end))?;
+            let horizon = self.patiently(|reader| reader.horizon_seq())?;
             missing -= unused.unwrap_or(0).min(missing);
-            let erased = self.patiently(|reader, _| reader.erased_seqs(from, page_end))?.unwrap_or(0).min(missing);
+            let erased = self.patiently(|reader| reader.erased_seqs(from, page_end))?.unwrap_or(0).min(missing);
             missing -= erased;
             let expired = missing.min(horizon.unwrap_or(0).saturating_sub(from));
             for (reason, count) in [("erased", erased), ("expired", expired), ("not_stored", missing - expired)] {
@@ -364,11 +351,11 @@ impl State {
     }
 
     /// Asks the store, if there is one, until it answers.
-    fn patiently<T>(&mut self, ask: impl Fn(&Reader, u64) -> Result<T, ReadError>) -> Result<Option<T>, OutOfTime> {
+    fn patiently<T>(&mut self, ask: impl Fn(&Reader) -> Result<T, ReadError>) -> Result<Option<T>, OutOfTime> {
         let mut pause = BACKOFF.0;
         loop {
             let Some(reader) = &self.reader else { return Ok(None) };
-            match ask(reader, self.cursor) {
+            match ask(reader) {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) => {
                     self.books.error("store_read");
@@ -384,27 +371,32 @@ impl State {
     fn deliver(&mut self, mut records: &[Arc<Record>], mut seqs: &[u64]) -> Result<(), OutOfTime> {
         let (mut pause, mut panics) = (BACKOFF.0, 0);
         while !seqs.is_empty() {
-            match self.try_sink(records, &mut panics) {
+            let (refusal, about) = match self.try_sink(records, &mut panics) {
                 Ok(taken) => {
-                    self.book(taken, seqs);
-                    (records, seqs) = (&records[taken.records..], &seqs[taken.records..]);
-                    (pause, panics) = (BACKOFF.0, 0);
-                    if !seqs.is_empty() {
-                        self.in_time()?;
+                    if taken.records > 0 {
+                        self.book(taken, seqs);
+                        (records, seqs) = (&records[taken.records..], &seqs[taken.records..]);
+                        (pause, panics) = (BACKOFF.0, 0);
+                    }
+                    match taken.refused {
+                        Some(refused) => refused,
+                        None if seqs.is_empty() => break,
+                        None => {
+                            self.in_time()?;
+                            continue;
+                        }
                     }
                 }
-                Err(Refusal::Hopeless(reason)) => {
-                    self.books.error(reason);
-                    return self.halve(records, seqs, reason);
+                Err(refusal) => (refusal, records.len()),
+            };
+            self.books.error(refusal.reason());
+            match refusal {
+                Refusal::Hopeless(reason) => {
+                    self.halve(&records[..about], &seqs[..about], reason)?;
+                    (records, seqs) = (&records[about..], &seqs[about..]);
                 }
-                Err(Refusal::Later(reason)) => {
-                    self.books.error(reason);
-                    self.pause(&mut pause, None)?;
-                }
-                Err(Refusal::After(reason, asked)) => {
-                    self.books.error(reason);
-                    self.pause(&mut pause, Some(asked))?;
-                }
+                Refusal::Later(_) => self.pause(&mut pause, None)?,
+                Refusal::After(_, asked) => self.pause(&mut pause, Some(asked))?,
             }
         }
         Ok(())
@@ -425,12 +417,7 @@ impl State {
         let answer = catch_unwind(AssertUnwindSafe(|| {
             let answer = sink.deliver(records);
             if let Ok(taken) = &answer {
-                let (count, apart) = (taken.records, taken.rejected + taken.skipped);
-                assert!(
-                    (1..=records.len()).contains(&count) && apart <= count as u64,
-                    "{taken:?} of {}",
-                    records.len()
-                );
+                assert!(taken.makes_sense_of(records.len()), "{taken:?} of {}", records.len());
             }
             answer
         }));
@@ -454,7 +441,7 @@ impl State {
             self.deliver(&records[..middle], &seqs[..middle])?;
             return self.deliver(&records[middle..], &seqs[middle..]);
         }
-        self.book(Taken { records: records.len(), rejected: records.len() as u64, skipped: 0 }, seqs);
+        self.book(Taken { rejected: records.len() as u64, ..Taken::all(records.len()) }, seqs);
         Ok(())
     }
 
@@ -491,10 +478,4 @@ impl State {
         *pause = (*pause * 2).min(BACKOFF.1);
         self.in_time()
     }
-}
-
-/// Half of our own pause, and of the other half a share that `draw` says; at least what the receiver asked for.
-pub(super) fn pause_after(own: Duration, asked: Option<Duration>, draw: u16) -> Duration {
-    let jittered = own / 2 + own / 2 * u32::from(draw) / u32::from(u16::MAX);
-    jittered.max(asked.unwrap_or_default().min(ASKED_PAUSE_MAX))
 }

@@ -4,6 +4,7 @@
 //! gateway ──try_send─┬▶ [65,536 records, 64 MiB] ─┬▶ worker ──▶ store
 //!                    └▶ [an eighth] ── refused.rs ─┘
 //!                         intake.rs                 worker.rs ──▶ [16,384 records] ──▶ lane.rs ──▶ a Sink, one thread each
+//!                                                                     the store ──▶ [a lot: lot.rs] ──┘ when it is behind
 //! ```
 //!
 //! The eighth is for requests that no target was chosen for: a flood of them must not displace the others, here or in the store.
@@ -14,6 +15,8 @@ mod erase;
 mod intake;
 mod lag;
 mod lane;
+mod lot;
+mod pause;
 mod refused;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,9 @@ use tempfile::TempDir;
 
 use super::erase::{BARRED_LOOK, BARRED_MAX, BARRED_MIN, Erasures};
 use super::intake::Drained;
-use super::lane::{ASKED_PAUSE_MAX, QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX, pause_after};
+use super::lane::{QUEUE_RECORDS, REFUSED_IN_A_ROW_MAX};
+use super::lot::LOT_RECORDS;
+use super::pause::{ASKED_PAUSE_MAX, pause_after};
 use super::refused::BURST;
 use super::*;
 use crate::ledger::DropReason;
@@ -441,7 +443,7 @@ fn what_a_receiver_refuses_in_part_is_rejected_and_never_offered_again() {
     let answer = |numbers: &[u64]| {
         let records = numbers.len().min(7);
         let these = |remainder| numbers[..records].iter().filter(|number| *number % 10 == remainder).count() as u64;
-        Ok(Done { records, rejected: these(3), skipped: these(5) })
+        Ok(Done { records, rejected: these(3), skipped: these(5), refused: None })
     };
     let running = start(Some(&place), 100, taken.partly(answer));
     running.offer(0..100);
@@ -499,19 +501,81 @@ fn a_receiver_is_left_alone_as_long_as_it_asks_within_reason() {
     assert_eq!((errors(&metrics, EXIT, "busy"), count(&metrics, "rejected_total", EXIT)), (1, 0));
 }
 
+#[test]
+fn a_refusal_after_some_were_taken_counts_and_the_receiver_is_left_alone_as_long_as_it_asks() {
+    let (place, taken, asked) = (Place::new(), Taken::default(), Duration::from_millis(200));
+    let (open, gate) = mpsc::sync_channel::<()>(1);
+    let mut refused = None::<Instant>;
+    let rule = move |numbers: &[u64]| {
+        // Opened by being dropped.
+        gate.recv().ok();
+        match refused {
+            // The first of its requests is taken, the next one not.
+            None if numbers.len() > 2 => {
+                refused = Some(Instant::now());
+                Ok(Done { refused: Some((Refusal::After("busy", asked), 2)), ..Done::all(1) })
+            }
+            Some(then) if then.elapsed() < asked => Err(Refusal::Hopeless("too early")),
+            _ => Ok(Done::all(numbers.len())),
+        }
+    };
+    let running = start(Some(&place), 100, taken.partly(rule));
+    running.offer(0..20);
+    running.until_settled();
+    drop(open);
+    eventually("the exit has them", || taken.numbers() == numbers(0..20));
+    let (_, metrics) = running.stop(PATIENCE);
+    assert_eq!((errors(&metrics, EXIT, "busy"), count(&metrics, "rejected_total", EXIT)), (1, 0));
+}
+
+#[test]
+fn what_is_refused_for_good_after_some_were_taken_is_searched_alone() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let largest = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&largest);
+    // Requests of five; the one with 13 is refused, and what comes after it is no part of the search.
+    let rule = move |numbers: &[u64]| {
+        let refuses = |numbers: &[u64]| numbers.contains(&13);
+        let mut done = Done::default();
+        for request in numbers.chunks(5) {
+            if refuses(request) {
+                seen.fetch_max(request.len() as u32, Relaxed);
+                done.refused = Some((Refusal::Hopeless("poison"), request.len()));
+                break;
+            }
+            done.records += request.len();
+        }
+        Ok(done)
+    };
+    let running = start(Some(&place), 100, taken.partly(rule));
+    running.offer(0..100);
+    running.until_settled();
+    let (balance, metrics) = running.stop(PATIENCE);
+    let expected: Vec<_> = (0..100).filter(|number| *number != 13).collect();
+    assert_eq!(taken.numbers(), expected);
+    assert_eq!((count(&metrics, "rejected_total", EXIT), balance.exits[0].left), (1, 0));
+    assert!(errors(&metrics, EXIT, "poison") <= 4, "five, two or three, one or two, one");
+    assert!((1..=5).contains(&largest.load(Relaxed)));
+}
+
 /// What a scripted exit answers, apart from how many it was asked about.
 #[derive(Clone, Debug)]
 enum Say {
-    Take { at_most: usize, rejected: u64, skipped: u64 },
+    Take { at_most: usize, rejected: u64, skipped: u64, then: Option<(Refusal, usize)> },
     Later,
     Hopeless,
     Panic,
 }
 
 fn say() -> impl Strategy<Value = Say> {
-    let take = (1usize..40, 0u64..3, 0u64..3);
+    let refusal = prop_oneof![
+        Just(Refusal::Later("busy")),
+        Just(Refusal::After("busy", Duration::from_millis(1))),
+        Just(Refusal::Hopeless("poison")),
+    ];
+    let take = (0usize..40, 0u64..3, 0u64..3, proptest::option::of((refusal, 1usize..20)));
     prop_oneof![
-        6 => take.prop_map(|(at_most, rejected, skipped)| Say::Take { at_most, rejected, skipped }),
+        6 => take.prop_map(|(at_most, rejected, skipped, then)| Say::Take { at_most, rejected, skipped, then }),
         1 => Just(Say::Later),
         2 => Just(Say::Hopeless),
         1 => Just(Say::Panic),
@@ -528,10 +592,13 @@ proptest! {
         let rule = move |numbers: &[u64]| {
             let Some(say) = script.next() else { return Ok(Done::all(numbers.len())) };
             match say {
-                Say::Take { at_most, rejected, skipped } => {
-                    let records = at_most.min(numbers.len());
+                Say::Take { at_most, rejected, skipped, then } => {
+                    let least = usize::from(then.is_none());
+                    let records = at_most.max(least).min(numbers.len());
                     let rejected = rejected.min(records as u64);
-                    Ok(Done { records, rejected, skipped: skipped.min(records as u64 - rejected) })
+                    let rest = numbers.len() - records;
+                    let refused = then.filter(|_| rest > 0).map(|(refusal, about)| (refusal, about.min(rest)));
+                    Ok(Done { records, rejected, skipped: skipped.min(records as u64 - rejected), refused })
                 }
                 Say::Later => Err(Refusal::Later("busy")),
                 Say::Hopeless => Err(Refusal::Hopeless("poison")),
@@ -575,6 +642,130 @@ fn a_slow_exit_holds_nobody_up_and_catches_up_from_the_store() {
     eventually("the exit has caught up", || taken.numbers().len() >= all.len());
     assert_eq!(taken.numbers(), all, "in order, and none twice");
     running.stop(PATIENCE);
+}
+
+#[test]
+fn what_waits_in_the_store_comes_in_lots_as_large_as_from_memory() {
+    let (place, taken) = (Place::new(), Taken::default());
+    let behind = start(Some(&place), 500, taken.sink(|_| Err(Refusal::Later("down"))));
+    let all = numbers(0..20_000);
+    for some in all.chunks(settings(0).queue_records / 2) {
+        behind.offer(some.iter().copied());
+        behind.until_settled();
+    }
+    behind.stop(Duration::ZERO);
+    let lots = Arc::<Mutex<Vec<usize>>>::default();
+    let seen = Arc::clone(&lots);
+    let running = start(
+        Some(&place),
+        500,
+        taken.sink(move |numbers| {
+            seen.lock().unwrap().push(numbers.len());
+            Ok(())
+        }),
+    );
+    eventually("the exit has caught up", || taken.numbers().len() >= all.len());
+    running.stop(PATIENCE);
+    assert_eq!(taken.numbers(), all, "in order, and none twice");
+    assert_eq!(*lots.lock().unwrap(), [LOT_RECORDS, all.len() - LOT_RECORDS]);
+}
+
+/// A receiver of OTLP over HTTP that takes its time.
+#[derive(Default)]
+struct SlowReceiver {
+    /// Requests that wait for their answers now, and at most.
+    waiting: Mutex<(usize, usize)>,
+    /// The sizes of those that it has answered.
+    answered: Mutex<Vec<u64>>,
+}
+
+impl SlowReceiver {
+    /// It ends with the tests.
+    fn start(answer_after: Duration) -> (std::net::SocketAddr, Arc<Self>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, receiver) = (listener.local_addr().unwrap(), Arc::<Self>::default());
+        let own = Arc::clone(&receiver);
+        let accept = move || {
+            std::thread::scope(|scope| {
+                for connection in listener.incoming().flatten() {
+                    scope.spawn(|| own.serve(connection, answer_after));
+                }
+            });
+        };
+        drop(std::thread::Builder::new().name("receiver".into()).spawn(accept).unwrap());
+        (address, receiver)
+    }
+
+    /// Answers one request after the other, until the client closes the connection.
+    fn serve(&self, connection: std::net::TcpStream, answer_after: Duration) -> Option<()> {
+        use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+        let mut reader = BufReader::new(connection.try_clone().ok()?);
+        let (mut line, mut length) = (String::new(), 0);
+        loop {
+            line.clear();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(number) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = number.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                io::copy(&mut reader.by_ref().take(length), &mut io::sink()).ok()?;
+                self.wait(answer_after);
+                self.answered.lock().unwrap().push(length);
+                (&connection).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()?;
+            }
+        }
+    }
+
+    fn wait(&self, answer_after: Duration) {
+        let change = |by: isize| {
+            let mut waiting = self.waiting.lock().unwrap();
+            waiting.0 = waiting.0.checked_add_signed(by).unwrap();
+            waiting.1 = waiting.1.max(waiting.0);
+        };
+        change(1);
+        sleep(answer_after);
+        change(-1);
+    }
+}
+
+#[test]
+fn what_waits_in_the_store_goes_in_full_requests_side_by_side_with_the_default_settings() {
+    use crate::config::{Config, Machine, Sources, Targets};
+    use crate::sink::otlp::{Otlp, Signal};
+    const EXPORTED: &str = "otlp_logs";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let exit = |address: std::net::SocketAddr| -> Vec<Box<dyn Sink>> {
+        let text = format!(
+            "[otlp]\nendpoint = \"http://{address}/\"\nprotocol = \"http/protobuf\"\ntraces = false\nlogs = true\n"
+        );
+        let sources = Sources::of_text("the test", &text, Machine { hostname: "test".into(), cores: 1 });
+        let settings = Config::load(&sources, Targets::Optional).unwrap().otlp;
+        assert_eq!(Signal::Logs.exit(), EXPORTED);
+        let clock = Arc::new(Clock::start());
+        Otlp::exits(&settings, &[], &clock, runtime.handle()).into_iter().map(|it| Box::new(it) as _).collect()
+    };
+    let place = Place::new();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let behind = start(Some(&place), 500, exit(nobody));
+    let all = numbers(0..20_000);
+    for some in all.chunks(settings(0).queue_records / 2) {
+        behind.offer(some.iter().copied());
+        behind.until_settled();
+    }
+    behind.stop(Duration::ZERO);
+
+    let (address, receiver) = SlowReceiver::start(Duration::from_millis(300));
+    let running = start(Some(&place), 500, exit(address));
+    eventually("it has caught up", || count(&running.metrics, "delivered_total", EXPORTED) == all.len() as u64);
+    assert_eq!(count(&running.metrics, "dropped_total", EXPORTED), 0);
+    running.stop(PATIENCE);
+    assert_eq!(receiver.waiting.lock().unwrap().1, 4, "otlp.in_flight");
+    // All are full, but for the last one of each lot.
+    let sizes = receiver.answered.lock().unwrap();
+    let full = sizes.iter().sum::<u64>().div_ceil(3 << 20);
+    assert!(full > 12 && sizes.len() as u64 <= full + 4, "{sizes:?} is more than {full} would be: otlp.batch_bytes");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub trait Sink: Debug + Send {
     }
 
     /// Takes `records` from the first on, as many as suit it, and answers how many it is done with. The slice is never
-    /// empty, and neither is what an `Ok` is done with: who can take none refuses.
+    /// empty, and neither is what an `Ok` is done with or refuses: who can take none refuses. An `Err` is about all of them.
     ///
     /// May block: the lane is its own thread. What was not taken it gets again, after [`Refusal::Later`] and
     /// [`Refusal::After`] once some time has passed.
@@ -41,17 +41,29 @@ pub struct Taken {
     pub rejected: u64,
     /// Of them, not meant for this exit.
     pub skipped: u64,
+    /// Why the next ones were not taken, and how many that is about; `None` if they were not offered to anybody yet.
+    pub refused: Option<(Refusal, usize)>,
 }
 
 impl Taken {
     /// That many, and every one of them.
     pub const fn all(records: usize) -> Self {
-        Self { records, rejected: 0, skipped: 0 }
+        Self { records, rejected: 0, skipped: 0, refused: None }
     }
 
     /// Those that arrived.
     pub const fn delivered(&self) -> u64 {
         (self.records as u64).saturating_sub(self.rejected + self.skipped)
+    }
+
+    /// Whether it can be the answer about so many records.
+    pub fn makes_sense_of(&self, offered: usize) -> bool {
+        let refused = self.refused.map_or(0, |(_, about)| about);
+        let says_something = self.records > 0 || self.refused.is_some();
+        says_something
+            && self.refused.is_none_or(|(_, about)| about > 0)
+            && self.records.saturating_add(refused) <= offered
+            && self.rejected.saturating_add(self.skipped) <= self.records as u64
     }
 }
 
@@ -64,4 +76,13 @@ pub enum Refusal {
     After(&'static str, Duration),
     /// The same records will never be taken.
     Hopeless(&'static str),
+}
+
+impl Refusal {
+    /// The name for metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Later(reason) | Self::After(reason, _) | Self::Hopeless(reason) => reason,
+        }
+    }
 }

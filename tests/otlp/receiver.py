@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import socket
+import socketserver
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,10 +51,12 @@ class Answer:
     """In whole seconds."""
     rejected: int = 0
     """Items of it that are refused for good."""
+    warning: str = ""
+    """What is said although it is taken, or about what is not."""
     after: float = 0.0
     """Seconds that it takes."""
     close: bool = False
-    """It is taken, and the answer breaks off."""
+    """It is taken, and the connection is cut while the answer is under way."""
 
 
 @dataclass
@@ -69,6 +73,8 @@ class Receiver:
     requests: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """Each one's size and headers."""
     seen: Counter[bytes] = field(default_factory=Counter)
+    refused_alone: set[str] = field(default_factory=set)
+    """Snapshots that were refused for good in requests of their own: nobody has to offer them again."""
     now: int = 0
     most_at_once: int = 0
     """Requests that waited for their answers together."""
@@ -83,6 +89,8 @@ class Receiver:
             self.seen.update(span.span_id for span in spans)
             if answer.status == 200:
                 self.spans.update((span.span_id, span) for span in spans)
+            refused = {attributes(span.attributes)["snapgate.snapshot.id"] for span in spans} if answer.status == 400 else set()
+            self.refused_alone |= refused if len(refused) == 1 else set()
         return answer
 
     def lines(self, request: LogsRequest, size: int, headers: dict[str, str]) -> Answer:
@@ -170,32 +178,80 @@ def receiving(receiver: Receiver, protocol: str, port: int = 0, identity: Identi
 # gRPC
 
 
+def traces_response(answer: Answer) -> Any:
+    response = trace_service_pb2.ExportTraceServiceResponse()
+    if answer.rejected or answer.warning:
+        response.partial_success.rejected_spans = answer.rejected
+        response.partial_success.error_message = answer.warning or "some of it"
+    return response
+
+
+class Wire(socketserver.ThreadingTCPServer):
+    """Stands before a server that cannot cut its connections, passes on what comes, and can."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, port: int, behind: int) -> None:
+        self.behind, self.ends, self.lock = behind, set[socket.socket](), threading.Lock()
+        super().__init__(("127.0.0.1", port), socketserver.BaseRequestHandler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        with socket.create_connection(("127.0.0.1", self.behind)) as server:
+            both = {request, server}
+            with self.lock:
+                self.ends |= both
+            back = threading.Thread(target=self.pass_on, args=(server, request), daemon=True)
+            back.start()
+            self.pass_on(request, server)
+            back.join()
+            with self.lock:
+                self.ends -= both
+
+    def pass_on(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(1 << 16):
+                to.sendall(piece)
+        close([source, to])
+
+    def cut(self) -> None:
+        with self.lock:
+            close(self.ends)
+
+
+def close(ends: Iterable[socket.socket]) -> None:
+    for end in ends:
+        # The other end may have gone first.
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
 class Traces(trace_service_pb2_grpc.TraceServiceServicer):
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
+    def __init__(self, receiver: Receiver, wire: Wire) -> None:
+        self.receiver, self.wire = receiver, wire
 
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
         answer = self.receiver.traces(request, request.ByteSize(), dict(context.invocation_metadata()))
-        end(answer, context)
-        response = trace_service_pb2.ExportTraceServiceResponse()
-        if answer.rejected:
-            response.partial_success.rejected_spans = answer.rejected
-            response.partial_success.error_message = "some of it"
-        return response
+        end(answer, context, self.wire)
+        return traces_response(answer)
 
 
 class Logs(logs_service_pb2_grpc.LogsServiceServicer):
-    def __init__(self, receiver: Receiver) -> None:
-        self.receiver = receiver
+    def __init__(self, receiver: Receiver, wire: Wire) -> None:
+        self.receiver, self.wire = receiver, wire
 
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-        end(self.receiver.lines(request, request.ByteSize(), dict(context.invocation_metadata())), context)
+        answer = self.receiver.lines(request, request.ByteSize(), dict(context.invocation_metadata()))
+        end(answer, context, self.wire)
         return logs_service_pb2.ExportLogsServiceResponse()
 
 
-def end(answer: Answer, context: grpc.ServicerContext) -> None:
+def end(answer: Answer, context: grpc.ServicerContext, wire: Wire) -> None:
     if answer.close:
-        context.abort(grpc.StatusCode.UNAVAILABLE, "the answer is lost")
+        # The head is on its way, and the rest will never come.
+        context.send_initial_metadata(())
+        wire.cut()
+        return
     if answer.status == 200:
         return
     code = GRPC_OF_HTTP[answer.status]
@@ -212,18 +268,23 @@ def end(answer: Answer, context: grpc.ServicerContext) -> None:
 def serving_grpc(receiver: Receiver, port: int, identity: Identity | None) -> Iterator[int]:
     options = (("grpc.max_receive_message_length", LARGEST), ("grpc.so_reuseport", 0))
     server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(receiver), server)
-    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(receiver), server)
     if identity:
         own = [(identity.key.read_bytes(), identity.cert.read_bytes())]
         credentials = grpc.ssl_server_credentials(own, identity.ca.read_bytes(), require_client_auth=True)
-        bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        behind = server.add_secure_port("127.0.0.1:0", credentials)
     else:
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        behind = server.add_insecure_port("127.0.0.1:0")
+    wire = Wire(port, behind)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(receiver, wire), server)
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(receiver, wire), server)
     server.start()
+    threading.Thread(target=wire.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield bound
+        yield wire.server_address[1]
     finally:
+        wire.shutdown()
+        wire.server_close()
+        wire.cut()
         server.stop(None).wait()
 
 
@@ -249,10 +310,7 @@ def serving_http(receiver: Receiver, port: int, identity: Identity | None) -> It
             self.reply(answer)
 
         def reply(self, answer: Answer) -> None:
-            message = trace_service_pb2.ExportTraceServiceResponse()
-            if answer.rejected:
-                message.partial_success.rejected_spans = answer.rejected
-            body = message.SerializeToString()
+            body = traces_response(answer).SerializeToString()
             self.send_response(answer.status)
             if answer.retry_after is not None:
                 self.send_header("retry-after", str(answer.retry_after))
@@ -267,6 +325,11 @@ def serving_http(receiver: Receiver, port: int, identity: Identity | None) -> It
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # A gateway that was killed is no error here.
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)
 
     server = Server(("127.0.0.1", port), Handler)
     if identity:

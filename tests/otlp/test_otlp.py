@@ -12,12 +12,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, PATIENCE, PROGRAM, Gateway, simulated_pod, wait_until_ready
+from conftest import ENVIRONMENT, PATIENCE, PROGRAM, Gateway, checked, simulated_pod, wait_until_ready
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from receiver import LARGEST, Answer, Identity, Receiver, attributes, free_port, receiving
 
@@ -35,10 +35,11 @@ def pod() -> Iterator[str]:
 class Running(Gateway):
     """A gateway, and how to look at it and end it."""
 
-    def __init__(self, process: subprocess.Popen[str], started: Mapping[str, Any], home: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], started: Mapping[str, Any], home: Path, log: list[str]) -> None:
         super().__init__(f"http://{started['listen']}", f"http://{started['admin']}")
         object.__setattr__(self, "process", process)
         object.__setattr__(self, "home", home)
+        object.__setattr__(self, "log", log)
 
     def ask(self, count: int, **headers: str) -> list[str]:
         """Makes requests; gives their snapshot IDs."""
@@ -94,7 +95,7 @@ class Running(Gateway):
         """What its store has, by ID; it may run or not."""
         command = [str(PROGRAM), "export", "--data-dir", str(self.home / "data")]
         done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, timeout=PATIENCE, check=True)
-        documents = [json.loads(line) for line in done.stdout.splitlines()]
+        documents = [checked(json.loads(line)) for line in done.stdout.splitlines()]
         # Which only lookups add.
         assert all(document.pop("stored") for document in documents)
         return {document["id"]: document for document in documents}
@@ -102,7 +103,12 @@ class Running(Gateway):
     def lines(self) -> dict[str, dict[str, Any]]:
         """Its JSON log, by ID."""
         text = (self.home / "log.jsonl").read_text()
-        return {document["id"]: document for document in map(json.loads, text.splitlines())}
+        return {document["id"]: document for document in map(checked, map(json.loads, text.splitlines()))}
+
+    def warnings(self, message: str) -> list[dict[str, Any]]:
+        """What its own log has of this."""
+        lines = [json.loads(line) for line in list(self.log)]
+        return [line for line in lines if line.get("level") == "WARN" and message in line.get("message", "")]
 
 
 @contextmanager
@@ -120,8 +126,9 @@ def serving(
     assert process.stderr is not None
     try:
         started = next(line for line in map(json.loads, process.stderr) if line.get("event") == "listening")
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        gateway = Running(process, started, home)
+        log: list[str] = []
+        threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
+        gateway = Running(process, started, home, log)
         wait_until_ready(gateway)
         yield gateway
     finally:
@@ -213,6 +220,32 @@ def test_a_receiver_that_is_busy_is_asked_again_when_it_says(
 
 
 @BOTH
+def test_a_receiver_that_is_busy_after_it_took_some_is_left_alone_too(protocol: str, pod: str, tmp_path: Path):
+    """Of the requests that went side by side it took the first."""
+    times: list[float] = []
+
+    def busy(spans: list[Span]) -> Answer:
+        agents = [attributes(span.attributes).get("user_agent.original") for span in spans]
+        if "last" not in agents:
+            return Answer()
+        times.append(time.monotonic())
+        return Answer(429, retry_after=1) if len(times) == 1 else Answer()
+
+    receiver, port = Receiver(rule=busy), free_port()
+    config = "[otlp]\nbatch_bytes = \"64KiB\"\nin_flight = 64\n"
+    with serving(pod, tmp_path, f"http://127.0.0.1:{port}", protocol, config) as gateway:
+        asked = set(gateway.ask(200)) | {gateway.ask_once(0, {"user_agent": "last"})}
+        with receiving(receiver, protocol, port):
+            books = gateway.settled(len(asked))
+            errors = gateway.errors("otlp_traces")
+    assert (receiver.ids(), books["delivered"], books["rejected"]) == (asked, len(asked), 0)
+    assert receiver.most_at_once > 1, "they went side by side"
+    first, again = times
+    assert again - first > 0.9, "it was left alone"
+    assert errors["grpc_resource_exhausted" if protocol == "grpc" else "http_429"] == 1
+
+
+@BOTH
 def test_a_request_that_is_refused_for_good_is_found_and_passed(protocol: str, pod: str, tmp_path: Path):
     def poisoned(spans: list[Span]) -> Answer:
         agents = [attributes(span.attributes).get("user_agent.original") for span in spans]
@@ -243,6 +276,21 @@ def test_what_is_refused_in_part_is_counted_and_not_sent_again(protocol: str, po
 
 
 @BOTH
+def test_what_a_receiver_warns_of_is_logged_and_not_without_end(protocol: str, pod: str, tmp_path: Path):
+    receiver = Receiver(rule=lambda spans: Answer(warning="attributes were cut short"))
+    with receiving(receiver, protocol) as endpoint, serving(pod, tmp_path, endpoint, protocol) as gateway:
+        asked: set[str] = set()
+        for _ in range(12):
+            asked |= set(gateway.ask(1))
+            books = gateway.settled(len(asked))
+        gateway.stop()
+    assert (receiver.ids(), books["delivered"], books["rejected"]) == (asked, len(asked), 0)
+    said = gateway.warnings("the receiver took a request and warns")
+    assert 0 < len(said) < len(receiver.requests), "a few times"
+    assert (said[0]["said"], said[0]["exit"]) == ("attributes were cut short", "otlp_traces")
+
+
+@BOTH
 def test_a_slow_receiver_slows_nobody(protocol: str, pod: str, tmp_path: Path):
     receiver = Receiver(rule=lambda spans: Answer(after=1.0))
     with receiving(receiver, protocol) as endpoint, serving(pod, tmp_path, endpoint, protocol) as gateway:
@@ -267,28 +315,47 @@ def test_an_answer_that_breaks_off_costs_a_repeat_with_the_same_ids(protocol: st
 @BOTH
 @pytest.mark.parametrize(
     "answers",
-    [[], [Answer(after=1.0)] * 3, [Answer(429, retry_after=0)] * 4, [Answer(503, retry_after=1)] * 2, [Answer(close=True)] * 3],
-    ids=["taking", "slow", "refusing", "busy", "breaking off"],
+    [
+        [],
+        [Answer(after=1.0)] * 3,
+        [Answer(429, retry_after=0)] * 4,
+        [Answer(503, retry_after=1)] * 2,
+        [Answer(400)] * 6,
+        [Answer(rejected=1)] * 3,
+        [Answer(close=True)] * 3,
+        None,
+    ],
+    ids=["taking", "slow", "refusing", "busy", "refusing for good", "taking a part", "breaking off", "dead"],
 )
 def test_a_gateway_that_is_killed_goes_on_where_it_was(
-    protocol: str, answers: list[Answer], pod: str, tmp_path: Path
+    protocol: str, answers: list[Answer] | None, pod: str, tmp_path: Path
 ):
-    receiver = Receiver(script=[*answers])
-    with receiving(receiver, protocol) as endpoint:
+    receiver, port = Receiver(script=[*(answers or [])]), free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    with ExitStack() as open_receiver:
+        if answers is not None:
+            open_receiver.enter_context(receiving(receiver, protocol, port))
         with serving(pod, tmp_path, endpoint, protocol) as gateway:
             asked = set(gateway.ask(100))
-            eventually("it has tried", lambda: len(receiver.requests) > 0)
+            tried = "connect" if answers is None else ""
+            eventually("it has tried", lambda: bool(receiver.requests or gateway.errors("otlp_traces").get(tried)))
             asked |= set(gateway.ask(100))
             eventually("all are stored", lambda: gateway.books("store")["delivered"] == len(asked))
             gateway.process.kill()
             gateway.process.wait(PATIENCE)
+        if answers is None:
+            open_receiver.enter_context(receiving(receiver, protocol, port))
         with serving(pod, tmp_path, endpoint, protocol) as gateway:
             asked |= set(gateway.ask(10))
             gateway.settled(10)
             gateway.stop()
             documents = gateway.documents()
-    assert receiver.ids() == asked == set(documents)
-    assert len(receiver.spans) == sum(1 + len(document["attempts"]) for document in documents.values())
+    # What was refused for good when it came alone has been passed; everything else is there.
+    assert asked == set(documents)
+    assert asked - receiver.ids() <= receiver.refused_alone
+    assert receiver.refused_alone == set() or Answer(400) in (answers or [])
+    came = [document for snapshot, document in documents.items() if snapshot in receiver.ids()]
+    assert len(receiver.spans) == sum(1 + len(document["attempts"]) for document in came)
 
 
 def test_what_waits_goes_in_requests_of_bounded_size_some_at_once(pod: str, tmp_path: Path):
@@ -367,7 +434,8 @@ def test_log_records_hold_the_document(protocol: str, pod: str, tmp_path: Path):
         gateway.stop()
         lines = gateway.lines()
     assert books["delivered"] == len(asked) and not receiver.spans
-    assert {snapshot: json.loads(record.body.string_value) for snapshot, record in receiver.logs.items()} == lines
+    bodies = {snapshot: json.loads(record.body.string_value) for snapshot, record in receiver.logs.items()}
+    assert {snapshot: checked(body) for snapshot, body in bodies.items()} == lines
     assert set(lines) == asked
     for record in receiver.logs.values():
         trace = lines[attributes(record.attributes)["snapshot_id"]]["trace"]

@@ -33,6 +33,9 @@ pub const NAME: &str = "json_log";
 /// between being made and being copied by the kernel.
 const PIECE_BYTES: usize = 128 * 1024;
 
+/// Records of one delivery at most, some hundred pieces: after each a stop is heard.
+const RECORDS_MAX: usize = 4_096;
+
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -179,6 +182,7 @@ impl Sink for JsonLog {
     }
 
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
+        let records = &records[..records.len().min(RECORDS_MAX)];
         let batch = records.first().zip(records.last()).map(|(first, last)| (first.id(), last.id()));
         if self.batch != batch {
             // Another batch than the one that failed, after a panic of the lane's: the line that was begun is finished.

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::answer::{Answer, of_grpc, of_http};
 use super::request::{GRPC_PREFIX_BYTES, Request as Export, grpc_prefix};
-use super::{PROTOBUF, Protocol, Settings};
+use super::{PROTOBUF, Protocol, Receiver};
 use crate::clock::Clock;
 use crate::sink::Refusal;
 use crate::telemetry::with_causes;
@@ -49,38 +49,38 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(url: Uri, settings: &Settings, connector: Option<Arc<Connector>>, clock: Arc<Clock>) -> Self {
+    pub(super) fn new(receiver: &Receiver, connector: Option<Arc<Connector>>, clock: Arc<Clock>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(settings.timeout));
+        tcp.set_connect_timeout(Some(receiver.timeout));
         let pool = Pool::builder(TokioExecutor::new())
-            .http2_only(settings.protocol == Protocol::Grpc)
+            .http2_only(receiver.protocol == Protocol::Grpc)
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING)
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .build(Dialer::new(tcp, connector));
-        let mut headers = settings.headers.clone();
+        let mut headers = receiver.headers.clone();
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("snapgate/", env!("CARGO_PKG_VERSION"))));
-        match settings.protocol {
+        match receiver.protocol {
             Protocol::Grpc => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 headers.insert(TE, HeaderValue::from_static("trailers"));
-                let timeout = format!("{}m", settings.timeout.as_millis());
+                let timeout = format!("{}m", receiver.timeout.as_millis());
                 headers.insert(GRPC_TIMEOUT, HeaderValue::try_from(timeout).expect("digits are a header"));
-                if settings.gzip {
+                if receiver.gzip {
                     headers.insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
                 }
             }
             Protocol::Http => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_bytes(PROTOBUF).expect("a media type is a header"));
-                if settings.gzip {
+                if receiver.gzip {
                     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 }
             }
         }
-        let Settings { protocol, gzip, timeout, .. } = *settings;
-        Self { pool, url, protocol, headers, gzip, timeout, clock }
+        let Receiver { protocol, gzip, timeout, .. } = *receiver;
+        Self { pool, url: receiver.url.clone(), protocol, headers, gzip, timeout, clock }
     }
 
     /// What goes over the wire for a request.

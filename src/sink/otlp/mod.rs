@@ -40,7 +40,7 @@ use crate::tls::{self, Connector};
 /// The media type of a message.
 const PROTOBUF: &[u8] = b"application/x-protobuf";
 
-/// What goes out.
+/// What an exit sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Spans.
@@ -84,14 +84,12 @@ pub enum Protocol {
     Http,
 }
 
-/// Where spans and log records go, and how.
+/// Where one signal goes, and how.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where spans go; `None` if they do not.
-    pub traces: Option<Uri>,
-    /// Where log records go; `None` if they do not.
-    pub logs: Option<Uri>,
-    /// How both are spoken to.
+pub struct Receiver {
+    /// All of it: with the signal's path.
+    pub url: Uri,
+    /// How it is spoken to.
     pub protocol: Protocol,
     /// Sent with each request; marked as sensitive.
     pub headers: HeaderMap,
@@ -101,6 +99,15 @@ pub struct Settings {
     pub timeout: Duration,
     /// Whom we believe and who we are, with `https`.
     pub tls: tls::ClientSettings,
+}
+
+/// What goes out.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where spans go; `None` if they do not.
+    pub traces: Option<Receiver>,
+    /// Where log records go; `None` if they do not.
+    pub logs: Option<Receiver>,
     /// One request's size before compression.
     pub batch_bytes: usize,
     /// Requests of one signal that are on their way at once.
@@ -122,6 +129,12 @@ impl Settings {
     pub const fn is_on(&self) -> bool {
         self.traces.is_some() || self.logs.is_some()
     }
+
+    /// Each signal that goes out, and where.
+    pub fn receivers(&self) -> impl Iterator<Item = (Signal, &Receiver)> {
+        let both = [(Signal::Traces, &self.traces), (Signal::Logs, &self.logs)];
+        both.into_iter().filter_map(|(signal, receiver)| Some((signal, receiver.as_ref()?)))
+    }
 }
 
 /// The exit of one signal.
@@ -140,26 +153,21 @@ pub struct Otlp {
 }
 
 impl Otlp {
-    /// The exits that the settings ask for. `connector` is for receivers with `https`.
+    /// The exits that the settings ask for. `connectors` are for those with `https`, in the order of [`Settings::receivers`].
     pub fn exits(
         settings: &Settings,
-        connector: &Option<Arc<Connector>>,
+        connectors: &[Arc<Connector>],
         clock: &Arc<Clock>,
         runtime: &Handle,
     ) -> Vec<Self> {
-        let signals = [(Signal::Traces, &settings.traces), (Signal::Logs, &settings.logs)];
-        let exits = signals.into_iter().filter_map(|(signal, url)| {
-            let client = Client::new(url.clone()?, settings, connector.clone(), Arc::clone(clock));
-            let encoder = Encoder::new(signal, settings);
-            Some(Self {
-                signal,
-                client,
-                encoder,
-                in_flight: settings.in_flight,
-                cautious: false,
-                stop_at: watch::Sender::new(None),
-                runtime: runtime.clone(),
-            })
+        let exits = settings.receivers().enumerate().map(|(index, (signal, receiver))| Self {
+            signal,
+            client: Client::new(receiver, connectors.get(index).cloned(), Arc::clone(clock)),
+            encoder: Encoder::new(signal, settings),
+            in_flight: settings.in_flight,
+            cautious: false,
+            stop_at: watch::Sender::new(None),
+            runtime: runtime.clone(),
         });
         exits.collect()
     }
@@ -205,14 +213,20 @@ impl Sink for Otlp {
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
         let exit = self.signal.exit();
         let mut taken = Taken::default();
-        let mut refused = None;
         for (request, answer) in self.send(records) {
             match answer {
                 // What came after a refused one, if taken, is repeated: its receiver can tell by the IDs.
-                _ if refused.is_some() => {}
+                _ if taken.refused.is_some() => {}
                 Answer::Taken { rejected, message } => {
-                    if rejected > 0 {
-                        tracing::error!(exit, rejected, message, "the receiver refused a part of a request for good");
+                    match (rejected, &*message) {
+                        (0, "") => {}
+                        (0, _) => tracing::warn!(exit, said = message, "the receiver took a request and warns"),
+                        _ => tracing::error!(
+                            exit,
+                            rejected,
+                            said = message,
+                            "the receiver refused a part of a request for good"
+                        ),
                     }
                     taken.records += request.records;
                     taken.skipped += request.skipped;
@@ -220,17 +234,13 @@ impl Sink for Otlp {
                     taken.rejected += rejected.min(request.records as u64 - request.skipped);
                 }
                 Answer::Refused { refusal, message } => {
-                    tracing::warn!(exit, ?refusal, message, "the receiver did not take a request");
-                    refused = Some(refusal);
+                    tracing::warn!(exit, ?refusal, said = message, "the receiver did not take a request");
+                    taken.refused = Some((refusal, request.records));
                 }
             }
             self.encoder.reuse(request);
         }
-        self.cautious = refused.is_some();
-        match refused {
-            Some(refusal) if taken.records == 0 => Err(refusal),
-            // What was refused comes again at once, alone, and is refused then.
-            _ => Ok(taken),
-        }
+        self.cautious = taken.refused.is_some();
+        Ok(taken)
     }
 }

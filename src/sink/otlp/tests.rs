@@ -22,11 +22,6 @@ fn settings() -> Settings {
     Settings {
         traces: None,
         logs: None,
-        protocol: Protocol::Grpc,
-        headers: HeaderMap::new(),
-        gzip: false,
-        timeout: Duration::from_secs(10),
-        tls: tls::ClientSettings::default(),
         batch_bytes: 3 << 20,
         in_flight: 1,
         candidates: 2,
