@@ -89,9 +89,9 @@ def gateway(snapgate: Program, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @contextlib.contextmanager
-def simulated_pod() -> Iterator[str]:
+def simulated_pod(*more: str) -> Iterator[str]:
     """Its URL."""
-    with listening("sim", "--listen", "127.0.0.1:0", "--ttft", "5ms", "--token-time", "1ms") as pod:
+    with listening("sim", "--listen", "127.0.0.1:0", "--ttft", "5ms", "--token-time", "1ms", *more) as pod:
         yield f"http://{pod['listen']}"
 
 
