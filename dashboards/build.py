@@ -173,8 +173,15 @@ def fleet() -> dict:
                   {"{{target}}": rate("snapgate_scrapes_total", "target", ', target=~"$target"')}),
             lines("Pages not read", "By target and reason.", "ops", NEVER,
                   {"{{target}} {{reason}}": rate("snapgate_scrape_failures_total", "target, reason", ', target=~"$target"')}),
-            lines("Time to read a page", "From asking to the last byte.", "s", "no page was read",
-                  percentiles("snapgate_scrape_duration_seconds")),
+            lines("Time to read a page", "From asking to the last byte, over all targets and GPU exporters.", "s",
+                  "no page was read", percentiles("snapgate_scrape_duration_seconds")),
+            lines("Time to read a page, by target", "Of the last try, whether the page was read or not; the longest over "
+                  "gateways.", "s", "no page was asked for",
+                  {"{{target}}": 'max by (target) (snapgate_target_scrape_duration_seconds{@, target=~"$target"})'}, w=12),
+            lines("Time between two reads, by target", "fleet.poll_interval, or more: after failures, where a page takes the "
+                  "target more than fleet.target_share, or all of them the gateway more than fleet.cpu_share.", "s",
+                  "no page was asked for",
+                  {"{{target}}": 'max by (target) (snapgate_target_scrape_interval_seconds{@, target=~"$target"})'}, w=12),
         ],
         TARGET,
     )

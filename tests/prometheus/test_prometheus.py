@@ -9,9 +9,10 @@ import subprocess
 import threading
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, Gateway, api, ask, scrape, until
+from conftest import ROOT, Gateway, api, ask, scrape, serving, simulated_pod, until
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
@@ -88,6 +89,22 @@ def test_gpus_and_discovered_targets_are_on_the_page(used: Gateway):
     assert len(ratios) == 4 and all(0 <= ratio <= 1 for ratio in ratios)
     discovery = {name: value for name, labels, value in page if labels.get("source") == "file-1"}
     assert discovery["snapgate_discovery_targets"] == 1 and discovery["snapgate_discovery_failing"] == 0
+
+
+def test_a_pod_whose_page_takes_long_is_seen_by_its_time_and_by_how_seldom_it_is_read(snapgate, tmp_path: Path):
+    with simulated_pod("--metrics-delay", "100ms") as pod, serving(pod, tmp_path) as gateway:
+        page = until("its page was read", lambda: page_read(gateway))
+    took, interval = (
+        next(value for name, labels, value in page if name == f"snapgate_target_scrape_{what}_seconds" and labels)
+        for what in ("duration", "interval")
+    )
+    # It is read so seldom because of fleet.target_share, which is 0.02.
+    assert took >= 0.1 and interval > 40 * took
+
+
+def page_read(gateway: Gateway) -> Series | None:
+    page = scrape(gateway)
+    return series(page) if "snapgate_target_scrape_interval_seconds{" in page else None
 
 
 def balance(page: Series) -> dict[str, tuple[float, float]]:
