@@ -15,6 +15,10 @@ NEVER = "this did not happen"
 UNKNOWN = "no target says this"
 NO_CHOICE = "no target was chosen in this time"
 
+ON_PURPOSE = "refused_flood|erased"
+"""Why snapshots are dropped without anything being wrong: there are more refused requests than are to be recorded, or somebody
+asked for their deletion."""
+
 ADMIN = written("admin", "Admin listener", "http://127.0.0.1:8081")
 SERVICE = written("service", "Service in Tempo and Loki", "snapgate")
 TARGET = choice("target", 'label_values(snapgate_target_eligible{job=~"$job", instance=~"$instance"}, target)')
@@ -169,8 +173,15 @@ def fleet() -> dict:
                   {"{{target}}": rate("snapgate_scrapes_total", "target", ', target=~"$target"')}),
             lines("Pages not read", "By target and reason.", "ops", NEVER,
                   {"{{target}} {{reason}}": rate("snapgate_scrape_failures_total", "target, reason", ', target=~"$target"')}),
-            lines("Time to read a page", "From asking to the last byte.", "s", "no page was read",
-                  percentiles("snapgate_scrape_duration_seconds")),
+            lines("Time to read a page", "From asking to the last byte, over all targets and GPU exporters.", "s",
+                  "no page was read", percentiles("snapgate_scrape_duration_seconds")),
+            lines("Time to read a page, by target", "Of the last try, whether the page was read or not; the longest over "
+                  "gateways.", "s", "no page was asked for",
+                  {"{{target}}": 'max by (target) (snapgate_target_scrape_duration_seconds{@, target=~"$target"})'}, w=12),
+            lines("Time between two reads, by target", "fleet.poll_interval, or more: after failures, where a page takes the "
+                  "target more than fleet.target_share, or all of them the gateway more than fleet.cpu_share.", "s",
+                  "no page was asked for",
+                  {"{{target}}": 'max by (target) (snapgate_target_scrape_interval_seconds{@, target=~"$target"})'}, w=12),
         ],
         TARGET,
     )
@@ -253,8 +264,8 @@ def pipeline() -> dict:
         "pipeline", "Pipeline", "Is any snapshot lost, where is it late, and does the store keep up?",
         [
             row("Is anything lost?"),
-            number("Dropped", "Snapshots lost to an exit, in this time.", "short", NO_GATEWAY,
-                   f'sum(increase({count("dropped_total")}{{@}}[$__range]))', bad_above=1),
+            number("Dropped", "Snapshots lost to an exit, in this time, but for those that were dropped on purpose.", "short",
+                   NO_GATEWAY, f'sum(increase({count("dropped_total")}{{@, reason!~"{ON_PURPOSE}"}}[$__range]))', bad_above=1),
             number("Rejected", "Snapshots that an exit has refused for good, in this time.", "short", NO_GATEWAY,
                    f'sum(increase({count("rejected_total")}{{@}}[$__range]))', bad_above=1),
             number("Out of balance", "offered + recovered - (delivered + rejected + skipped + dropped + pending): 0, always.",
@@ -270,12 +281,17 @@ def pipeline() -> dict:
                    bad_above=0.1),
             number("Log lines dropped", "Lines of the gateway's own log that nobody read in time.", "short", NO_GATEWAY,
                    "sum(increase(snapgate_log_lines_dropped_total{@}[$__range]))", bad_above=1),
-            lines("Dropped", "By exit and reason.", "ops", NO_GATEWAY,
-                  {"{{exit}} {{reason}}": rate(count("dropped_total"), "exit, reason")}, stacked=True),
+            lines("Dropped", "Lost to an exit, by reason.", "ops", NO_GATEWAY,
+                  {"{{exit}} {{reason}}": rate(count("dropped_total"), "exit, reason", f', reason!~"{ON_PURPOSE}"')},
+                  stacked=True, w=6),
+            lines("Dropped on purpose", "refused_flood: requests without a target, beyond pipeline.refused_per_second. erased: "
+                  "somebody asked for their deletion before the exit had them.", "ops", NO_GATEWAY,
+                  {"{{exit}} {{reason}}": rate(count("dropped_total"), "exit, reason", f', reason=~"{ON_PURPOSE}"')},
+                  stacked=True, w=6),
             lines("Rejected and skipped", "Refused by the exit for good, and not meant for it.", "ops", NO_GATEWAY,
-                  {f"{{{{exit}}}} {noun}": rate(count(f"{noun}_total"), "exit") for noun in ("rejected", "skipped")}),
+                  {f"{{{{exit}}}} {noun}": rate(count(f"{noun}_total"), "exit") for noun in ("rejected", "skipped")}, w=6),
             lines("Failed tries", "By exit and reason; most are made good by the next try.", "ops", NEVER,
-                  {"{{exit}} {{reason}}": rate("snapgate_exit_errors_total", "exit, reason")}, stacked=True),
+                  {"{{exit}} {{reason}}": rate("snapgate_exit_errors_total", "exit, reason")}, stacked=True, w=6),
             row("Where is it late?"),
             lines("Offered", "Snapshots meant for each exit, those of an earlier run included.", "ops", NO_GATEWAY,
                   {"{{exit}}": rate(count("offered_total"), "exit"),
@@ -295,16 +311,18 @@ def pipeline() -> dict:
                   {"{{instance}}": "sum by (instance) (snapgate_ledger_records{@})"}),
             row("The store"),
             heatmap("Finish to commit", "From a request's finish to its commit in the store.", "s", NO_REQUESTS,
-                    "snapgate_commit_delay_seconds", w=8),
+                    "snapgate_commit_delay_seconds", w=6),
             lines("Finish to commit", "Until then a lookup says that it is not stored.", "s", NO_REQUESTS,
-                  percentiles("snapgate_commit_delay_seconds")),
+                  percentiles("snapgate_commit_delay_seconds"), w=6),
             lines("One commit", "One transaction of the store.", "s", NO_REQUESTS,
-                  percentiles("snapgate_commit_duration_seconds")),
+                  percentiles("snapgate_commit_duration_seconds"), w=6),
+            lines("In trouble", "1 while the store cannot do its work, or soon will not: /readyz says why.", "none", NO_GATEWAY,
+                  {"{{instance}}": "max by (instance) (snapgate_store_in_trouble{@})"}, defaults={"max": 1}, w=6),
             lines("Size", "The store's file, and the reserve on its disk, which is 0 once it was given back.", "bytes",
                   NO_GATEWAY,
                   {"store": "sum(snapgate_store_bytes{@})", "ballast": "sum(snapgate_store_ballast_bytes{@})"}),
-            lines("Write-ahead log", "What readers may still need of it; past store.wal_max_bytes /readyz says no.", "bytes",
-                  NO_GATEWAY, {"{{instance}}": "sum by (instance) (snapgate_store_wal_bytes{@})"}),
+            lines("Write-ahead log", "What readers may still need of it; past store.wal_max_bytes commits wait, and /readyz "
+                  "warns.", "bytes", NO_GATEWAY, {"{{instance}}": "sum by (instance) (snapgate_store_wal_bytes{@})"}),
             lines("Deleted", "By retention, and on request.", "ops", NO_GATEWAY,
                   {"expired": rate("snapgate_snapshots_expired_total"), "erased": rate("snapgate_snapshots_erased_total")}),
             row("The process"),

@@ -100,9 +100,9 @@ def gateway(snapgate: Program, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @contextlib.contextmanager
-def simulated_pod() -> Iterator[str]:
+def simulated_pod(*more: str) -> Iterator[str]:
     """Its URL."""
-    with listening("sim", "--listen", "127.0.0.1:0", "--ttft", "5ms", "--token-time", "1ms") as pod:
+    with listening("sim", "--listen", "127.0.0.1:0", "--ttft", "5ms", "--token-time", "1ms", *more) as pod:
         yield f"http://{pod['listen']}"
 
 
@@ -134,17 +134,27 @@ MODEL = "llama-3.1-8b"
 
 @pytest.fixture(scope="module")
 def used(snapgate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that has answered, streamed, refused and failed."""
-    log = tmp_path_factory.mktemp("log") / "snapshots.json"
+    """A gateway that has answered, streamed, refused and failed: in front of a pod that is configured and one that a file names,
+    with exporters that tell of the GPUs of both."""
+    home = tmp_path_factory.mktemp("home")
     with (
-        simulated_pod() as pod,
-        serving(pod, tmp_path_factory.mktemp("data"), {"SNAPGATE_JSON_LOG": str(log)}) as gateway,
+        simulated_pod("--name", "vllm-0", "--gpus", "1") as pod,
+        simulated_pod("--name", "vllm-1", "--gpus", "2") as found,
     ):
-        for _ in range(20):
-            ask(gateway)
-            ask(gateway, stream=True)
-        ask(gateway, path="/v1/files")
-        yield gateway
+        pods = home / "pods.json"
+        pods.write_text(json.dumps([{"name": "vllm-1", "url": found}]))
+        exporters = [f'{{ node = "node-{n}", url = "{url}/dcgm/metrics" }}' for n, url in enumerate((pod, found))]
+        env = {
+            "SNAPGATE_JSON_LOG": str(home / "snapshots.json"),
+            "SNAPGATE_DISCOVERY": f'[{{ kind = "file", path = "{pods}" }}]',
+            "SNAPGATE_GPU_EXPORTERS": f"[{', '.join(exporters)}]",
+        }
+        with serving(pod, home / "data", env) as gateway:
+            for _ in range(20):
+                ask(gateway)
+                ask(gateway, stream=True)
+            ask(gateway, path="/v1/files")
+            yield gateway
 
 
 def ask(gateway: Gateway, path: str = "/v1/chat/completions", **more: Any) -> int:

@@ -98,7 +98,7 @@ impl App {
         let data_dir = config.store.as_ref().map(|_| DataDir::open(&config.data_dir)).transpose();
         let data_dir = data_dir.map_err(StartError::DataDir)?;
         let run = Arc::new(this_run(&config, data_dir.as_ref(), &clock));
-        metrics.identify(&run);
+        metrics.identify(&run, &config.otlp.provider);
         let (problem, flood, stopping) = (Arc::default(), Arc::default(), Arc::default());
         let lookup_settings = Arc::new(ArcSwap::from_pointee(config.lookup.clone()));
         let own_key = tenant::Key::new(data_dir.as_ref().map_or_else(rand::random, |dir| *dir.secret()));

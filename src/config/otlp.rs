@@ -167,7 +167,7 @@ pub(super) const KEYS: [Key; 40] = [
     Key { path: "otlp.resource", kind: Kind::List { max: RESOURCE_ATTRIBUTES_MAX, check: resource_attribute }, default: "",
         doc: "Further attributes of its resource, such as [\"deployment.environment.name=production\"]." },
     Key { path: "otlp.provider", kind: Kind::Text(check_name), default: "vllm",
-        doc: "gen_ai.provider.name of the attempts: what the targets are." },
+        doc: "gen_ai.provider.name of the attempts, and of metrics: what the targets are." },
 ];
 
 fn same(text: &str) -> Result<Option<String>, String> {

@@ -33,10 +33,16 @@ The same in Grafana, from the project's directory:
   snapgate demo --otlp http://127.0.0.1:4317
   then http://127.0.0.1:3000/d/snapgate-snapshot, which takes an ID
 or in Jaeger:
-  docker run -d --rm -p 127.0.0.1:16686:16686 -p 127.0.0.1:4317:4317 docker.io/jaegertracing/jaeger:2.11.0
+  docker run -d --rm -p 127.0.0.1:16686:16686 -p 127.0.0.1:4317:4317 docker.io/jaegertracing/jaeger:2.20.0
   snapgate demo --otlp http://127.0.0.1:4317
   then http://127.0.0.1:16686/trace/ and the ID
 ";
+
+/// What becomes visible there, and what does not.
+const FILLED: &str = "\
+In Grafana they fill the dashboard Snapshot and the slow requests on Decisions.
+Panels of metrics stay empty: the Prometheus of Compose does not reach this
+gateway, which listens on loopback.";
 
 /// How long traffic runs before the tour, so that there is a state worth seeing.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -172,7 +178,13 @@ async fn guide(
     };
     match otlp {
         None if *once => {}
-        Some(receiver) => writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?,
+        Some(receiver) => {
+            writeln!(out, "\nSpans go to {receiver}; a request's trace ID is its snapshot ID.")?;
+            writeln!(out, "{FILLED}")?;
+            if !once {
+                writeln!(out, "One on this machine can scrape http://{}/metrics.", app.admin)?;
+            }
+        }
         None => write!(out, "\n{BESIDE}")?,
     }
     if !once {

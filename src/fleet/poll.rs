@@ -49,6 +49,7 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
         let (settings, least) = (&watch.settings, watch.budget.scrape_interval_min());
         let interval = next_interval(settings, settings.poll_interval, slot.scrape_failures(), duration, least);
         slot.paced(duration, interval);
+        watch.metrics.scrape_paced(&slot.target.name, duration, interval);
         tokio::time::sleep_until(start + interval).await;
     }
 }

@@ -138,13 +138,13 @@ metrics! {
 
     // What the fleet does for them. Of requests for which a target was chosen.
     GEN_AI_DURATION "gen_ai_server_request_duration_seconds" Histogram(GEN_AI_SECONDS), "s",
-        ["gen_ai_operation_name", "gen_ai_request_model", "target", "error_type"], Development,
+        ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "target", "error_type"], Development,
         "From accept to the end of a request that a target was chosen for, as the client saw it";
     FIRST_TOKEN "gen_ai_server_time_to_first_token_seconds" Histogram(FIRST_TOKEN_SECONDS), "s",
-        ["gen_ai_operation_name", "gen_ai_request_model", "target"], Development,
+        ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "target"], Development,
         "From accept to the first text, reasoning or tool call of a streamed answer that ended well";
     PER_TOKEN "gen_ai_server_time_per_output_token_seconds" Histogram(PER_TOKEN_SECONDS), "s",
-        ["gen_ai_operation_name", "gen_ai_request_model", "target"], Development,
+        ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "target"], Development,
         "Time per token after the first, of streamed answers of two tokens and more that ended well";
     PROMPT_TOKENS "snapgate_prompt_tokens_total" Counter, "{token}", ["model", "target"], Stable,
         "Tokens of prompts, as targets reported them";
@@ -236,6 +236,10 @@ metrics! {
         "Metric pages of the target that could not be read, by reason";
     SCRAPE_DURATION "snapgate_scrape_duration_seconds" Histogram(INTERNAL_SECONDS), "s", [], Stable,
         "Time to read one metric page of a target or of a GPU exporter";
+    TARGET_SCRAPE_DURATION "snapgate_target_scrape_duration_seconds" Gauge, "s", ["target"], Stable,
+        "How long the last try to read the target's metrics page took, whether it was read or not";
+    TARGET_SCRAPE_INTERVAL "snapgate_target_scrape_interval_seconds" Gauge, "s", ["target"], Stable,
+        "From the start of that try to the start of the next: fleet.poll_interval, or more after failures and where fleet.target_share or fleet.cpu_share want it";
     GPU_EXPORTER_SCRAPES "snapgate_gpu_exporter_scrapes_total" Counter, "{scrape}", ["node"], Stable,
         "Pages of the node's GPU exporter that were read";
     GPU_EXPORTER_FAILURES "snapgate_gpu_exporter_scrape_failures_total" Counter, "{scrape}", ["node", "reason"], Stable,

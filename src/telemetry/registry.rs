@@ -33,6 +33,7 @@ const LABELS: &[(&str, &str)] = &[
     ("fault", "`client`, `target`, `gateway` or `none`."),
     ("format", "`text`, `json` or `bin`."),
     ("gen_ai_operation_name", "`chat`, `text_completion`, `embeddings` or `other`, by the path."),
+    ("gen_ai_provider_name", "What the targets are: `otlp.provider`, as on spans. Empty for the operation `other`."),
     ("gen_ai_request_model", "As `model`."),
     ("hash", "Eight hex digits, as `gateway.config` in the snapshot document."),
     ("http_request_method", "As it came if all know it, else `_OTHER`."),
@@ -76,6 +77,11 @@ fn page() -> String {
                     snapgate_snapshots_offered_total + snapgate_snapshots_recovered_total\n  = snapgate_snapshots_delivered_total \
                     + snapgate_snapshots_rejected_total + sum by (exit) (snapgate_snapshots_dropped_total)\n    + snapgate_snapshots_skipped_total + \
                     snapgate_snapshots_pending\n```\n\nWhat is not known has no series: missing is never 0. Names marked `development` follow OpenTelemetry conventions that are not\nfinished.\n\n\
+                    `gen_ai_server_*` are the conventions' names for what a model server measures. Here they are what the gateway \
+                    measured\nof its targets, from accept to what it passed on: the choice, the way to the target and tries at others are in \
+                    them, and so\nis a client that reads slowly. The conventions have no names for a gateway. Those of clients \
+                    (`gen_ai.client.*`) are left to\nthe programs that ask, whose requests would be counted twice. An engine that says \
+                    `gen_ai_server_*` of itself has another\n`job`: sum up one of the two.\n\n\
                     This page and `otel/metrics.csv` are generated from `src/telemetry/names.rs` with\n`SNAPGATE_REGENERATE=1 cargo test --lib registry`; a test fails when they are not of today.\n\n\
                     | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n"
         .to_owned();

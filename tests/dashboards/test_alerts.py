@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 
 import pytest
@@ -11,6 +13,13 @@ from registries import BY_PROMETHEUS, OF_PROMETHEUS, unknown, uses, words
 
 FILE = ROOT / "otel/alerts.yaml"
 CASES = ROOT / "tests/dashboards/alerts.test.yaml"
+BOARDS = [json.loads(file.read_text()) for file in (ROOT / "dashboards").glob("*.json")]
+PANELS = {
+    f"{board['title'].removeprefix('snapgate / ')} / {panel['title']}"
+    for board in BOARDS
+    for panel in board["panels"]
+    if panel["type"] != "row"
+}
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(FILE.read_text())["groups"] for rule in group["rules"]}
 
 
@@ -25,6 +34,18 @@ def test_an_alert_is_about_metrics_that_exist_and_says_what_to_do(name: str):
     kept = [use.labels if aggregated and use.labels else use.labels | BY_PROMETHEUS for use in uses(rule["expr"])]
     shown = set().union(*(words(text) for text in rule["annotations"].values())) - {"value"}
     assert shown <= frozenset.intersection(*kept)
+
+
+def test_panels_that_alerts_lead_to_exist_and_are_named_with_their_dashboards():
+    """`*Fleet / Waiting*`, and never in another way, which this would not see."""
+    led = set()
+    for name, rule in ALERTS.items():
+        for text in rule["annotations"].values():
+            led |= set(re.findall(r"\*([^*]+)\*", text))
+            rest = re.sub(r"\*[^*]+\*", "", text)
+            assert "*" not in rest and not re.search(r"\b(panel|dashboard)", rest, re.IGNORECASE), (name, rest)
+    assert len(led) > 10
+    assert led - PANELS == set()
 
 
 def test_promtool_accepts_the_rules(promtool: str):

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Program, ask, serving, simulated_pod, until
 from registries import fields
 
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
 BESIDE_COMPOSE = {"jaeger"}
 """Hosts that the configurations name and Compose does not start."""
+
+FINGERPRINT = 1000
+"""Bytes at its beginning by which the Collector knows a file, whatever it is called: `fingerprint_size` unless it is set."""
 
 
 def otel(name: str) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def test_hosts_are_services_and_listen_where_they_are_asked():
 def test_the_collector_reads_the_gateways_log_and_takes_fields_that_it_has():
     log = COMPOSE["gateway"]["environment"]["SNAPGATE_JSON_LOG"]
     receiver = otel("collector")["receivers"]["filelog/snapshots"]
-    assert receiver["include"] == [log]
+    assert receiver["include"][0] == log and "fingerprint_size" not in receiver
     volume = f"log:{PurePosixPath(log).parent}"
     assert volume in COMPOSE["gateway"]["volumes"]
     ours = [mount for mount in COMPOSE["collector"]["volumes"] if not mount.startswith("../otel/")]
@@ -80,6 +83,19 @@ def test_the_collector_reads_the_gateways_log_and_takes_fields_that_it_has():
     assert set(taken) <= fields() and {"id", "trace.trace_id"} <= set(taken)
     moved = [operator["to"] for operator in receiver["operators"] if operator["type"] == "move"]
     assert moved == ["attributes.snapshot_id"]
+
+
+def test_the_collector_reads_files_that_were_put_aside_too_and_each_one_once(snapgate: Program, tmp_path: Path):
+    log = tmp_path / "log" / PurePosixPath(COMPOSE["gateway"]["environment"]["SNAPGATE_JSON_LOG"]).name
+    env = {"SNAPGATE_JSON_LOG": str(log), "SNAPGATE_JSON_LOG_MAX_BYTES": "8KiB"}
+    with simulated_pod() as pod, serving(pod, tmp_path / "data", env) as gateway:
+        until("some files were put aside", lambda: ask(gateway) and len(list(log.parent.glob("*"))) > 3)
+    files = sorted(log.parent.iterdir())
+    patterns = [PurePosixPath(pattern) for pattern in otel("collector")["receivers"]["filelog/snapshots"]["include"]]
+    assert {pattern.parent for pattern in patterns} == {PurePosixPath("/var/log/snapgate")}
+    assert sorted(file for pattern in patterns for file in log.parent.glob(pattern.name)) == files
+    beginnings = {file.read_bytes()[:FINGERPRINT] for file in files}
+    assert len(beginnings) == len(files) and {len(beginning) for beginning in beginnings} == {FINGERPRINT}
 
 
 def test_data_sources_lead_to_each_other():

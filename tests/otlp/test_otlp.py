@@ -424,6 +424,24 @@ def test_tls_with_an_authority_and_a_certificate_of_ones_own(protocol: str, pod:
     assert receiver.ids() == asked
 
 
+def test_the_demonstration_fills_a_receiver_with_the_request_of_its_tour():
+    receiver = Receiver()
+    with receiving(receiver, "grpc") as endpoint:
+        command = [str(PROGRAM), "demo", "--once", "--otlp", endpoint]
+        done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, timeout=2 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert f"\nSpans go to {endpoint};" in done.stdout and "Panels of metrics stay empty" in done.stdout
+    snapshot = re.search(r"x-snapshot-id: ([0-9a-f]{32})", done.stdout)[1]
+    spans = [span for span in receiver.spans.values() if span.trace_id.hex() == snapshot]
+    (server,) = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
+    assert attributes(server.attributes)["snapgate.snapshot.id"] == snapshot
+    (attempt,) = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
+    target = attributes(attempt.attributes)["snapgate.attempt.target"]
+    assert attempt.parent_span_id == server.span_id and f"target-pod: {target}" in done.stdout
+    assert len(receiver.ids()) > 3, "and the traffic around it"
+    assert {resource["service.name"] for resource in receiver.resources} == {"snapgate"}
+
+
 @BOTH
 def test_log_records_hold_the_document(protocol: str, pod: str, tmp_path: Path):
     receiver = Receiver()

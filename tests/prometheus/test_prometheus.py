@@ -9,28 +9,24 @@ import subprocess
 import threading
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, Gateway, api, ask, scrape, until
+from conftest import ROOT, Gateway, api, ask, scrape, serving, simulated_pod, until
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 SERIES = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
-NOT_HERE = {
-    # No source of discovery is configured.
-    "snapgate_discovery_answers_total",
-    "snapgate_discovery_failing",
-    "snapgate_discovery_left_out_targets",
-    "snapgate_discovery_targets",
-    # No GPU exporter is configured.
-    "snapgate_gpu_exporter_scrape_failures_total",
-    "snapgate_gpu_exporter_scrapes_total",
-    "snapgate_target_gpus",
+LATE = (
+    # They are differences: the pod has to be read twice, with requests in between.
+    "snapgate_target_prefix_cache_hit_ratio",
+    "snapgate_target_engine_tokens_per_second",
+    # Exporters are read apart.
     "snapgate_target_gpu_utilization_ratio",
     "snapgate_target_gpu_memory_utilization_ratio",
-}
-"""Metrics without a series after this traffic."""
+)
+"""Metrics of targets that are not known at once."""
 
 Series = list[tuple[str, dict[str, str], float]]
 
@@ -54,7 +50,7 @@ def metric(name: str, types: dict[str, str]) -> str:
 
 
 def test_what_is_exposed_is_registered_and_what_is_registered_is_exposed(used: Gateway):
-    page = until("the engine's rates are known", lambda: with_rates(used))
+    page = until("rates and GPUs of both pods are known", lambda: page_with_all(used))
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.M))
     registered = registry()
     assert types == {name: row["type"] for name, row in registered.items()}
@@ -65,7 +61,7 @@ def test_what_is_exposed_is_registered_and_what_is_registered_is_exposed(used: G
         base = metric(name, types)
         shown.add(base)
         assert sorted(set(labels) - {"le"}) == sorted(registered[base]["labels"].split()), (name, labels)
-    assert set(registered) - shown == NOT_HERE
+    assert set(registered) == shown
     bounds = {
         base: [label["le"] for name, label, _ in series(page) if name == f"{base}_bucket"]
         for base, kind in types.items()
@@ -76,11 +72,39 @@ def test_what_is_exposed_is_registered_and_what_is_registered_is_exposed(used: G
         assert found[: len(expected)] == expected, base
 
 
-def with_rates(gateway: Gateway) -> str | None:
-    """A page after two scrapes of the pod with requests between them: rates and ratios are differences."""
+def page_with_all(gateway: Gateway) -> str | None:
     ask(gateway)
     page = scrape(gateway)
-    return page if "snapgate_target_prefix_cache_hit_ratio{" in page else None
+    return page if all(f'{name}{{target="vllm-{n}"}}' in page for name in LATE for n in range(2)) else None
+
+
+def test_gpus_and_discovered_targets_are_on_the_page(used: Gateway):
+    page = series(until("rates and GPUs of both pods are known", lambda: page_with_all(used)))
+    assert {labels["node"] for name, labels, value in page if name == "snapgate_gpu_exporter_scrapes_total" and value} == {
+        "node-0", "node-1"
+    }
+    gpus = {labels["target"]: value for name, labels, value in page if name == "snapgate_target_gpus"}
+    assert gpus == {"vllm-0": 1, "vllm-1": 2}
+    ratios = [value for name, _, value in page if re.fullmatch(r"snapgate_target_gpu_(memory_)?utilization_ratio", name)]
+    assert len(ratios) == 4 and all(0 <= ratio <= 1 for ratio in ratios)
+    discovery = {name: value for name, labels, value in page if labels.get("source") == "file-1"}
+    assert discovery["snapgate_discovery_targets"] == 1 and discovery["snapgate_discovery_failing"] == 0
+
+
+def test_a_pod_whose_page_takes_long_is_seen_by_its_time_and_by_how_seldom_it_is_read(snapgate, tmp_path: Path):
+    with simulated_pod("--metrics-delay", "100ms") as pod, serving(pod, tmp_path) as gateway:
+        page = until("its page was read", lambda: page_read(gateway))
+    took, interval = (
+        next(value for name, labels, value in page if name == f"snapgate_target_scrape_{what}_seconds" and labels)
+        for what in ("duration", "interval")
+    )
+    # It is read so seldom because of fleet.target_share, which is 0.02.
+    assert took >= 0.1 and interval > 40 * took
+
+
+def page_read(gateway: Gateway) -> Series | None:
+    page = scrape(gateway)
+    return series(page) if "snapgate_target_scrape_interval_seconds{" in page else None
 
 
 def balance(page: Series) -> dict[str, tuple[float, float]]:

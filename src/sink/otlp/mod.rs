@@ -15,6 +15,8 @@ mod client;
 mod log;
 mod names;
 mod proto;
+#[cfg(test)]
+mod registry;
 mod request;
 mod span;
 #[cfg(test)]

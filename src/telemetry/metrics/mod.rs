@@ -123,6 +123,8 @@ struct Identity {
     tag: String,
     started: Moment,
     config: String,
+    /// What the targets are, in the words of the GenAI conventions.
+    provider: Box<str>,
 }
 
 /// All metrics of one gateway. Passed to whoever counts something; there are no globals.
@@ -241,11 +243,11 @@ impl Metrics {
         *locked(&self.discovery) = sources;
     }
 
-    /// Who this process is. To be called once, before anybody asks.
-    pub fn identify(&self, run: &Run) {
+    /// Who this process is, and what its targets are called in the GenAI conventions. To be called once, before anybody asks.
+    pub fn identify(&self, run: &Run, provider: &str) {
         let (version, instance) = (run.version.clone(), run.instance.clone());
         let (tag, started, config) = (format!("{:04x}", run.tag.0), run.started, run.config.to_string());
-        *locked(&self.identity) = Identity { version, instance, tag, started, config };
+        *locked(&self.identity) = Identity { version, instance, tag, started, config, provider: provider.into() };
     }
 
     /// For a thread that counts finished requests all the time.
@@ -339,6 +341,11 @@ impl Metrics {
         self.targets.scrape_failed(target, reason);
     }
 
+    /// A try to read a metric page took so long, and so long after its start the next one starts.
+    pub fn scrape_paced(&self, target: &str, duration: Duration, interval: Duration) {
+        self.targets.scrape_paced(target, duration, interval);
+    }
+
     /// These are all the exporters of GPUs, by node; whose pages may fail for these reasons.
     pub fn set_gpu_exporters<'a>(&self, nodes: impl Iterator<Item = &'a str>, failures: &[&'static str]) {
         self.gpu_exporters.set(nodes, failures);
@@ -369,7 +376,8 @@ impl Metrics {
         page.single(&names::CONNECTIONS, self.connections.get());
         page.single(&names::CONNECTIONS_REFUSED, self.connections_refused.get());
         page.single(&names::SCAN_ERRORS, self.scan_errors.get());
-        self.requests.write_series(&mut page);
+        let provider = locked(&self.identity).provider.clone();
+        self.requests.write_series(&mut page, &provider);
         self.requests.write_decisions(&mut page);
         self.targets.write_decisions(&mut page);
         self.requests.write_choices(&mut page);
@@ -455,7 +463,7 @@ impl Metrics {
         if let Some(scrape) = scrape {
             page.single(&names::READY, u8::from(scrape.ready));
         }
-        let Identity { version, instance, tag, started, config } = &*locked(&self.identity);
+        let Identity { version, instance, tag, started, config, .. } = &*locked(&self.identity);
         page.family(&names::BUILD_INFO, [(&[&**version][..], 1)]);
         page.family(&names::INSTANCE_INFO, [(&[&**instance, tag][..], 1)]);
         page.family(&names::CONFIG_INFO, [(&[&**config][..], 1)]);

@@ -412,7 +412,9 @@ impl Requests {
         page.rows(&names::REQUESTS, &ended);
     }
 
-    pub(super) fn write_series(&self, page: &mut Page) {
+    /// `provider` is what the targets are; of operations that are not known to be GenAI's it makes no claim, as on spans.
+    pub(super) fn write_series(&self, page: &mut Page, provider: &str) {
+        let provider = |operation: &str| if operation == Operation::Other.name() { "" } else { provider };
         let all: Vec<_> = locked(&self.series).iter().map(|(key, series)| (key.clone(), Arc::clone(series))).collect();
         let mut durations = Vec::new();
         for ((operation, model, target), series) in &all {
@@ -424,13 +426,15 @@ impl Requests {
         }
         let labels: Vec<_> = durations
             .iter()
-            .map(|(([operation, model, target], error), ..)| [*operation, model, target, error])
+            .map(|(([operation, model, target], error), ..)| [*operation, provider(operation), model, target, error])
             .collect();
         let histograms = durations.iter().map(|(_, failed, series)| failed.as_deref().unwrap_or(&series.duration));
         page.histograms(&names::GEN_AI_DURATION, labels.iter().map(|labels| &labels[..]).zip(histograms));
 
-        let labels: Vec<_> =
-            all.iter().map(|((operation, model, target), _)| [*operation, &**model, &**target]).collect();
+        let labels: Vec<_> = all
+            .iter()
+            .map(|((operation, model, target), _)| [*operation, provider(operation), &**model, &**target])
+            .collect();
         let each = || labels.iter().zip(&all).map(|(labels, (_, series))| (labels, series));
         page.histograms(&names::FIRST_TOKEN, each().map(|(labels, series)| (&labels[..], &series.first_token)));
         page.histograms(&names::PER_TOKEN, each().map(|(labels, series)| (&labels[..], &series.per_token)));

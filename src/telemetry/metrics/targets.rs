@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::histogram::Histogram;
 use super::number::{Counter, locked};
@@ -22,6 +23,14 @@ pub(super) struct OfTarget {
     failed: AtomicU64,
     scrapes: Counter,
     scrape_failures: Mutex<BTreeMap<&'static str, u64>>,
+    pace: Mutex<Option<Pace>>,
+}
+
+/// How long the last scrape took, and how long after its start the next one starts.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    duration: Duration,
+    interval: Duration,
 }
 
 /// By name.
@@ -95,6 +104,11 @@ impl Targets {
         *locked(&self.of(name).0.scrape_failures).entry(reason).or_default() += 1;
     }
 
+    /// The same holds here.
+    pub(super) fn scrape_paced(&self, name: &str, duration: Duration, interval: Duration) {
+        *locked(&self.of(name).0.pace) = Some(Pace { duration, interval });
+    }
+
     fn list(&self) -> Vec<(Box<str>, Arc<OfTarget>)> {
         let mut list: Vec<_> =
             locked(&self.all).iter().map(|(name, target)| (name.clone(), Arc::clone(target))).collect();
@@ -131,6 +145,13 @@ impl Targets {
         }
         page.rows(&names::SCRAPE_FAILURES, &failures);
         page.histograms(&names::SCRAPE_DURATION, [(&[][..], &self.scrape_seconds)]);
+        let paces: Vec<_> =
+            list.iter().filter_map(|(name, target)| Some(([&**name], (*locked(&target.pace))?))).collect();
+        let mut seconds = |definition, of: fn(&Pace) -> Duration| {
+            page.family(definition, paces.iter().map(|(labels, pace)| (&labels[..], of(pace).as_secs_f64())));
+        };
+        seconds(&names::TARGET_SCRAPE_DURATION, |pace| pace.duration);
+        seconds(&names::TARGET_SCRAPE_INTERVAL, |pace| pace.interval);
     }
 
     /// The state of each target, as choices see it now.

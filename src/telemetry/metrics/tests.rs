@@ -87,6 +87,7 @@ fn assert_says(page: &str, lines: &[&str]) {
 
 fn of_targets(targets: &[&str]) -> Arc<Metrics> {
     let metrics = Metrics::new();
+    metrics.identify(&finished(0).issued.run, "vllm");
     metrics.set_targets(targets.iter().copied(), &["timeout"]);
     metrics
 }
@@ -106,11 +107,11 @@ fn a_finished_request_is_counted_by_what_it_was() {
             "snapgate_requests_total{ending=\"upstream_reset\",fault=\"target\"} 1",
             "snapgate_requests_total{ending=\"shutdown\",fault=\"gateway\"} 0",
             "http_server_request_duration_seconds_count{http_request_method=\"POST\",http_response_status_code=\"200\",error_type=\"upstream_reset\"} 1",
-            "gen_ai_server_request_duration_seconds_sum{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\",error_type=\"\"} 2",
-            "gen_ai_server_request_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\",error_type=\"upstream_reset\"} 1",
-            "gen_ai_server_time_per_output_token_seconds_sum{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\"} 0.2",
+            "gen_ai_server_request_duration_seconds_sum{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"vllm\",gen_ai_request_model=\"m\",target=\"a\",error_type=\"\"} 2",
+            "gen_ai_server_request_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"vllm\",gen_ai_request_model=\"m\",target=\"a\",error_type=\"upstream_reset\"} 1",
+            "gen_ai_server_time_per_output_token_seconds_sum{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"vllm\",gen_ai_request_model=\"m\",target=\"a\"} 0.2",
             &format!(
-                "gen_ai_server_time_to_first_token_seconds_bucket{{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\",le=\"0.25\"}} 1 # {{snapshot_id=\"{id}\",trace_id=\"{id}\"}} 0.2 1795435997.001000"
+                "gen_ai_server_time_to_first_token_seconds_bucket{{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"vllm\",gen_ai_request_model=\"m\",target=\"a\",le=\"0.25\"}} 1 # {{snapshot_id=\"{id}\",trace_id=\"{id}\"}} 0.2 1795435997.001000"
             ),
             "snapgate_prompt_tokens_total{model=\"m\",target=\"a\"} 100",
             "snapgate_cached_prompt_tokens_total{model=\"m\",target=\"a\"} 40",
@@ -122,6 +123,17 @@ fn a_finished_request_is_counted_by_what_it_was() {
             "snapgate_scrape_failures_total{target=\"a\",reason=\"timeout\"} 0",
         ],
     );
+}
+
+#[test]
+fn an_operation_that_is_not_known_makes_no_claim_about_its_provider() {
+    let metrics = of_targets(&["a"]);
+    let chat = chat(1, "m", (0, "a"));
+    let request = Request { operation: Operation::Other, ..chat.issued.request.clone() };
+    let other = Record::closed(Issued { request, ..chat.issued.clone() }, chat.outcome().unwrap().clone());
+    metrics.finished(&other);
+    let labels = r#"{gen_ai_operation_name="other",gen_ai_provider_name="",gen_ai_request_model="m",target="a"}"#;
+    assert_says(&metrics.page(), &[&format!("gen_ai_server_time_to_first_token_seconds_sum{labels} 0.2")]);
 }
 
 #[test]
@@ -153,11 +165,21 @@ fn the_series_of_a_target_leave_with_it_and_late_requests_are_nobodys() {
     let record = chat(1, "m", (0, "a"));
     observer.finished(&record);
     metrics.scraped("a", 0.01);
+    metrics.scrape_paced("a", Duration::from_millis(10), Duration::from_millis(500));
+    assert_says(
+        &metrics.page(),
+        &[
+            "snapgate_target_scrape_duration_seconds{target=\"a\"} 0.01",
+            "snapgate_target_scrape_interval_seconds{target=\"a\"} 0.5",
+        ],
+    );
     metrics.set_targets(["b"].into_iter(), &["timeout"]);
     assert!(!metrics.page().contains("target=\"a\""), "{}", metrics.page());
     observer.finished(&record);
     metrics.scraped("a", 0.01);
+    metrics.scrape_paced("a", Duration::from_millis(10), Duration::from_millis(500));
     let page = metrics.page();
+    assert!(!page.contains("snapgate_target_scrape_duration_seconds{"), "b was not read yet, and a is gone: {page}");
     assert!(!page.contains("target=\"a\"") && page.contains("snapgate_scrapes_total{target=\"b\"} 0\n"), "{page}");
     assert_says(
         &page,
@@ -230,7 +252,8 @@ fn a_target_that_makes_up_statuses_takes_no_more_room_than_others() {
     let series = |start: &str| page.lines().filter(|line| line.starts_with(start)).count();
     assert_eq!(series("http_server_request_duration_seconds_count"), HTTP_SERIES_MAX + 2);
     assert_eq!(series("gen_ai_server_request_duration_seconds_count"), 1 + ERRORS_MAX + 2);
-    let of_model = "gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",target=\"a\"";
+    let of_model =
+        "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"vllm\",gen_ai_request_model=\"m\",target=\"a\"";
     assert_says(
         &page,
         &[
