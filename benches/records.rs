@@ -110,6 +110,7 @@ pub(crate) fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome
         first_byte_offset_us: Some(first_byte),
         status: Some(200),
         error: None,
+        retry: None,
     };
     let answer = Answer {
         finish_reason: Some("stop".into()),

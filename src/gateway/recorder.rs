@@ -22,7 +22,7 @@ use crate::orca::{self, Read};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Decision, Ending, FleetView, Issued, Live, Moment, Outcome, Reason, Record, ReportPhase,
-    Request, Sample, SnapshotId, Target, Timings, TraceContext,
+    Request, Retry, Sample, SnapshotId, Target, Timings, TraceContext,
 };
 use crate::telemetry::Metrics;
 
@@ -41,6 +41,7 @@ pub struct Recorder {
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     target: Arc<Target>,
+    retry: Box<Retry>,
     live: Arc<Live>,
     /// What the target came with.
     current: Arc<Current>,
@@ -196,14 +197,25 @@ impl Recorder {
         let mut current = Arc::clone(&self.current);
         adopt(&mut current, &view);
         let model = record.issued.request.model.as_deref();
-        let (choice, ..) = current.steering.choose(&view, model, steer, attempts).ok()?;
-        let target = Arc::clone(&choice.candidates.first()?.sample.target);
-        Some(Elsewhere { target, live: choice.live, current })
+        let (choice, inputs, eligible) = current.steering.choose(&view, model, steer, attempts).ok()?;
+        let chosen = choice.candidates.first()?;
+        let retry = Retry {
+            reason: choice.reason,
+            fallback: choice.fallback,
+            view_age_ms: self.gateway.clock.now().ms_since(view.published),
+            eligible,
+            excluded: choice.excluded,
+            considered: choice.candidates.len() as u32,
+            score: chosen.score,
+            draw: inputs.draw,
+        };
+        let target = Arc::clone(&chosen.sample.target);
+        Some(Elsewhere { target, retry: Box::new(retry), live: choice.live, current })
     }
 
     /// Goes there: the request is counted at that target from now on, and is of the configuration that it came with.
-    pub(super) fn go(&mut self, elsewhere: Elsewhere) -> Arc<Target> {
-        let Elsewhere { target, live: moved, current } = elsewhere;
+    pub(super) fn go(&mut self, elsewhere: Elsewhere) -> (Arc<Target>, Box<Retry>) {
+        let Elsewhere { target, retry, live: moved, current } = elsewhere;
         if let Stage::Decided { live, .. } = &mut self.draft_mut().stage {
             live.failed();
             live.end();
@@ -211,22 +223,21 @@ impl Recorder {
             *live = moved;
         }
         self.current = current;
-        target
+        (target, retry)
     }
 
-    /// A try begins; what becomes of it is written into the answer's last element.
-    pub(super) fn attempt(&mut self, target: &Arc<Target>) -> &mut Attempt {
+    /// A try begins, after others if `retry` says why; [`Recorder::last_attempt`] takes what becomes of it.
+    pub(super) fn attempt(&mut self, target: &Arc<Target>, retry: Option<Box<Retry>>) {
         let started_offset_us = self.elapsed_us();
-        let attempts = &mut self.draft_mut().attempts;
-        attempts.push(Attempt {
+        self.draft_mut().attempts.push(Attempt {
             target: Arc::clone(target),
             started_offset_us,
             connect_us: None,
             first_byte_offset_us: None,
             status: None,
             error: None,
+            retry,
         });
-        attempts.last_mut().expect("just pushed")
     }
 
     /// What became of the try under way.

@@ -99,6 +99,16 @@ pub(super) mod own {
     pub(in super::super) const ATTEMPT_TARGET: &str = "snapgate.attempt.target";
     pub(in super::super) const ATTEMPT_CONNECT_US: &str = "snapgate.attempt.connect_us";
     pub(in super::super) const ATTEMPT_FIRST_BYTE_OFFSET_US: &str = "snapgate.attempt.first_byte_offset_us";
+    pub(in super::super) const ATTEMPT_REASON: &str = "snapgate.attempt.reason";
+    pub(in super::super) const ATTEMPT_FALLBACK: &str = "snapgate.attempt.fallback";
+    pub(in super::super) const ATTEMPT_VIEW_AGE_MS: &str = "snapgate.attempt.view_age_ms";
+    pub(in super::super) const ATTEMPT_ELIGIBLE: &str = "snapgate.attempt.eligible";
+    pub(in super::super) const ATTEMPT_EXCLUDED_UNHEALTHY: &str = "snapgate.attempt.excluded.unhealthy";
+    pub(in super::super) const ATTEMPT_EXCLUDED_EJECTED: &str = "snapgate.attempt.excluded.ejected";
+    pub(in super::super) const ATTEMPT_EXCLUDED_MODEL: &str = "snapgate.attempt.excluded.model";
+    pub(in super::super) const ATTEMPT_EXCLUDED_NO_FRESH_STATE: &str = "snapgate.attempt.excluded.no_fresh_state";
+    pub(in super::super) const ATTEMPT_CONSIDERED: &str = "snapgate.attempt.considered";
+    pub(in super::super) const ATTEMPT_SCORE: &str = "snapgate.attempt.score";
 
     pub(in super::super) const CANDIDATE_TARGET: &str = "snapgate.candidate.target";
     pub(in super::super) const CANDIDATE_RANK: &str = "snapgate.candidate.rank";

@@ -11,8 +11,8 @@ use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample,
-    Source, SpanId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Retry,
+    Sample, Source, SpanId,
 };
 
 /// Fields of `Span`.
@@ -265,6 +265,9 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
     to.text(own::ATTEMPT_TARGET, &*target.name);
     to.int(own::ATTEMPT_CONNECT_US, attempt.connect_us);
     to.int(own::ATTEMPT_FIRST_BYTE_OFFSET_US, attempt.first_byte_offset_us);
+    if let Some(retry) = &attempt.retry {
+        chosen_anew(to, retry);
+    }
     if request.operation != Operation::Other {
         to.text(GEN_AI_OPERATION_NAME, request.operation.name());
         to.text(GEN_AI_PROVIDER_NAME, &*facts.provider);
@@ -272,6 +275,21 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
         to.bool(GEN_AI_REQUEST_STREAM, request.stream.filter(|stream| *stream));
         to.int(GEN_AI_REQUEST_MAX_TOKENS, request.max_tokens);
     }
+}
+
+/// Why it was this target, after others: of the first attempt the request's span says that.
+fn chosen_anew(to: &mut Attributes<'_>, retry: &Retry) {
+    let excluded = retry.excluded;
+    to.text(own::ATTEMPT_REASON, retry.reason.name());
+    to.text(own::ATTEMPT_FALLBACK, retry.fallback.map(|fallback| fallback.name()));
+    to.int(own::ATTEMPT_VIEW_AGE_MS, retry.view_age_ms);
+    to.int(own::ATTEMPT_ELIGIBLE, u64::from(retry.eligible));
+    to.int(own::ATTEMPT_EXCLUDED_UNHEALTHY, u64::from(excluded.unhealthy));
+    to.int(own::ATTEMPT_EXCLUDED_EJECTED, u64::from(excluded.ejected));
+    to.int(own::ATTEMPT_EXCLUDED_MODEL, u64::from(excluded.model));
+    to.int(own::ATTEMPT_EXCLUDED_NO_FRESH_STATE, u64::from(excluded.no_fresh_state));
+    to.int(own::ATTEMPT_CONSIDERED, u64::from(retry.considered));
+    to.double(own::ATTEMPT_SCORE, retry.score);
 }
 
 /// What the target answered: of the attempt whose answer went to the client.

@@ -114,6 +114,11 @@ fn everything() -> Vec<Arc<Record>> {
     });
     let mut outcome = completed.outcome().unwrap().clone();
     outcome.trace_exported = Some(true);
+    let failover = named("failover").outcome().unwrap().clone();
+    let [first, again] = &failover.attempts[..] else { panic!("two attempts") };
+    let mut again = again.clone();
+    again.retry.as_mut().unwrap().fallback = Some(crate::snapshot::Fallback::NoPrompt);
+    outcome.attempts = vec![first.clone(), again];
     records.push(Arc::new(Record::closed(issued, outcome)));
     records
 }
@@ -155,6 +160,10 @@ fn a_request_is_one_server_span_and_a_client_span_for_each_attempt() {
     assert_eq!(text(&first.attributes, "error.type").as_deref(), Some("attempt_failed"));
     assert_eq!((&server.status, &second.status), (&None, &None));
     assert_eq!(text(&second.attributes, "http.request.resend_count").as_deref(), Some("1"));
+    let why = ["reason", "considered", "eligible", "excluded.unhealthy", "score", "view_age_ms"];
+    let why_of = |span: &Span| why.map(|key| text(&span.attributes, &format!("snapgate.attempt.{key}")));
+    assert_eq!(why_of(second), ["lowest_score", "2", "3", "1", "6", "22"].map(|it| Some(it.to_owned())));
+    assert_eq!(why_of(first), [const { None }; 6], "the server span says why the first was chosen");
     assert_eq!(text(&first.attributes, "gen_ai.response.id"), None, "its answer was not the one");
     assert_eq!(text(&second.attributes, "gen_ai.response.finish_reasons").as_deref(), Some(r#"["stop"]"#));
     assert_eq!(text(&second.attributes, "gen_ai.response.time_to_first_chunk").as_deref(), Some("0.00851"));

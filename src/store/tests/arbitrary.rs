@@ -13,7 +13,7 @@ use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag,
     Issued, LoadReport, Moment, Operation, Outcome, Place, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
-    ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
+    ReportFormat, ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
     TraceId,
 };
 
@@ -142,12 +142,7 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     );
     let inputs = (of(any::<u64>()), of(any::<u64>()), of(number()), any::<u64>())
         .prop_map(|(prefix_hash, session_hash, ticket, draw)| Inputs { prefix_hash, session_hash, ticket, draw });
-    let excluded = any::<[u32; 4]>().prop_map(|[unhealthy, ejected, model, no_fresh_state]| Excluded {
-        unhealthy,
-        ejected,
-        model,
-        no_fresh_state,
-    });
+    let excluded = excluded();
     let reason = (coded::<Reason>(), of(coded::<Fallback>()));
     let rule = (coded::<Policy>(), reason, any::<bool>(), number(), number());
     let times = (moment(), moment(), any::<u32>());
@@ -172,6 +167,31 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     })
 }
 
+fn excluded() -> impl Strategy<Value = Excluded> {
+    any::<[u32; 4]>().prop_map(|[unhealthy, ejected, model, no_fresh_state]| Excluded {
+        unhealthy,
+        ejected,
+        model,
+        no_fresh_state,
+    })
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    let why = (coded::<Reason>(), of(coded::<Fallback>()), excluded());
+    (why, number(), any::<[u32; 2]>(), of(float()), any::<u64>()).prop_map(
+        |((reason, fallback, excluded), view_age_ms, [eligible, considered], score, draw)| Retry {
+            reason,
+            fallback,
+            view_age_ms,
+            eligible,
+            excluded,
+            considered,
+            score,
+            draw,
+        },
+    )
+}
+
 fn load_report() -> impl Strategy<Value = BackendReport> {
     let metrics = || vec(("[a-z_.]{1,20}".prop_map(Box::<str>::from), 0.0..1e9), 0..5);
     let moment = (coded::<ReportFormat>(), coded::<ReportPhase>(), number());
@@ -181,16 +201,19 @@ fn load_report() -> impl Strategy<Value = BackendReport> {
 }
 
 fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
-    let attempt = (select(samples), number(), of(number()), of(number()), of(any::<u16>()), of(text()));
-    let attempt =
-        attempt.prop_map(|(sample, started_offset_us, connect_us, first_byte_offset_us, status, error)| Attempt {
+    let heard = (of(number()), of(number()), of(any::<u16>()), of(text()));
+    let attempt = (select(samples), number(), heard, of(retry())).prop_map(|(sample, started_offset_us, heard, retry)| {
+        let (connect_us, first_byte_offset_us, status, error) = heard;
+        Attempt {
             target: Arc::clone(&sample.target),
             started_offset_us,
             connect_us,
             first_byte_offset_us,
             status,
             error,
-        });
+            retry: retry.map(Box::new),
+        }
+    });
     let answer = (
         of(text()),
         of(text()),
