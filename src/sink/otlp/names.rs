@@ -15,6 +15,10 @@ pub(super) mod conventions {
     pub(in super::super) const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
     pub(in super::super) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub(in super::super) const HTTP_ROUTE: &str = "http.route";
+    pub(in super::super) const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    pub(in super::super) const K8S_NODE_NAME: &str = "k8s.node.name";
+    pub(in super::super) const K8S_POD_NAME: &str = "k8s.pod.name";
+    pub(in super::super) const K8S_POD_UID: &str = "k8s.pod.uid";
     pub(in super::super) const SERVER_ADDRESS: &str = "server.address";
     pub(in super::super) const SERVER_PORT: &str = "server.port";
     pub(in super::super) const URL_FULL: &str = "url.full";

@@ -11,8 +11,8 @@ use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Retry,
-    Sample, Source, SpanId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Place, Record,
+    Retry, Sample, Source, SpanId,
 };
 
 /// Fields of `Span`.
@@ -263,6 +263,9 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
     to.int(HTTP_REQUEST_RESEND_COUNT, Some(place as u64).filter(|place| *place > 0));
     to.int(HTTP_RESPONSE_STATUS_CODE, attempt.status.map(u64::from));
     to.text(own::ATTEMPT_TARGET, &*target.name);
+    if let Some(place) = &target.place {
+        runs_at(to, place);
+    }
     to.int(own::ATTEMPT_CONNECT_US, attempt.connect_us);
     to.int(own::ATTEMPT_FIRST_BYTE_OFFSET_US, attempt.first_byte_offset_us);
     if let Some(retry) = &attempt.retry {
@@ -275,6 +278,15 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
         to.bool(GEN_AI_REQUEST_STREAM, request.stream.filter(|stream| *stream));
         to.int(GEN_AI_REQUEST_MAX_TOKENS, request.max_tokens);
     }
+}
+
+/// The pod that the target is; what nobody said is left out.
+fn runs_at(to: &mut Attributes<'_>, place: &Place) {
+    let Place { namespace, pod, uid, node, labels: _ } = place;
+    for (name, value) in [(K8S_NAMESPACE_NAME, namespace), (K8S_POD_NAME, pod), (K8S_POD_UID, uid)] {
+        to.text(name, Some(&**value).filter(|value| !value.is_empty()));
+    }
+    to.text(K8S_NODE_NAME, node.as_deref());
 }
 
 /// Why it was this target, after others: of the first attempt the request's span says that.
