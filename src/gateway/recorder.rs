@@ -11,6 +11,7 @@ use arc_swap::Guard;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 
+use super::answer_so_far::AnswerSoFar;
 use super::request_peek::{Peek, Prompt};
 use super::scan::{Scanner, Seen};
 use super::steer::{Steer, Undecided};
@@ -64,21 +65,6 @@ struct Draft {
 enum Stage {
     Undecided(Request),
     Decided { record: Arc<Record>, live: Arc<Live> },
-}
-
-/// The answer, from its head on.
-#[derive(Debug)]
-struct AnswerSoFar {
-    status: u16,
-    first_byte_us: u64,
-    scanner: Scanner,
-    bytes: u64,
-    /// Of a WebSocket, from the target.
-    messages: u64,
-    /// What the target said of its load.
-    report: Option<Box<BackendReport>>,
-    /// Already added to the target's counter.
-    tokens: u64,
 }
 
 impl Recorder {
@@ -250,21 +236,21 @@ impl Recorder {
         #[cfg(test)]
         self.gateway.spring(Trap::Head);
         let first_byte_us = self.elapsed_us();
-        let draft = self.draft_mut();
+        let Self { gateway, draft, .. } = self;
+        let draft = draft.as_mut().expect("an answer begins before its request's finish");
         if let Some(attempt) = draft.attempts.last_mut() {
             attempt.first_byte_offset_us = Some(first_byte_us);
             attempt.status = Some(status.as_u16());
         }
-        let mut stream_asked = false;
-        if let Stage::Decided { record, .. } = &draft.stage {
+        let (mut stream_asked, mut engine_queue_us) = (false, None);
+        if let Stage::Decided { record, live } = &draft.stage {
             record.progress.head(status.as_u16(), first_byte_us);
             stream_asked = record.issued.request.stream == Some(true);
+            engine_queue_us = gateway.fleet.engine_queue_us(live, headers);
         }
         let value = |name| headers.get(name).map(HeaderValue::as_bytes);
         let scanner = Scanner::for_answer(value(header::CONTENT_TYPE), value(header::CONTENT_ENCODING), stream_asked);
-        let status = status.as_u16();
-        draft.answer =
-            Some(AnswerSoFar { status, first_byte_us, scanner, bytes: 0, messages: 0, report: None, tokens: 0 });
+        draft.answer = Some(AnswerSoFar::new(status.as_u16(), first_byte_us, engine_queue_us, scanner));
     }
 
     /// A load report came with the answer's head or trailers. It goes into the record and, for the next view, to what is known
@@ -451,47 +437,6 @@ impl Draft {
     }
 }
 
-impl AnswerSoFar {
-    fn outcome(
-        self,
-        ending: Ending,
-        attempts: Vec<Attempt>,
-        error: Option<Box<str>>,
-        end_offset_us: u64,
-        gateway: &Gateway,
-    ) -> Outcome {
-        let scan = guarded(|| {
-            #[cfg(test)]
-            gateway.spring(Trap::ScanEnd);
-            self.scanner.finish()
-        })
-        .unwrap_or_else(|| Scanner::broken().finish());
-        if scan.failed {
-            gateway.metrics.scan_failed();
-        }
-        Outcome {
-            ending,
-            status: Some(self.status),
-            error,
-            attempts,
-            response_bytes: self.bytes,
-            events: scan.events + self.messages,
-            answer: Answer { load_report: self.report, ..scan.answer },
-            timings: Timings {
-                first_byte_offset_us: Some(self.first_byte_us),
-                first_event_offset_us: scan.first_event_offset_us,
-                first_content_offset_us: scan.first_content_offset_us,
-                end_offset_us,
-                inter_token_p50_us: scan.inter_token_p50_us,
-                inter_token_p99_us: scan.inter_token_p99_us,
-                inter_token_max_us: scan.inter_token_max_us,
-            },
-            // Until all is known.
-            trace_exported: None,
-        }
-    }
-}
-
 /// Takes up the configuration that a view came with, if it is another one.
 fn adopt(current: &mut Arc<Current>, view: &FleetView) {
     let Some(with) = &view.with else { return };
@@ -503,7 +448,7 @@ fn adopt(current: &mut Arc<Current>, view: &FleetView) {
 }
 
 /// Runs the scanner. A bug in it costs what it would have read, never the stream and never the record.
-fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(scan)).ok()
 }
 

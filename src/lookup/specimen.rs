@@ -173,6 +173,7 @@ pub(crate) fn outcome() -> Outcome {
             inter_token_p50_us: Some(11_800),
             inter_token_p99_us: Some(30_100),
             inter_token_max_us: Some(41_000),
+            engine_queue_us: None,
         },
         trace_exported: None,
     }

@@ -178,6 +178,8 @@ pub struct Timings {
     pub inter_token_p99_us: Option<u64>,
     /// The longest.
     pub inter_token_max_us: Option<u64>,
+    /// How long the request waited in the engine's queue, if the engine said.
+    pub engine_queue_us: Option<u64>,
 }
 
 /// What the target said of its own work, as far as the gateway could read it.

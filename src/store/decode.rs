@@ -248,6 +248,7 @@ fn outcome(
         inter_token_p50_us: rest.inter_token_p50_us,
         inter_token_p99_us: rest.inter_token_p99_us,
         inter_token_max_us: rest.inter_token_max_us,
+        engine_queue_us: rest.engine_queue_us,
     };
     let mut attempts = Vec::with_capacity(rest.attempts.len());
     for row in &rest.attempts {

@@ -264,6 +264,7 @@ fn bind_outcome(
     rest.inter_token_p50_us = timings.inter_token_p50_us;
     rest.inter_token_p99_us = timings.inter_token_p99_us;
     rest.inter_token_max_us = timings.inter_token_max_us;
+    rest.engine_queue_us = timings.engine_queue_us;
     rest.load_report = answer.load_report.as_deref().map(|report| Box::new(report_row(report)));
     Ok(())
 }

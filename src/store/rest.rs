@@ -72,6 +72,8 @@ pub(super) struct Rest {
     pub(super) inter_token_max_us: Option<u64>,
     #[prost(message, optional, boxed, tag = "27")]
     pub(super) load_report: Option<Box<ReportRow>>,
+    #[prost(uint64, optional, tag = "28")]
+    pub(super) engine_queue_us: Option<u64>,
 }
 
 /// A span of somebody else's.

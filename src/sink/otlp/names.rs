@@ -99,6 +99,7 @@ pub(super) mod own {
     pub(in super::super) const INTER_TOKEN_P50_US: &str = "snapgate.timings.inter_token_p50_us";
     pub(in super::super) const INTER_TOKEN_P99_US: &str = "snapgate.timings.inter_token_p99_us";
     pub(in super::super) const INTER_TOKEN_MAX_US: &str = "snapgate.timings.inter_token_max_us";
+    pub(in super::super) const ENGINE_QUEUE_US: &str = "snapgate.timings.engine_queue_us";
 
     pub(in super::super) const ATTEMPT_TARGET: &str = "snapgate.attempt.target";
     pub(in super::super) const ATTEMPT_CONNECT_US: &str = "snapgate.attempt.connect_us";

@@ -149,6 +149,7 @@ impl Spans {
         to.int(own::INTER_TOKEN_P50_US, timings.inter_token_p50_us);
         to.int(own::INTER_TOKEN_P99_US, timings.inter_token_p99_us);
         to.int(own::INTER_TOKEN_MAX_US, timings.inter_token_max_us);
+        to.int(own::ENGINE_QUEUE_US, timings.engine_queue_us);
         if outcome.is_failure() {
             ended_by(to, outcome.ending, outcome.status);
         }

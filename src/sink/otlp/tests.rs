@@ -120,6 +120,7 @@ fn everything() -> Vec<Arc<Record>> {
     again.retry.as_mut().unwrap().fallback = Some(crate::snapshot::Fallback::NoPrompt);
     again.target = Arc::new(Target { place: Some(Arc::new(pod())), ..Target::clone(&again.target) });
     outcome.attempts = vec![first.clone(), again];
+    outcome.timings.engine_queue_us = Some(37_000);
     records.push(Arc::new(Record::closed(issued, outcome)));
     records
 }

@@ -297,7 +297,7 @@ impl TimingsPart {
             inter_token_p50_us: timings.inter_token_p50_us,
             inter_token_p99_us: timings.inter_token_p99_us,
             inter_token_max_us: timings.inter_token_max_us,
-            engine_queue_us: None,
+            engine_queue_us: timings.engine_queue_us,
         }
     }
 }

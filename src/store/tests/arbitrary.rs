@@ -247,7 +247,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
                 }
             },
         );
-    let timings = (vec(of(number()), 6), number()).prop_map(|(offsets, end_offset_us)| Timings {
+    let timings = (vec(of(number()), 7), number()).prop_map(|(offsets, end_offset_us)| Timings {
         first_byte_offset_us: offsets[0],
         first_event_offset_us: offsets[1],
         first_content_offset_us: offsets[2],
@@ -255,6 +255,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
         inter_token_p50_us: offsets[3],
         inter_token_p99_us: offsets[4],
         inter_token_max_us: offsets[5],
+        engine_queue_us: offsets[6],
     });
     let ending =
         (coded::<Ending>(), of(any::<u16>()), of(text()), vec(attempt, 0..4), number(), number(), any::<bool>());
