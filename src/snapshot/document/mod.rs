@@ -24,7 +24,7 @@ pub use parts::{
     KubernetesPart, OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 pub use score_parts::ScoreParts;
-pub use state::{ChosenState, State, StateJson, StateReading};
+pub use state::{ChosenState, PerGpu, State, StateJson, StateReading};
 pub use text::Text;
 
 /// The version of the form. A change that a reader could notice, other than a new key, gives it a new number.

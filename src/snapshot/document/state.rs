@@ -104,6 +104,30 @@ impl State {
     }
 }
 
+/// A target's rates by GPU, its engine's and those of this gateway; `None` where a rate or the number of GPUs is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "see Document")]
+pub struct PerGpu {
+    pub engine_requests_per_second_per_gpu: Option<f64>,
+    pub engine_tokens_per_second_per_gpu: Option<f64>,
+    pub gateway_requests_per_second_per_gpu: Option<f64>,
+    pub gateway_tokens_per_second_per_gpu: Option<f64>,
+}
+
+impl PerGpu {
+    /// Of a state, and of the gateway's own requests and tokens per second.
+    pub fn of(state: &State, requests_per_second: Option<f64>, tokens_per_second: Option<f64>) -> Self {
+        let gpus = state.gpus.filter(|gpus| *gpus > 0).map(f64::from);
+        let by_gpu = |rate: Option<f64>| Some(rate? / gpus?);
+        Self {
+            engine_requests_per_second_per_gpu: by_gpu(state.reading(Quantity::EngineRequestsPerSecond).value),
+            engine_tokens_per_second_per_gpu: by_gpu(state.reading(Quantity::EngineTokensPerSecond).value),
+            gateway_requests_per_second_per_gpu: by_gpu(requests_per_second),
+            gateway_tokens_per_second_per_gpu: by_gpu(tokens_per_second),
+        }
+    }
+}
+
 /// A state as JSON that is made once and copied into any number of documents.
 #[derive(Debug)]
 pub struct StateJson {
@@ -180,6 +204,11 @@ impl<'a> ChosenState<'a> {
         put(out, key!("gateway_in_flight"), &self.gateway_in_flight);
         put(out, key!("gateway_requests_per_second"), &self.gateway_requests_per_second);
         put(out, key!("gateway_tokens_per_second"), &self.gateway_tokens_per_second);
+        let per_gpu = PerGpu::of(&self.state, self.gateway_requests_per_second, self.gateway_tokens_per_second);
+        put(out, key!("engine_requests_per_second_per_gpu"), &per_gpu.engine_requests_per_second_per_gpu);
+        put(out, key!("engine_tokens_per_second_per_gpu"), &per_gpu.engine_tokens_per_second_per_gpu);
+        put(out, key!("gateway_requests_per_second_per_gpu"), &per_gpu.gateway_requests_per_second_per_gpu);
+        put(out, key!("gateway_tokens_per_second_per_gpu"), &per_gpu.gateway_tokens_per_second_per_gpu);
     }
 }
 
@@ -273,5 +302,25 @@ const fn state_keys(quantity: Quantity) -> [&'static str; 4] {
             "engine_tokens_per_second_source",
             "engine_tokens_per_second_freshness",
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_by_gpu_are_known_only_where_both_are() {
+        let mut state = State { gpus: Some(4), ..State::default() };
+        state.readings[Quantity::EngineTokensPerSecond as usize].value = Some(1_000.0);
+        let known = PerGpu {
+            engine_tokens_per_second_per_gpu: Some(250.0),
+            gateway_requests_per_second_per_gpu: Some(2.0),
+            ..PerGpu::default()
+        };
+        assert_eq!(PerGpu::of(&state, Some(8.0), None), known);
+        for gpus in [None, Some(0)] {
+            assert_eq!(PerGpu::of(&State { gpus, ..state.clone() }, Some(8.0), Some(9.0)), PerGpu::default());
+        }
     }
 }
