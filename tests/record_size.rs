@@ -21,9 +21,9 @@ const WIDTH: usize = 16;
 /// Decisions over each fleet.
 const DECISIONS: u64 = 500;
 
-/// Candidates are named by numbers: of a sample's row (three digits for a fleet of 60, four for one of 10,000), and of the
+/// Candidates are named by numbers: of a sample's row (two digits for a fleet of 60, four for one of 10,000), and of the
 /// place among the eligible (two, and four). So much more each candidate may take.
-const DIGITS_MORE: usize = 3;
+const DIGITS_MORE: usize = 5;
 
 /// What besides may be longer by a byte or two: the number of the eligible, and the chosen target's row.
 const REST_MORE: usize = 8;
