@@ -132,7 +132,10 @@ fn what_cannot_be_said_is_not_said() {
     assert_eq!(by(Policy::SessionAffinity, &decision()), Err(Unanswerable::NoSessionHash));
     let own = Decision { policy: Policy::SessionAffinity, ..decision() };
     let own = Decision { fallback: Some(crate::snapshot::Fallback::NoSession), ..own };
-    assert_eq!(by(Policy::SessionAffinity, &own), Ok(Compared { chosen: 0, explained: true, checkable: true, whole: true }));
+    assert_eq!(
+        by(Policy::SessionAffinity, &own),
+        Ok(Compared { chosen: 0, explained: true, checkable: true, whole: true })
+    );
 }
 
 #[test]
@@ -163,7 +166,11 @@ fn a_tie_is_counted_and_is_none_of_the_largest_differences() {
     let alike = [candidate("b", 1, 3.0, 2), candidate("a", 0, 3.0, 2)].into_iter().collect();
     let alike = Decision { candidates: alike, ..decision() };
     report.decision(alike.policy, Moment(1_795_435_995_000_000));
-    report.compared(SnapshotId::from_u128(0xabc), &alike, &Compared { chosen: 1, explained: true, checkable: true, whole: true });
+    report.compared(
+        SnapshotId::from_u128(0xabc),
+        &alike,
+        &Compared { chosen: 1, explained: true, checkable: true, whole: true },
+    );
     let report = report.finished();
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!((&json["different_but_alike"], &json["examples"]), (&1.into(), &serde_json::json!([])));

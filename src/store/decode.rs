@@ -17,7 +17,8 @@ use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, GpuUuids, Inputs, InstanceTag, Issued,
     LoadReport, Moment, Operation, Outcome, Place, Quantity, Reading, Reason, Record, RemoteSpan, ReportFormat,
-    ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
+    TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.

@@ -247,7 +247,10 @@ fn a_retry_says_why_it_went_where_it_went() {
         assert_eq!((&first["reason"], &first["considered"]), (found.at("/decision/reason"), &json!(3)));
         assert_eq!(&first["draw"], found.at("/decision/inputs/draw"));
         let excluded = json!({"unhealthy": 0, "ejected": 0, "model": 0, "no_fresh_state": 0});
-        assert_eq!((&second["eligible"], &second["considered"], &second["excluded"]), (&json!(3), &json!(2), &excluded));
+        assert_eq!(
+            (&second["eligible"], &second["considered"], &second["excluded"]),
+            (&json!(3), &json!(2), &excluded)
+        );
         let reasons = match policy {
             "round_robin" => &["next_in_turn"][..],
             _ => &["tie_broken_by_draw", "lowest_score"],

@@ -121,7 +121,10 @@ mod tests {
             engines.queue_us(&live, &HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from(2))]))
         };
         assert_eq!((of(Some("ours"), "x-wait"), of(Some("tgi"), "x-queue-time")), (Some(2_000_000), Some(2_000)));
-        assert_eq!((of(Some("vllm"), "x-wait"), of(Some("ours"), "x-queue-time"), of(None, "x-wait")), (None, None, None));
+        assert_eq!(
+            (of(Some("vllm"), "x-wait"), of(Some("ours"), "x-queue-time"), of(None, "x-wait")),
+            (None, None, None)
+        );
         assert_eq!(of(Some("ours"), "x-other"), None);
     }
 }

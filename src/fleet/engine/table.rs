@@ -137,7 +137,8 @@ impl Table {
             scale: 1.0,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let queue_time = self.queue_time.map(|(header, unit)| QueueTime { header: HeaderName::from_static(header), unit });
+        let queue_time =
+            self.queue_time.map(|(header, unit)| QueueTime { header: HeaderName::from_static(header), unit });
         let rows = self.rows.iter().map(row).collect();
         Engine { from_zero: self.from_zero, ..Engine::new(self.name, rows, queue_time) }
     }

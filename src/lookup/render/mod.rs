@@ -286,9 +286,6 @@ mod tests {
 
     #[test]
     fn the_pod_that_the_target_is_has_a_line_as_far_as_it_is_known() {
-        let record = specimen::completed();
-        let mut document = Document::of(&record);
-        assert!(!render(&document, 100).contains("\n  pod "), "nobody said which");
         let place = Place {
             namespace: "llm".into(),
             pod: "vllm-2".into(),
@@ -296,6 +293,9 @@ mod tests {
             node: Some("gpu-a".into()),
             ..Place::default()
         };
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        assert!(!render(&document, 100).contains("\n  pod "), "nobody said which");
         document.decision.kubernetes = KubernetesPart::of(Some(&place));
         let text = render(&document, 100);
         assert!(text.contains("\n  pod            llm/vllm-2, node gpu-a, uid 5b1f\n"), "{text}");

@@ -95,8 +95,7 @@ impl<'a> Document<'a> {
                 .decision
                 .as_ref()
                 .map_or_else(DecisionPart::none, |decision| DecisionPart::of(decision, max)),
-            attempts: outcome
-                .map_or_else(Vec::new, |outcome| AttemptPart::all_of(outcome, issued.decision.as_ref())),
+            attempts: outcome.map_or_else(Vec::new, |outcome| AttemptPart::all_of(outcome, issued.decision.as_ref())),
             outcome: outcome.map_or_else(|| OutcomePart::in_flight(record), OutcomePart::of),
             timings: TimingsPart::of(record, outcome),
             backend_report: outcome.map_or_else(BackendReportPart::default, BackendReportPart::of),

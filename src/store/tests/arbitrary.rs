@@ -13,8 +13,8 @@ use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag,
     Issued, LoadReport, Moment, Operation, Outcome, Place, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
-    ReportFormat, ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
-    TraceId,
+    ReportFormat, ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings,
+    TraceContext, TraceId,
 };
 
 /// When the tests play: 2026-11-23T12:13:15Z.
@@ -202,18 +202,19 @@ fn load_report() -> impl Strategy<Value = BackendReport> {
 
 fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
     let heard = (of(number()), of(number()), of(any::<u16>()), of(text()));
-    let attempt = (select(samples), number(), heard, of(retry())).prop_map(|(sample, started_offset_us, heard, retry)| {
-        let (connect_us, first_byte_offset_us, status, error) = heard;
-        Attempt {
-            target: Arc::clone(&sample.target),
-            started_offset_us,
-            connect_us,
-            first_byte_offset_us,
-            status,
-            error,
-            retry: retry.map(Box::new),
-        }
-    });
+    let attempt =
+        (select(samples), number(), heard, of(retry())).prop_map(|(sample, started_offset_us, heard, retry)| {
+            let (connect_us, first_byte_offset_us, status, error) = heard;
+            Attempt {
+                target: Arc::clone(&sample.target),
+                started_offset_us,
+                connect_us,
+                first_byte_offset_us,
+                status,
+                error,
+                retry: retry.map(Box::new),
+            }
+        });
     let answer = (
         of(text()),
         of(text()),
