@@ -239,7 +239,7 @@ impl<'a> TargetPart<'a> {
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,
-            per_gpu: PerGpu::of(&state, Some(gateway_requests_per_second), Some(gateway_tokens_per_second)),
+            per_gpu: state.per_gpu([Some(gateway_requests_per_second), Some(gateway_tokens_per_second)]),
             sample: sample.n,
             published: sample.published.to_string(),
             engine: watched.engine,

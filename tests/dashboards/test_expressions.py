@@ -16,6 +16,8 @@ from registries import VARIABLES, never_said
 NEED_NOT = {
     ("snapgate-fleet", "GPU"): "no GPU exporter is configured",
     ("snapgate-fleet", "GPU memory"): "no GPU exporter is configured",
+    ("snapgate-fleet", "Requests per GPU"): "nobody says how many GPUs the target has",
+    ("snapgate-fleet", "Tokens per GPU"): "nobody says how many GPUs the target has",
 }
 """Panels without data, and why."""
 

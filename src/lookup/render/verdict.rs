@@ -141,8 +141,13 @@ fn choice(document: &Document<'_>) -> Option<String> {
 
 /// Why a retry went where it went; `None` if that was not recorded.
 pub(super) fn anew(decision: &DecisionPart<'_>, choice: &ChoicePart<'_>) -> Option<String> {
-    let untried = format!("{} untried", choice.considered?);
-    let why = reason_words(choice.reason?, &untried, &untried);
+    let why = match (choice.reason?, choice.considered?) {
+        (_, 1) => "the only untried target".to_owned(),
+        (reason, considered) => {
+            let untried = format!("{considered} untried");
+            reason_words(reason, &untried, &untried)
+        }
+    };
     Some(match choice.fallback {
         None => why,
         Some(fallback) => format!("{why}, by {}", fallback_words(decision, fallback)),

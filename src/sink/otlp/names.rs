@@ -73,6 +73,14 @@ pub(super) mod own {
     pub(in super::super) const STATE_IN_FLIGHT: &str = "snapgate.decision.state.gateway_in_flight";
     pub(in super::super) const STATE_REQUESTS_PER_SECOND: &str = "snapgate.decision.state.gateway_requests_per_second";
     pub(in super::super) const STATE_TOKENS_PER_SECOND: &str = "snapgate.decision.state.gateway_tokens_per_second";
+    pub(in super::super) const STATE_ENGINE_REQUESTS_PER_GPU: &str =
+        "snapgate.decision.state.engine_requests_per_second_per_gpu";
+    pub(in super::super) const STATE_ENGINE_TOKENS_PER_GPU: &str =
+        "snapgate.decision.state.engine_tokens_per_second_per_gpu";
+    pub(in super::super) const STATE_GATEWAY_REQUESTS_PER_GPU: &str =
+        "snapgate.decision.state.gateway_requests_per_second_per_gpu";
+    pub(in super::super) const STATE_GATEWAY_TOKENS_PER_GPU: &str =
+        "snapgate.decision.state.gateway_tokens_per_second_per_gpu";
     pub(in super::super) const STATE_GPUS: &str = "snapgate.decision.state.gpus";
     pub(in super::super) const STATE_GPU_UUIDS: &str = "snapgate.decision.state.gpu_uuids";
     pub(in super::super) const STATE_WINDOW_MS: &str = "snapgate.decision.state.window_ms";

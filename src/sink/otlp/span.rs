@@ -10,9 +10,10 @@ use super::names::conventions::*;
 use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
+use crate::snapshot::document::PerGpu;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Place, Record,
-    Retry, Sample, Source, SpanId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Place,
+    Quantity, Record, Retry, Sample, Source, SpanId,
 };
 
 /// Fields of `Span`.
@@ -376,6 +377,14 @@ fn chosen_state(to: &mut Attributes<'_>, decision: &Decision) {
     to.int(own::STATE_IN_FLIGHT, u64::from(chosen.in_flight));
     to.double(own::STATE_REQUESTS_PER_SECOND, chosen.requests_per_second);
     to.double(own::STATE_TOKENS_PER_SECOND, chosen.tokens_per_second);
+    let engine = [Quantity::EngineRequestsPerSecond, Quantity::EngineTokensPerSecond];
+    let engine = engine.map(|quantity| sample.reading(quantity).value);
+    let gateway = [chosen.requests_per_second, chosen.tokens_per_second].map(Some);
+    let per_gpu = PerGpu::of(sample.gpus(), engine, gateway);
+    to.double(own::STATE_ENGINE_REQUESTS_PER_GPU, per_gpu.engine_requests_per_second_per_gpu);
+    to.double(own::STATE_ENGINE_TOKENS_PER_GPU, per_gpu.engine_tokens_per_second_per_gpu);
+    to.double(own::STATE_GATEWAY_REQUESTS_PER_GPU, per_gpu.gateway_requests_per_second_per_gpu);
+    to.double(own::STATE_GATEWAY_TOKENS_PER_GPU, per_gpu.gateway_tokens_per_second_per_gpu);
     to.int(own::STATE_GPUS, sample.gpus().map(u64::from));
     if let Some(uuids) = &sample.gpu_uuids {
         to.texts(own::STATE_GPU_UUIDS, uuids);

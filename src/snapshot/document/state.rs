@@ -63,6 +63,12 @@ impl State {
         &self.readings[quantity as usize]
     }
 
+    /// Its rates by GPU, with those of the gateway: requests and tokens per second.
+    pub fn per_gpu(&self, gateway: [Option<f64>; 2]) -> PerGpu {
+        let engine = [Quantity::EngineRequestsPerSecond, Quantity::EngineTokensPerSecond];
+        PerGpu::of(self.gpus, engine.map(|quantity| self.reading(quantity).value), gateway)
+    }
+
     /// Appends what is measured, and answers where the ages stand.
     fn write_readings(&self, object: &mut Object<'_>) -> [Range<usize>; Quantity::COUNT] {
         let mut ages = [const { 0..0 }; Quantity::COUNT];
@@ -115,15 +121,17 @@ pub struct PerGpu {
 }
 
 impl PerGpu {
-    /// Of a state, and of the gateway's own requests and tokens per second.
-    pub fn of(state: &State, requests_per_second: Option<f64>, tokens_per_second: Option<f64>) -> Self {
-        let gpus = state.gpus.filter(|gpus| *gpus > 0).map(f64::from);
+    /// Of requests and tokens per second, the engine's and the gateway's.
+    pub fn of(gpus: Option<u32>, engine: [Option<f64>; 2], gateway: [Option<f64>; 2]) -> Self {
+        let gpus = gpus.filter(|gpus| *gpus > 0).map(f64::from);
         let by_gpu = |rate: Option<f64>| Some(rate? / gpus?);
+        let ([engine_requests, engine_tokens], [gateway_requests, gateway_tokens]) =
+            (engine.map(by_gpu), gateway.map(by_gpu));
         Self {
-            engine_requests_per_second_per_gpu: by_gpu(state.reading(Quantity::EngineRequestsPerSecond).value),
-            engine_tokens_per_second_per_gpu: by_gpu(state.reading(Quantity::EngineTokensPerSecond).value),
-            gateway_requests_per_second_per_gpu: by_gpu(requests_per_second),
-            gateway_tokens_per_second_per_gpu: by_gpu(tokens_per_second),
+            engine_requests_per_second_per_gpu: engine_requests,
+            engine_tokens_per_second_per_gpu: engine_tokens,
+            gateway_requests_per_second_per_gpu: gateway_requests,
+            gateway_tokens_per_second_per_gpu: gateway_tokens,
         }
     }
 }
@@ -204,7 +212,7 @@ impl<'a> ChosenState<'a> {
         put(out, key!("gateway_in_flight"), &self.gateway_in_flight);
         put(out, key!("gateway_requests_per_second"), &self.gateway_requests_per_second);
         put(out, key!("gateway_tokens_per_second"), &self.gateway_tokens_per_second);
-        let per_gpu = PerGpu::of(&self.state, self.gateway_requests_per_second, self.gateway_tokens_per_second);
+        let per_gpu = self.state.per_gpu([self.gateway_requests_per_second, self.gateway_tokens_per_second]);
         put(out, key!("engine_requests_per_second_per_gpu"), &per_gpu.engine_requests_per_second_per_gpu);
         put(out, key!("engine_tokens_per_second_per_gpu"), &per_gpu.engine_tokens_per_second_per_gpu);
         put(out, key!("gateway_requests_per_second_per_gpu"), &per_gpu.gateway_requests_per_second_per_gpu);
@@ -318,9 +326,9 @@ mod tests {
             gateway_requests_per_second_per_gpu: Some(2.0),
             ..PerGpu::default()
         };
-        assert_eq!(PerGpu::of(&state, Some(8.0), None), known);
+        assert_eq!(state.per_gpu([Some(8.0), None]), known);
         for gpus in [None, Some(0)] {
-            assert_eq!(PerGpu::of(&State { gpus, ..state.clone() }, Some(8.0), Some(9.0)), PerGpu::default());
+            assert_eq!(State { gpus, ..state.clone() }.per_gpu([Some(8.0), Some(9.0)]), PerGpu::default());
         }
     }
 }
