@@ -1,10 +1,15 @@
 //! Every policy in front of four simulated pods that are busy, with requests of uneven size: how late the first token is,
 //! and how the requests are spread.
 //!
-//! `cargo bench --bench policies -- [SECONDS]`, by default twenty for each policy. The same requests come at the same times
-//! whatever the policy is, and whether or not earlier ones were answered. What is shown is read from the records.
+//! `cargo bench --bench policies -- [SECONDS]`, by default twenty for each policy and each of three [`SEEDS`]. With a seed the
+//! same requests come at the same times whatever the policy is, and whether or not earlier ones were answered. What is shown is
+//! read from the records: the median of the seeds, and from the least to the most.
+//!
+//! It fails (exit code 1, with each reason) when `least_queue` does not beat `round_robin` at p99 in the median of the seeds, or
+//! when a policy herds with one of them: [`RUN_MAX`], [`SHARE_MAX`].
 #![expect(clippy::print_stdout, reason = "a bench prints what it found")]
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -52,19 +57,30 @@ const CONVERSATIONS: u32 = 64;
 /// Requests of the first moments, when nothing is known of the pods yet and nothing is busy, are not counted.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// Makes the same traffic for every policy.
-const SEED: u64 = 7;
+/// Each makes the same traffic for every policy.
+const SEEDS: [u64; 3] = [7, 11, 13];
+
+/// A policy herds when it sends more requests than this one after the other to one pod. Whoever goes by what the pods said
+/// half a second ago, and by nothing since, sends all of that time's to one: 40. A fair draw among four pods comes to 16 in
+/// one of a million runs.
+const RUN_MAX: usize = 16;
+
+/// … or when a pod gets more than this of all requests. A fair share is a quarter; that of a pod to which more than a fair
+/// share of the conversations belong is a little more.
+const SHARE_MAX: f64 = 0.4;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let seconds = seconds.map_or(Ok(20), |text| text.parse()).map_err(|_| "SECONDS is a whole number")?;
     let rate = rate();
     println!(
-        "{PODS} pods of {CAPACITY} at {:.0} % load: {rate:.0} requests/s of {SHORT} or {LONG} tokens, {seconds} s each\n",
-        LOAD * 100.0
+        "{PODS} pods of {CAPACITY} at {:.0} % load: {rate:.0} requests/s of {SHORT} or {LONG} tokens, {seconds} s each, {} seeds: \
+         median (least..most)\n",
+        LOAD * 100.0,
+        SEEDS.len()
     );
     println!(
-        "{:<17} {:>8}  {:>9} {:>9} {:>9}  {:>15}  {:>11}  {:>13}  {:>9}",
+        "{:<17} {:>8}  {:>17}  {:>17}  {:>17}  {:>15}  {:>12}  {:>13}  {:>9}",
         "policy",
         "requests",
         "p50 ms",
@@ -75,11 +91,39 @@ fn main() -> Result<(), Box<dyn Error>> {
         "most at a pod",
         "fallbacks"
     );
+    let mut rows = Vec::new();
     for policy in Policy::ALL {
-        let records = measure(policy, rate, Duration::from_secs(seconds) + WARM_UP)?;
-        println!("{:<17} {}", policy.name(), Row::of(&records));
+        let time = Duration::from_secs(seconds) + WARM_UP;
+        let of_seed = |seed| measure(policy, rate, time, seed).map(|records| Row::of(&records));
+        let seeds = Rows(SEEDS.into_iter().map(of_seed).collect::<Result<_, _>>()?);
+        println!("{:<17} {seeds}", policy.name());
+        rows.push((policy, seeds));
     }
-    Ok(())
+    let wrong = wrong(&rows);
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ").into()) }
+}
+
+/// What of the rows is not as it has to be.
+fn wrong(rows: &[(Policy, Rows)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (policy, Rows(seeds)) in rows {
+        for row in seeds {
+            if row.longest_run > RUN_MAX || row.shares.1 > SHARE_MAX {
+                let (run, share) = (row.longest_run, row.shares.1 * 100.0);
+                wrong.push(format!(
+                    "{} herds: {run} requests one after the other to one pod, {share:.1} % of all to one",
+                    policy.name()
+                ));
+            }
+        }
+    }
+    let p99 =
+        |wanted| rows.iter().find(|(policy, _)| *policy == wanted).map(|(_, seeds)| seeds.median(|row| row.at(0.99)));
+    let (by_queue, in_turn) = (p99(Policy::LeastQueue), p99(Policy::RoundRobin));
+    if by_queue.partial_cmp(&in_turn) != Some(Ordering::Less) {
+        wrong.push(format!("least_queue does not beat round_robin at p99, in ms: {by_queue:?} against {in_turn:?}"));
+    }
+    wrong
 }
 
 /// Requests per second that keep the pods as busy as they should be.
@@ -91,13 +135,13 @@ fn rate() -> f64 {
 }
 
 /// The records of a policy's run, in the order of their decisions.
-fn measure(policy: Policy, rate: f64, time: Duration) -> Result<Vec<Arc<Record>>, Box<dyn Error>> {
+fn measure(policy: Policy, rate: f64, time: Duration, seed: u64) -> Result<Vec<Arc<Record>>, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let dir = tempfile::tempdir()?;
-    let pods = pods(&runtime)?;
+    let pods = pods(&runtime, seed)?;
     let app = App::start(configuration(policy, &pods, dir.path())?)?;
     let gateway = app.data;
-    let failed = runtime.block_on(traffic(gateway, rate, time));
+    let failed = runtime.block_on(traffic(gateway, rate, time, seed));
     app.stop();
     if failed > 0 {
         return Err(format!("{failed} requests failed under {}", policy.name()).into());
@@ -111,13 +155,13 @@ fn measure(policy: Policy, rate: f64, time: Duration) -> Result<Vec<Arc<Record>>
 }
 
 /// Starts the pods; they end with the runtime.
-fn pods(runtime: &Runtime) -> Result<Vec<SocketAddr>, Box<dyn Error>> {
+fn pods(runtime: &Runtime, seed: u64) -> Result<Vec<SocketAddr>, Box<dyn Error>> {
     let settings = SimSettings {
         ttft: FIRST_TOKEN,
         token_time: EACH_TOKEN,
         capacity: CAPACITY,
         jitter: 0.2,
-        seed: Some(SEED),
+        seed: Some(seed),
         ..SimSettings::default()
     };
     let start = |_| {
@@ -143,9 +187,9 @@ fn configuration(policy: Policy, pods: &[SocketAddr], dir: &Path) -> Result<Conf
 }
 
 /// Sends requests at random moments for as long as told, and waits for their ends. Answers how many failed.
-async fn traffic(gateway: SocketAddr, rate: f64, time: Duration) -> u64 {
+async fn traffic(gateway: SocketAddr, rate: f64, time: Duration, seed: u64) -> u64 {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let mut draws = SmallRng::seed_from_u64(SEED);
+    let mut draws = SmallRng::seed_from_u64(seed);
     let (mut due, mut open) = (Instant::now(), JoinSet::new());
     let end = due + time;
     let mut failed = 0;
@@ -181,7 +225,7 @@ fn request(gateway: SocketAddr, draws: &mut SmallRng) -> Request<Full<Bytes>> {
         .expect("the parts of the request are valid")
 }
 
-/// One line of the table.
+/// A policy's run with one seed.
 struct Row {
     requests: usize,
     /// Microseconds to the first token, sorted.
@@ -229,21 +273,41 @@ fn first_token_us(record: &Record) -> Option<u64> {
     outcome.timings.first_content_offset_us
 }
 
-impl std::fmt::Display for Row {
+/// A policy's runs, one a seed: one line of the table.
+struct Rows(Vec<Row>);
+
+impl Rows {
+    /// What `of` says of each, from the least to the most.
+    fn sorted(&self, of: impl Fn(&Row) -> f64) -> Vec<f64> {
+        let mut values: Vec<_> = self.0.iter().map(of).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    }
+
+    fn median(&self, of: impl Fn(&Row) -> f64) -> f64 {
+        self.sorted(of)[self.0.len() / 2]
+    }
+
+    /// The median, and from the least to the most.
+    fn shown(&self, of: impl Fn(&Row) -> f64) -> String {
+        let values = self.sorted(of);
+        format!("{:.0} ({:.0}..{:.0})", values[values.len() / 2], values[0], values[values.len() - 1])
+    }
+}
+
+impl std::fmt::Display for Rows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (least, most) = self.shares;
+        let least = self.sorted(|row| row.shares.0)[0] * 100.0;
+        let most = self.sorted(|row| row.shares.1)[self.0.len() - 1] * 100.0;
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| self.shown(|row| row.at(share)));
         write!(
             f,
-            "{:>8}  {:>9.0} {:>9.0} {:>9.0}  {:>6.1}..{:<5.1} %  {:>11}  {:>13}  {:>9}",
-            self.requests,
-            self.at(0.5),
-            self.at(0.99),
-            self.at(1.0),
-            least * 100.0,
-            most * 100.0,
-            self.longest_run,
-            self.in_flight_max,
-            self.fallbacks,
+            "{:>8}  {p50:>17}  {p99:>17}  {max:>17}  {:>15}  {:>12}  {:>13}  {:>9}",
+            self.median(|row| row.requests as f64),
+            format!("{least:.1}..{most:.1} %"),
+            self.shown(|row| row.longest_run as f64),
+            self.shown(|row| f64::from(row.in_flight_max)),
+            self.0.iter().map(|row| row.fallbacks).sum::<usize>(),
         )
     }
 }

@@ -110,6 +110,7 @@ pub(crate) fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome
         first_byte_offset_us: Some(first_byte),
         status: Some(200),
         error: None,
+        retry: None,
     };
     let answer = Answer {
         finish_reason: Some("stop".into()),
@@ -129,6 +130,7 @@ pub(crate) fn outcome(id: SnapshotId, target: Arc<Target>, draw: u64) -> Outcome
         inter_token_p50_us: Some(11_000 + draw % 500),
         inter_token_p99_us: Some(30_000 + draw % 5_000),
         inter_token_max_us: Some(41_000 + draw % 50_000),
+        engine_queue_us: None,
     };
     Outcome {
         ending: Ending::Completed,

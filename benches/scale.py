@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""What a fleet costs the gateway by its size, and a request on disk by the rate of requests.
+"""What a fleet costs the gateway by its size, and a request on disk by the rate of requests and by the size of the fleet.
 
 First the gateway alone, with 10, 100 and 1,000 targets that nobody sends requests to: the share of a processor that polls,
 probes and views take, with and without the start, and resident memory. The targets are one simulated pod on as many loopback
-addresses, so its own work is not counted. Then 60 targets, and 10, 100 and 1,000 requests per second at a steady pace: bytes
-in the store's files per request, samples counted in, once everything is checkpointed.
+addresses, so its own work is not counted. Then 60 targets, and 10, 100 and 1,000 requests per second at a steady pace; and
+100 requests per second to 16, 60, 1,000 and 10,000 targets: bytes in the store's files per request, samples counted in, once
+everything is checkpointed, and of these the bytes of the records alone. A record does not grow with the fleet. Its samples
+are stored once for all records that refer to them within half a minute, so a large fleet, whose records seldom refer to the
+same ones, has more of them for each: up to the 16 that it looked at, and no more however large it is.
 
 It fails (exit code 1, with each reason) when
   - polling took more than fleet.cpu_share and a fifth,
+  - a record of the largest fleet takes over a tenth more than one of the smallest that has 16 candidates,
   - a request failed, or the store has not one record for each.
 """
 
@@ -29,6 +33,10 @@ from soak import PATIENCE, ROOT, port_of, resident_mib, run
 
 CPU_SHARE = 0.1
 CONNECTIONS = 8
+WIDTH = 16
+"""Targets that a decision looks at, as choice.width is by default."""
+RECORD_GROWTH_MAX = 0.1
+"""Numbers that name targets and samples have more digits in a large fleet: nothing else of a record may grow."""
 BODY = b'{"model":"llama-3.1-8b","prompt":"scale","max_tokens":1}'
 REQUEST = b"POST /v1/completions HTTP/1.1\r\nhost: scale\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
     len(BODY),
@@ -46,11 +54,14 @@ def options():
     numbers("--fleets", [10, 100, 1_000], "numbers of targets that nobody sends requests to")
     numbers("--rates", [10, 100, 1_000], "requests per second")
     parser.add_argument("--targets", type=int, default=60, metavar="N", help="targets that get them (default: %(default)s)")
+    numbers("--served", [16, 60, 1_000, 10_000], "numbers of targets that get requests at --rate")
+    parser.add_argument("--rate", type=int, default=100, metavar="N", help="requests per second to them (default: %(default)s)")
     default = os.environ.get("SNAPGATE_BIN", ROOT / "target/release/snapgate")
     parser.add_argument("--binary", type=Path, default=default, metavar="FILE",
                         help="the program (default: the release build, or what SNAPGATE_BIN names)")
     chosen = parser.parse_args()
-    if min(chosen.seconds, chosen.targets, *chosen.fleets, *chosen.rates) < 1 or max(chosen.targets, *chosen.fleets) > 62_500:
+    fleets = [chosen.targets, *chosen.fleets, *chosen.served]
+    if min(chosen.seconds, chosen.rate, *chosen.rates, *fleets) < 1 or max(fleets) > 62_500:
         parser.error("it takes a second, a target and a request a second at least, and 62,500 targets at most")
     return chosen
 
@@ -60,11 +71,14 @@ class Gateway:
 
     def __init__(self, processes, directory, port, targets):
         addresses = (f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(targets))
-        named = ",".join(f"t{number}=http://{address}:{port}" for number, address in enumerate(addresses))
+        # In a file, for a variable may not be as long.
+        named = (f'[[targets]]\nname = "t{number}"\nurl = "http://{address}:{port}"\n' for number, address in enumerate(addresses))
+        config = directory / "snapgate.toml"
+        config.write_text("".join(named))
         self.data = directory / "data"
         begun = time.monotonic()
         self.process, event = processes.snapgate(
-            "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", str(self.data), SNAPGATE_TARGETS=named,
+            "serve", "--config", str(config), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", str(self.data),
             SNAPGATE_FLEET_CPU_SHARE=str(CPU_SHARE), SNAPGATE_STORE_BALLAST_BYTES="0")
         self.listen, self.admin = port_of(event["listen"]), event["admin"]
         while self.known() < targets:
@@ -145,33 +159,60 @@ def send(port, rate, seconds):
     return len(moments), time.monotonic() - begin, failed
 
 
+HEAD = f"{'bytes a request':>16} {'of its record':>14} {'samples a request':>18}"
+
+
 def measure_rates(directory, chosen, processes, port):
-    print(f"\n{'requests/s':>11} {'sent':>8} {'bytes a request':>16} {'samples a request':>18}")
+    print(f"\n{'requests/s':>11} {'sent':>8} {HEAD}")
     wrong = []
     for rate in chosen.rates:
-        with tempfile.TemporaryDirectory(dir=directory) as own:
-            gateway = Gateway(processes, Path(own), port, chosen.targets)
-            sent, took, failed = send(gateway.listen, rate, chosen.seconds)
-            if code := gateway.stop():
-                wrong.append(f"at {rate} requests a second the gateway ended with {code}")
-            (store,) = gateway.data.glob("*.db")
-            bytes_all = sum(file.stat().st_size for file in gateway.data.glob(f"{store.name}*"))
-            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-            (stored,) = connection.execute("SELECT count(*) FROM records").fetchone()
-            (samples,) = connection.execute("SELECT count(*) FROM samples").fetchone()
-            connection.close()
-        print(f"{sent / took:11.0f} {sent:8} {bytes_all / sent:16.0f} {samples / sent:18.2f}", flush=True)
-        if failed:
-            wrong.append(f"at {rate} requests a second {len(failed)} failed, the first: {failed[0]}")
-        if stored != sent:
-            wrong.append(f"at {rate} requests a second {sent} were sent and {stored} are stored")
+        measure_store(directory, chosen, processes, port, chosen.targets, rate, f"at {rate} requests a second", wrong)
     return wrong
+
+
+def measure_served(directory, chosen, processes, port):
+    print(f"\n{'targets':>8} {'requests/s':>11} {'sent':>8} {HEAD}")
+    wrong, records = [], {}
+    for targets in chosen.served:
+        print(f"{targets:8} ", end="", flush=True)
+        what = f"with {targets} targets"
+        records[targets] = measure_store(directory, chosen, processes, port, targets, chosen.rate, what, wrong)
+    wide = {targets: size for targets, size in records.items() if targets >= WIDTH}
+    if wide and wide[max(wide)] > wide[min(wide)] * (1 + RECORD_GROWTH_MAX):
+        grown = f"{wide[max(wide)]:.0f} bytes with {max(wide)} targets, and {wide[min(wide)]:.0f} with {min(wide)}"
+        wrong.append(f"a record grows with the fleet: {grown}")
+    return wrong
+
+
+def measure_store(directory, chosen, processes, port, targets, rate, what, wrong):
+    """Prints what a request takes in the store, and answers the bytes of its record alone."""
+    with tempfile.TemporaryDirectory(dir=directory) as own:
+        gateway = Gateway(processes, Path(own), port, targets)
+        sent, took, failed = send(gateway.listen, rate, chosen.seconds)
+        if code := gateway.stop():
+            wrong.append(f"{what} the gateway ended with {code}")
+        (store,) = gateway.data.glob("*.db")
+        bytes_all = sum(file.stat().st_size for file in gateway.data.glob(f"{store.name}*"))
+        connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+        (stored,) = connection.execute("SELECT count(*) FROM records").fetchone()
+        (samples,) = connection.execute("SELECT count(*) FROM samples").fetchone()
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(records)")]
+        length = " + ".join(f'ifnull(length(CAST("{name}" AS BLOB)), 0)' for name in columns)
+        (record,) = connection.execute(f"SELECT avg({length}) FROM records").fetchone()
+        connection.close()
+    print(f"{sent / took:11.0f} {sent:8} {bytes_all / sent:16.0f} {record or 0:14.0f} {samples / sent:18.2f}", flush=True)
+    if failed:
+        wrong.append(f"{what} {len(failed)} requests failed, the first: {failed[0]}")
+    if stored != sent:
+        wrong.append(f"{what} {sent} requests were sent and {stored} are stored")
+    return record or 0
 
 
 def scale(directory, chosen, processes):
     _, event = processes.snapgate("sim", "--listen", "0.0.0.0:0", "--ttft", "1ms", "--token-time", "1ms", "--capacity", "100000")
     port = port_of(event["listen"])
-    wrong = measure_fleets(directory, chosen, processes, port) + measure_rates(directory, chosen, processes, port)
+    measures = (measure_fleets, measure_rates, measure_served)
+    wrong = [reason for measure in measures for reason in measure(directory, chosen, processes, port)]
     for reason in wrong:
         print(reason, file=sys.stderr)
     return wrong

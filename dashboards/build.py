@@ -117,6 +117,11 @@ def fleet() -> dict:
     def total(quantity: str) -> dict[str, str]:
         return {"{{target}}": f'sum by (target) (snapgate_target_{quantity}{{@, target=~"$target"}})'}
 
+    def per_gpu(rate: str) -> dict[str, str]:
+        gpus = 'avg by (target) (snapgate_target_gpus{@, target=~"$target"} > 0)'
+        of = {"engine": each(f"engine_{rate}"), "gateways": total(f"gateway_{rate}")}
+        return {f"{legend} {who}": f"{expr} / {gpus}" for who, rates in of.items() for legend, expr in rates.items()}
+
     share = {"max": 1}
     return dashboard(
         "fleet", "Fleet", "The targets, as the gateway sees them, and how old that is.",
@@ -159,6 +164,10 @@ def fleet() -> dict:
                   {"{{target}}": known("histogram_quantile(0.99, sum by (le, target) (rate("
                                          'gen_ai_server_time_to_first_token_seconds_bucket{@, target=~"$target"}[~])))')},
                   exemplars=True),
+            lines("Requests per GPU", "Those that the engine finished, and those that all gateways sent, by GPU of the target.",
+                  "reqps", "no target tells of GPUs", per_gpu("requests_per_second"), w=12),
+            lines("Tokens per GPU", "Those that the engine generated, and those that all gateways saw, by GPU of the target.",
+                  "ops", "no target tells of GPUs", per_gpu("tokens_per_second"), w=12),
             row("How old it is"),
             lines("Age by quantity", "The oldest value of each quantity over the targets.", "s", UNKNOWN,
                   {"{{quantity}}": 'max by (quantity) (snapgate_target_value_age_seconds{@, target=~"$target"})'}),

@@ -31,6 +31,9 @@ mod upstream_tls;
 // What survives `kill -9`.
 mod crash;
 
+// What a decision takes in the store.
+mod record_size;
+
 // What is written nowhere.
 mod secrets;
 

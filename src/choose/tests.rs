@@ -280,6 +280,7 @@ fn attempt(choice: &Choice) -> Attempt {
         first_byte_offset_us: None,
         status: None,
         error: None,
+        retry: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! `[[engines]]`: what an engine of one's own calls its numbers.
 
 use std::fmt;
+use std::str::FromStr as _;
 
+use http::HeaderName;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -11,7 +13,7 @@ use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::tables::{Entry, Fields, Tables};
 use super::texts::check_name;
 use super::value::{Value, quoted, quoted_list};
-use crate::fleet::{AUTO, Combine, EngineSettings, Input, Row, shipped};
+use crate::fleet::{AUTO, Combine, EngineSettings, Input, QueueTime, Row, TimeUnit, shipped};
 
 /// Engines of one's own at most.
 const ENGINES_MAX: usize = 64;
@@ -21,6 +23,9 @@ const NAMES_MAX: usize = 16;
 
 /// The longest name of a series.
 const NAME_BYTES_MAX: usize = 256;
+
+/// What names the header in which an engine says how long a request waited.
+const QUEUE_TIME: &str = "queue_time";
 
 /// One entry of `[[engines]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +42,9 @@ impl fmt::Display for Engine {
                 write!(f, ", combine = \"{}\"", if *combine == Combine::Sum { "sum" } else { "max" })?;
             }
             write!(f, ", scale = {scale:?} }}")?;
+        }
+        if let Some(QueueTime { header, unit }) = &self.0.queue_time {
+            write!(f, ", {QUEUE_TIME} = {{ header = \"{header}\", unit = \"{}\" }}", unit.name())?;
         }
         f.write_str(" }")
     }
@@ -79,7 +87,7 @@ pub(super) fn settings(values: &Values<'_>) -> Vec<EngineSettings> {
 
 impl Tables<'_> {
     pub(super) fn engines_from_toml(&mut self, value: &Spanned<DeValue<'_>>, place: &Place<'_>) -> Vec<Engine> {
-        let fields: Vec<_> = std::iter::once("name").chain(Input::ALL.map(Input::name)).collect();
+        let fields: Vec<_> = ["name", QUEUE_TIME].into_iter().chain(Input::ALL.map(Input::name)).collect();
         let mut engines: Vec<Engine> = Vec::new();
         for entry in self.entries(value, place, &fields) {
             let (engine, origin) = match entry {
@@ -114,7 +122,8 @@ impl Tables<'_> {
             }
         }
         let has = |input: Input| fields.contains_key(input.name());
-        if fields.len() <= usize::from(fields.contains_key("name")) {
+        let queue_time = fields.get(QUEUE_TIME).and_then(|(value, origin)| self.queue_time(value, origin));
+        if !Input::ALL.into_iter().any(has) {
             let inputs = Input::ALL.map(Input::name).join(", ");
             self.wrong(origin, format!("an engine needs at least one of {inputs}"));
         }
@@ -123,7 +132,23 @@ impl Tables<'_> {
                         needs both";
             self.wrong(origin, text);
         }
-        Some(Engine(EngineSettings { name: name?, rows }))
+        Some(Engine(EngineSettings { name: name?, rows, queue_time }))
+    }
+
+    /// `{ header = "x-queue-time", unit = "ms" }`.
+    fn queue_time(&mut self, value: &DeValue<'_>, origin: &Origin) -> Option<QueueTime> {
+        let text = |key: &str| value.as_table()?.get(key)?.get_ref().as_str();
+        let header = text("header").and_then(|name| HeaderName::from_str(name).ok());
+        let unit = text("unit").and_then(|name| TimeUnit::ALL.into_iter().find(|unit| unit.name() == name));
+        match (header, unit, value.as_table().map(|table| table.len())) {
+            (Some(header), Some(unit), Some(2)) => Some(QueueTime { header, unit }),
+            _ => {
+                let units = TimeUnit::ALL.map(TimeUnit::name).join(", ");
+                let example = "{ header = \"x-queue-time\", unit = \"ms\" }";
+                self.wrong(origin, format!("`{QUEUE_TIME}` has to be like {example}; units are {units}"));
+                None
+            }
+        }
     }
 
     /// A name, a list of names, or `{ names = […], combine = "max", scale = 0.01 }`.
@@ -230,7 +255,7 @@ mod tests {
         let text = format!(
             "{TARGET}engine = \"mine\"\n[fleet]\nengine = \"tgi\"\n[[engines]]\nname = \"mine\"\nwaiting = \"queue\"\n\
              kv_cache_usage = {{ names = [\"kv{{pool=\\\"full\\\"}}\", \"kv_percent\"], combine = \"max\", scale = 0.01 }}\n\
-             tokens = [\"made_total\"]\n"
+             tokens = [\"made_total\"]\nqueue_time = {{ header = \"X-Wait\", unit = \"s\" }}\n"
         );
         let config = load(&text).unwrap();
         assert_eq!((config.fleet.engine.as_str(), config.fleet.targets[0].engine.as_deref()), ("tgi", Some("mine")));
@@ -241,6 +266,8 @@ mod tests {
         );
         assert_eq!((rows[1].scale, rows[1].names[0].as_str()), (0.01, "kv{pool=\"full\"}"));
         assert_eq!(rows[2].names, ["made"]);
+        let queue_time = QueueTime { header: HeaderName::from_static("x-wait"), unit: TimeUnit::Seconds };
+        assert_eq!(config.fleet.engines[0].queue_time, Some(queue_time));
         let again = load(&config.text()).unwrap();
         assert_eq!(again.fleet.engines, config.fleet.engines);
     }
@@ -261,6 +288,10 @@ mod tests {
             ("name = \"e\"\nwaiting = { names = \"a\", scale = -1 }", "a number above 0"),
             ("name = \"e\"\nwaiting = { names = \"a\", scales = 1 }", "did you mean `scale`?"),
             ("name = \"e\"\nprefix_cache_hits = \"a\"", "go together"),
+            ("name = \"e\"\nqueue_time = { header = \"w\", unit = \"s\" }", "at least one of waiting, running"),
+            ("name = \"e\"\nwaiting = \"a\"\nqueue_time = \"w\"", "`queue_time` has to be like"),
+            ("name = \"e\"\nwaiting = \"a\"\nqueue_time = { header = \"w w\", unit = \"s\" }", "has to be like"),
+            ("name = \"e\"\nwaiting = \"a\"\nqueue_time = { header = \"w\", unit = \"min\" }", "units are us, ms, s"),
             ("name = \"e\"\nwaiting = \"a\"\n[[engines]]\nname = \"e\"\nwaiting = \"a\"", "already taken"),
         ] {
             let text = load(&format!("{TARGET}[[engines]]\n{entry}\n")).unwrap_err().to_string();

@@ -63,6 +63,7 @@ const ENGINES: &str = "\
 #running = \"our_requests{state=\\\"running\\\"}\"
 #kv_cache_usage = { names = [\"our_kv_percent\"], combine = \"max\", scale = 0.01 }
 #tokens = \"our_tokens_total\"
+#queue_time = { header = \"x-our-queue-time\", unit = \"ms\" }
 ";
 
 const GPU_EXPORTERS: &str = "\

@@ -266,7 +266,8 @@ const COMMON: &[Key] = &[
               series, NAME or NAME{label=\"value\"}, a list of names of which the first that is there counts, or { names = [...], \
               combine = \"sum\" or \"max\" (of several series), scale = a factor }. There are waiting, running, kv_cache_usage, \
               prefix_cache_hit_ratio, gpu_utilization and gpu_memory_utilization (0 to 1), and the counters \
-              prefix_cache_queries, prefix_cache_hits, prefix_cache_misses, requests and tokens. docs/engines.md says more." },
+              prefix_cache_queries, prefix_cache_hits, prefix_cache_misses, requests and tokens. queue_time = { header = \"x-wait\", \
+              unit = \"ms\" } names the header of its answers that says how long a request waited. docs/engines.md says more." },
     Key { path: "gpu_exporters", kind: Kind::GpuExporters, default: "",
         doc: "NVIDIA's DCGM exporters, one a node: each is read once for all targets that have GPUs of its node. `url` is \
               its page, http://HOST:PORT/PATH or https:// with upstream.ca; without a path it is /metrics. `node` is \

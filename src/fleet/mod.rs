@@ -47,7 +47,9 @@ use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
-pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pages, Possible, Row, shipped};
+pub use engine::{
+    AUTO, Combine, EngineSettings, Engines, Input, Observation, Pages, Possible, QueueTime, Row, TimeUnit, shipped,
+};
 use fetch::Fetcher;
 use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};

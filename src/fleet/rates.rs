@@ -19,6 +19,14 @@ pub(super) struct Growth {
     total: f64,
 }
 
+/// Series that are remembered at most though they are not on the last page: their labels have changed, mostly.
+const REMEMBERED_MAX: usize = 64;
+
+/// By how much a series grew from one page to the next; one that fell has started again from 0.
+fn grown(last: f64, value: f64) -> f64 {
+    if value >= last { value - last } else { value }
+}
+
 impl Growth {
     /// The total after one more page, given as series by name.
     ///
@@ -29,12 +37,48 @@ impl Growth {
         page.sort_unstable_by_key(|(name, _)| *name);
         for (name, value) in &page {
             if let Ok(place) = self.series.binary_search_by_key(name, |(name, _)| *name) {
-                let last = self.series[place].1;
-                self.total += if *value >= last { value - last } else { *value };
+                self.total += grown(self.series[place].1, *value);
             }
         }
         self.series = page;
         self.total
+    }
+
+    /// The same for a counter whose series are first sent when they have counted something: one that was on no page yet was 0.
+    /// One that is not on this page, because it was cut short, is remembered for the next.
+    pub(super) fn after_from_zero(&mut self, page: &[(u64, f64)]) -> f64 {
+        for (name, value) in page {
+            match self.series.binary_search_by_key(name, |(name, _)| *name) {
+                Ok(place) => {
+                    self.total += grown(self.series[place].1, *value);
+                    self.series[place].1 = *value;
+                }
+                Err(place) => {
+                    self.total += value;
+                    self.series.insert(place, (*name, *value));
+                }
+            }
+        }
+        if self.series.len() > page.len() + REMEMBERED_MAX {
+            self.series.retain(|(name, _)| page.iter().any(|(other, _)| other == name));
+        }
+        self.total
+    }
+
+    /// Whether a series on a page is less than it was: it has started again.
+    pub(super) fn falls(&self, page: &[(u64, f64)]) -> bool {
+        let last = |name: &u64| self.series.binary_search_by_key(name, |(name, _)| *name).ok();
+        page.iter().any(|(name, value)| last(name).is_some_and(|place| *value < self.series[place].1))
+    }
+
+    /// Whether any series is known.
+    pub(super) fn has_series(&self) -> bool {
+        !self.series.is_empty()
+    }
+
+    /// No series is known any more; what they have counted stays.
+    pub(super) fn forget(&mut self) {
+        self.series.clear();
     }
 }
 

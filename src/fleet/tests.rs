@@ -367,7 +367,7 @@ async fn each_target_goes_by_its_own_engine() {
         settings.targets[2].engine = Some("ours".into());
         let (input, names) = (Input::Waiting, vec!["our_queue".into()]);
         let rows = vec![Row { input, combine: input.combine(), scale: 1.0, names }];
-        settings.engines = vec![EngineSettings { name: "ours".into(), rows }];
+        settings.engines = vec![EngineSettings { name: "ours".into(), rows, queue_time: None }];
     });
     for (target, (value, engine)) in [(4.0, "tgi"), (5.0, "sglang"), (6.0, "ours")].into_iter().enumerate() {
         until(engine, || running.reading(target, Quantity::Waiting).fresh() == Some(value)).await;

@@ -54,11 +54,11 @@ pub(super) async fn send(
     thread.retries.earn(retry_share);
     outgoing(&mut head, recorder, request_id);
     let clients = head.headers.get(AUTHORIZATION).cloned();
-    let mut target = Arc::clone(decision.target());
+    let (mut target, mut retry) = (Arc::clone(decision.target()), None);
     let is_small = body.len() <= KEPT_BYTES_MAX;
     let mut request = Request::from_parts(head, Full::new(body));
     for number in 0.. {
-        recorder.attempt(&target);
+        recorder.attempt(&target, retry.take());
         address(request.headers_mut(), recorder, number, &target);
         authorize(request.headers_mut(), thread, recorder, &target, clients.as_ref());
         let again = again.filter(|_| number < retries_max);
@@ -82,7 +82,8 @@ pub(super) async fn send(
             thread.gateway.metrics.retries_denied.inc();
             return Err(refusal);
         }
-        target = recorder.go(elsewhere);
+        let (next, why) = recorder.go(elsewhere);
+        (target, retry) = (next, Some(why));
         thread.gateway.metrics.retries.inc();
     }
     unreachable!("the last try returns")

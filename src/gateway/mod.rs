@@ -7,6 +7,7 @@
 //!
 //! `Thread::handle` shows the life of a request from top to bottom.
 
+mod answer_so_far;
 mod connection;
 mod crowd;
 mod flushes;

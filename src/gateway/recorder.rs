@@ -11,6 +11,7 @@ use arc_swap::Guard;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, request};
 
+use super::answer_so_far::AnswerSoFar;
 use super::request_peek::{Peek, Prompt};
 use super::scan::{Scanner, Seen};
 use super::steer::{Steer, Undecided};
@@ -22,7 +23,7 @@ use crate::orca::{self, Read};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Decision, Ending, FleetView, Issued, Live, Moment, Outcome, Reason, Record, ReportPhase,
-    Request, Sample, SnapshotId, Target, Timings, TraceContext,
+    Request, Retry, Sample, SnapshotId, Target, Timings, TraceContext,
 };
 use crate::telemetry::Metrics;
 
@@ -41,6 +42,7 @@ pub struct Recorder {
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     target: Arc<Target>,
+    retry: Box<Retry>,
     live: Arc<Live>,
     /// What the target came with.
     current: Arc<Current>,
@@ -63,21 +65,6 @@ struct Draft {
 enum Stage {
     Undecided(Request),
     Decided { record: Arc<Record>, live: Arc<Live> },
-}
-
-/// The answer, from its head on.
-#[derive(Debug)]
-struct AnswerSoFar {
-    status: u16,
-    first_byte_us: u64,
-    scanner: Scanner,
-    bytes: u64,
-    /// Of a WebSocket, from the target.
-    messages: u64,
-    /// What the target said of its load.
-    report: Option<Box<BackendReport>>,
-    /// Already added to the target's counter.
-    tokens: u64,
 }
 
 impl Recorder {
@@ -196,14 +183,25 @@ impl Recorder {
         let mut current = Arc::clone(&self.current);
         adopt(&mut current, &view);
         let model = record.issued.request.model.as_deref();
-        let (choice, ..) = current.steering.choose(&view, model, steer, attempts).ok()?;
-        let target = Arc::clone(&choice.candidates.first()?.sample.target);
-        Some(Elsewhere { target, live: choice.live, current })
+        let (choice, inputs, eligible) = current.steering.choose(&view, model, steer, attempts).ok()?;
+        let chosen = choice.candidates.first()?;
+        let retry = Retry {
+            reason: choice.reason,
+            fallback: choice.fallback,
+            view_age_ms: self.gateway.clock.now().ms_since(view.published),
+            eligible,
+            excluded: choice.excluded,
+            considered: choice.candidates.len() as u32,
+            score: chosen.score,
+            draw: inputs.draw,
+        };
+        let target = Arc::clone(&chosen.sample.target);
+        Some(Elsewhere { target, retry: Box::new(retry), live: choice.live, current })
     }
 
     /// Goes there: the request is counted at that target from now on, and is of the configuration that it came with.
-    pub(super) fn go(&mut self, elsewhere: Elsewhere) -> Arc<Target> {
-        let Elsewhere { target, live: moved, current } = elsewhere;
+    pub(super) fn go(&mut self, elsewhere: Elsewhere) -> (Arc<Target>, Box<Retry>) {
+        let Elsewhere { target, retry, live: moved, current } = elsewhere;
         if let Stage::Decided { live, .. } = &mut self.draft_mut().stage {
             live.failed();
             live.end();
@@ -211,22 +209,21 @@ impl Recorder {
             *live = moved;
         }
         self.current = current;
-        target
+        (target, retry)
     }
 
-    /// A try begins; what becomes of it is written into the answer's last element.
-    pub(super) fn attempt(&mut self, target: &Arc<Target>) -> &mut Attempt {
+    /// A try begins, after others if `retry` says why; [`Recorder::last_attempt`] takes what becomes of it.
+    pub(super) fn attempt(&mut self, target: &Arc<Target>, retry: Option<Box<Retry>>) {
         let started_offset_us = self.elapsed_us();
-        let attempts = &mut self.draft_mut().attempts;
-        attempts.push(Attempt {
+        self.draft_mut().attempts.push(Attempt {
             target: Arc::clone(target),
             started_offset_us,
             connect_us: None,
             first_byte_offset_us: None,
             status: None,
             error: None,
+            retry,
         });
-        attempts.last_mut().expect("just pushed")
     }
 
     /// What became of the try under way.
@@ -239,21 +236,21 @@ impl Recorder {
         #[cfg(test)]
         self.gateway.spring(Trap::Head);
         let first_byte_us = self.elapsed_us();
-        let draft = self.draft_mut();
+        let Self { gateway, draft, .. } = self;
+        let draft = draft.as_mut().expect("an answer begins before its request's finish");
         if let Some(attempt) = draft.attempts.last_mut() {
             attempt.first_byte_offset_us = Some(first_byte_us);
             attempt.status = Some(status.as_u16());
         }
-        let mut stream_asked = false;
-        if let Stage::Decided { record, .. } = &draft.stage {
+        let (mut stream_asked, mut engine_queue_us) = (false, None);
+        if let Stage::Decided { record, live } = &draft.stage {
             record.progress.head(status.as_u16(), first_byte_us);
             stream_asked = record.issued.request.stream == Some(true);
+            engine_queue_us = gateway.fleet.engine_queue_us(live, headers);
         }
         let value = |name| headers.get(name).map(HeaderValue::as_bytes);
         let scanner = Scanner::for_answer(value(header::CONTENT_TYPE), value(header::CONTENT_ENCODING), stream_asked);
-        let status = status.as_u16();
-        draft.answer =
-            Some(AnswerSoFar { status, first_byte_us, scanner, bytes: 0, messages: 0, report: None, tokens: 0 });
+        draft.answer = Some(AnswerSoFar::new(status.as_u16(), first_byte_us, engine_queue_us, scanner));
     }
 
     /// A load report came with the answer's head or trailers. It goes into the record and, for the next view, to what is known
@@ -440,47 +437,6 @@ impl Draft {
     }
 }
 
-impl AnswerSoFar {
-    fn outcome(
-        self,
-        ending: Ending,
-        attempts: Vec<Attempt>,
-        error: Option<Box<str>>,
-        end_offset_us: u64,
-        gateway: &Gateway,
-    ) -> Outcome {
-        let scan = guarded(|| {
-            #[cfg(test)]
-            gateway.spring(Trap::ScanEnd);
-            self.scanner.finish()
-        })
-        .unwrap_or_else(|| Scanner::broken().finish());
-        if scan.failed {
-            gateway.metrics.scan_failed();
-        }
-        Outcome {
-            ending,
-            status: Some(self.status),
-            error,
-            attempts,
-            response_bytes: self.bytes,
-            events: scan.events + self.messages,
-            answer: Answer { load_report: self.report, ..scan.answer },
-            timings: Timings {
-                first_byte_offset_us: Some(self.first_byte_us),
-                first_event_offset_us: scan.first_event_offset_us,
-                first_content_offset_us: scan.first_content_offset_us,
-                end_offset_us,
-                inter_token_p50_us: scan.inter_token_p50_us,
-                inter_token_p99_us: scan.inter_token_p99_us,
-                inter_token_max_us: scan.inter_token_max_us,
-            },
-            // Until all is known.
-            trace_exported: None,
-        }
-    }
-}
-
 /// Takes up the configuration that a view came with, if it is another one.
 fn adopt(current: &mut Arc<Current>, view: &FleetView) {
     let Some(with) = &view.with else { return };
@@ -492,7 +448,7 @@ fn adopt(current: &mut Arc<Current>, view: &FleetView) {
 }
 
 /// Runs the scanner. A bug in it costs what it would have read, never the stream and never the record.
-fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(scan)).ok()
 }
 

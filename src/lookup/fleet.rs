@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
-use crate::snapshot::document::{KubernetesPart, State};
+use crate::snapshot::document::{KubernetesPart, PerGpu, State};
 use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Watched};
 
 /// The whole answer.
@@ -92,6 +92,8 @@ struct TargetPart<'a> {
     gateway_in_flight: u32,
     gateway_requests_per_second: f64,
     gateway_tokens_per_second: f64,
+    #[serde(flatten)]
+    per_gpu: PerGpu,
     /// Counts the target's published states within the run.
     sample: u64,
     published: String,
@@ -225,6 +227,7 @@ impl<'a> TargetPart<'a> {
         let sample = &member.sample;
         let watched = Watched::clone(&member.live.watched());
         let (gateway_requests_per_second, gateway_tokens_per_second) = member.live.rates();
+        let state = State::at(sample, now);
         Self {
             name: &sample.target.name,
             address: &sample.target.address,
@@ -236,6 +239,7 @@ impl<'a> TargetPart<'a> {
             gateway_in_flight: member.live.in_flight(),
             gateway_requests_per_second,
             gateway_tokens_per_second,
+            per_gpu: state.per_gpu([Some(gateway_requests_per_second), Some(gateway_tokens_per_second)]),
             sample: sample.n,
             published: sample.published.to_string(),
             engine: watched.engine,
@@ -243,7 +247,7 @@ impl<'a> TargetPart<'a> {
             garbage_lines: watched.garbage_lines,
             scrape_failures: watched.scrape_failures,
             scrape_error: watched.scrape_error,
-            state: State::at(sample, now),
+            state,
         }
     }
 

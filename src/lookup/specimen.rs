@@ -6,7 +6,7 @@ use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Decision, Ending, Excluded, FleetView, Freshness, GpuExporter, GpuHealth,
     Health, Inputs, InstanceTag, Issued, Live, LoadReport, Member, Moment, Operation, Outcome, Policy, Reading, Reason,
-    Record, ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, Source, SpanId, Target, Timings,
+    Record, ReportFormat, ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, Source, SpanId, Target, Timings,
     TraceContext, TraceId,
 };
 
@@ -142,6 +142,7 @@ fn attempt(slot: u32, started_offset_us: u64, first_byte_offset_us: u64) -> Atte
         first_byte_offset_us: Some(first_byte_offset_us),
         status: Some(200),
         error: None,
+        retry: None,
     }
 }
 
@@ -172,6 +173,7 @@ pub(crate) fn outcome() -> Outcome {
             inter_token_p50_us: Some(11_800),
             inter_token_p99_us: Some(30_100),
             inter_token_max_us: Some(41_000),
+            engine_queue_us: None,
         },
         trace_exported: None,
     }
@@ -213,7 +215,18 @@ fn failover() -> Record {
         error: Some("connection refused".into()),
         ..attempt(2, 90, 0)
     };
-    outcome.attempts = vec![refused, Attempt { connect_us: Some(350), ..attempt(0, 510, 9_050) }];
+    let retry = Retry {
+        reason: Reason::LowestScore,
+        fallback: None,
+        view_age_ms: 22,
+        eligible: 3,
+        excluded: Excluded { unhealthy: 1, ..Excluded::default() },
+        considered: 2,
+        score: Some(6.0),
+        draw: 0x77aa,
+    };
+    let again = Attempt { connect_us: Some(350), retry: Some(Box::new(retry)), ..attempt(0, 510, 9_050) };
+    outcome.attempts = vec![refused, again];
     outcome.timings.first_byte_offset_us = Some(9_050);
     let mut decision = three();
     decision.excluded.unhealthy = 1;

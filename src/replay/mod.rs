@@ -1,7 +1,8 @@
 //! Makes recorded decisions again, by their own policy or by another one: from the record alone.
 //!
 //! By its own policy a decision has to come out as it did, down to the scores of those that lost; one that does not is
-//! `unexplained`. By another policy the same targets are scored again, as they were known at that moment: it says what that
+//! `unexplained`. Whom a policy with affinity looks at in a fleet of more than `choice.width` depends on the names of all
+//! of it, which no record has: such decisions are ranked again, and counted as not wholly checkable. By another policy the same targets are scored again, as they were known at that moment: it says what that
 //! policy would have chosen then, not what the fleet would have become of it.
 
 mod report;
@@ -132,13 +133,15 @@ fn again(policy: Policy, decision: &Decision, turn: impl FnOnce() -> u64) -> Res
     let whole = looks.len() == decision.eligible as usize;
     if policy == decision.policy {
         let ranking = choose::rank(policy, decision.eligible, &decision.inputs, &looks).ok_or(Unanswerable::TooOld)?;
-        let explained = explains(&ranking, decision) && were_to_be_looked_at(decision);
-        return Ok(Compared { chosen: ranking.ranked[0].look, explained, whole: true });
+        let looked_at = looked_at(decision);
+        let explained = explains(&ranking, decision) && looked_at != LookedAt::Others;
+        let checkable = looked_at != LookedAt::Unknown;
+        return Ok(Compared { chosen: ranking.ranked[0].look, explained, checkable, whole: true });
     }
     let inputs = inputs(policy, decision, turn)?;
     let (picked, looks) = pick(policy, whole, &inputs, looks);
     let ranking = choose::rank(policy, decision.eligible, &inputs, &looks).ok_or(Unanswerable::TooOld)?;
-    Ok(Compared { chosen: picked[ranking.ranked[0].look], explained: true, whole })
+    Ok(Compared { chosen: picked[ranking.ranked[0].look], explained: true, checkable: true, whole })
 }
 
 /// Whether everything about a decision is as the ranking has it.
@@ -152,14 +155,33 @@ fn explains(ranking: &Ranking, decision: &Decision) -> bool {
     as_it_was && why == (decision.reason, decision.fallback, decision.excluded.no_fresh_state)
 }
 
-/// Whether the candidates stand where the ticket or the draw says; a walk from a hash cannot be followed from here.
-fn were_to_be_looked_at(decision: &Decision) -> bool {
+/// What a record says of whom a policy was to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookedAt {
+    /// It was to look at the candidates.
+    These,
+    /// It was to look at others.
+    Others,
+    /// The walk from the hash passes targets that the record does not have: there may have been others on its way.
+    Unknown,
+}
+
+/// Whether the candidates stand where the ticket, the draw or the walk from the hash leads.
+fn looked_at(decision: &Decision) -> LookedAt {
     let (eligible, count) = (decision.eligible as usize, decision.candidates.len());
-    let Ok(mut expected) = choose::places(decision.policy, eligible, count, &decision.inputs) else { return true };
     let mut places: choose::Places = decision.candidates.iter().filter_map(|candidate| candidate.place).collect();
-    expected.sort_unstable();
     places.sort_unstable();
-    expected == places
+    match choose::places(decision.policy, eligible, count, &decision.inputs) {
+        Ok(mut expected) => {
+            expected.sort_unstable();
+            if expected == places { LookedAt::These } else { LookedAt::Others }
+        }
+        Err(_) => {
+            let are_different = places.windows(2).all(|pair| pair[0] != pair[1]);
+            let are_there = places.iter().all(|place| (*place as usize) < eligible);
+            if are_different && are_there { LookedAt::Unknown } else { LookedAt::Others }
+        }
+    }
 }
 
 /// What another policy would have gone by.

@@ -17,6 +17,8 @@ pub(super) struct Compared {
     pub(super) chosen: usize,
     /// By its own policy it came out just as it did; true for another one.
     pub(super) explained: bool,
+    /// The record says whom the policy was to look at; true for another one.
+    pub(super) checkable: bool,
     /// The record has all that the policy would have chosen from.
     pub(super) whole: bool,
 }
@@ -45,6 +47,9 @@ pub struct Report {
     different_but_alike: u64,
     /// By their own policy and yet not as they were: the record does not hold what the choice depended on.
     unexplained: u64,
+    /// By their own policy they came out as they were, but of more targets than were looked at: which these had to be depends
+    /// on the names of all, and is not known from a record.
+    not_wholly_checkable: u64,
     /// Chosen only among the targets that were looked at, which were not all.
     among_a_part: u64,
     /// Where the targets differ: the mean of what the new one had, less what the old one had.
@@ -151,6 +156,7 @@ impl Report {
             different: 0,
             different_but_alike: 0,
             unexplained: 0,
+            not_wholly_checkable: 0,
             among_a_part: 0,
             difference: Difference::default(),
             targets: BTreeMap::new(),
@@ -178,7 +184,9 @@ impl Report {
         self.targets.entry(old.target.clone()).or_default().recorded += 1;
         self.targets.entry(new.target.clone()).or_default().replayed += 1;
         self.among_a_part += u64::from(!compared.whole);
-        if !compared.explained {
+        if compared.explained {
+            self.not_wholly_checkable += u64::from(!compared.checkable);
+        } else {
             self.unexplained += 1;
             if self.unexplained_examples.len() < EXAMPLES_MAX {
                 self.unexplained_examples.push(id.to_string());
@@ -254,6 +262,13 @@ impl Report {
         }
         if self.among_a_part > 0 {
             text += &format!("{} chosen only among the targets that were looked at, not all\n", self.among_a_part);
+        }
+        if self.not_wholly_checkable > 0 {
+            text += &format!(
+                "{} not wholly checkable: the best of those that were looked at was chosen, but of a fleet of more than \
+                 choice.width no record says that the walk from the hash leads to just these\n",
+                self.not_wholly_checkable
+            );
         }
         if self.unexplained > 0 {
             text += &format!(

@@ -49,7 +49,7 @@ fn by(policy: Policy, decision: &Decision) -> Result<Compared, Unanswerable> {
 
 #[test]
 fn the_same_policy_gives_the_same_and_another_may_not() {
-    let same = Compared { chosen: 0, explained: true, whole: true };
+    let same = Compared { chosen: 0, explained: true, checkable: true, whole: true };
     assert_eq!(by(Policy::LeastRequest, &decision()), Ok(same));
     assert_eq!(by(Policy::PowerOfTwo, &decision()), Ok(same));
     assert_eq!(by(Policy::LeastQueue, &decision()), Ok(Compared { chosen: 1, ..same }));
@@ -76,6 +76,51 @@ fn a_record_that_was_tampered_with_is_unexplained() {
     unexplained(&|decision| decision.eligible = 20);
 }
 
+/// By affinity, of as many eligible targets: as it would have been chosen.
+fn by_affinity(eligible: u32) -> Decision {
+    let inputs = Inputs { session_hash: Some(11), ..decision().inputs };
+    let unranked = Decision { policy: Policy::SessionAffinity, eligible, inputs, ..decision() };
+    let looks: Vec<_> = unranked.candidates.iter().map(|candidate| Look::of(candidate).unwrap()).collect();
+    let ranking = choose::rank(unranked.policy, eligible, &inputs, &looks).unwrap();
+    let mut ranked = unranked.clone();
+    ranked.reason = ranking.reason;
+    ranked.candidates.edit(|candidates| {
+        let all = candidates.clone();
+        *candidates = ranking.ranked.iter().map(|it| all[it.look].clone()).collect();
+        for (candidate, ranked) in candidates.iter_mut().zip(&ranking.ranked) {
+            (candidate.score, candidate.score_parts) = (ranked.score, ranked.score_parts);
+        }
+    });
+    ranked
+}
+
+#[test]
+fn a_walk_through_a_part_of_a_fleet_is_not_counted_as_checked() {
+    let checked = Compared { chosen: 0, explained: true, checkable: true, whole: true };
+    assert_eq!(by(Policy::SessionAffinity, &by_affinity(2)), Ok(checked), "both were looked at");
+    let part = by_affinity(20);
+    assert_eq!(by(Policy::SessionAffinity, &part), Ok(Compared { checkable: false, ..checked }));
+    // What can be seen to be wrong is not excused by that.
+    let wrong = |change: &dyn Fn(&mut Vec<Candidate>)| {
+        let mut wrong = part.clone();
+        wrong.candidates.edit(change);
+        by(wrong.policy, &wrong).unwrap().explained
+    };
+    assert!(!wrong(&|candidates| candidates[0].place = candidates[1].place), "one target twice");
+    assert!(!wrong(&|candidates| candidates[0].place = Some(20)), "there is no such place");
+    assert!(!wrong(&|candidates| candidates.swap(0, 1)));
+
+    let mut report = Report::new(None);
+    for decision in [&part, &by_affinity(2)] {
+        report.decision(decision.policy, Moment(1_795_435_995_000_000));
+        report.compared(SnapshotId::from_u128(0xabc), decision, &by(decision.policy, decision).unwrap());
+    }
+    let report = report.finished();
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["same"], &json["unexplained"], &json["not_wholly_checkable"]), (&2.into(), &0.into(), &1.into()));
+    assert!(report.text().contains("\n1 not wholly checkable: "), "{}", report.text());
+}
+
 #[test]
 fn what_cannot_be_said_is_not_said() {
     let forced = Decision { forced: true, ..decision() };
@@ -87,7 +132,10 @@ fn what_cannot_be_said_is_not_said() {
     assert_eq!(by(Policy::SessionAffinity, &decision()), Err(Unanswerable::NoSessionHash));
     let own = Decision { policy: Policy::SessionAffinity, ..decision() };
     let own = Decision { fallback: Some(crate::snapshot::Fallback::NoSession), ..own };
-    assert_eq!(by(Policy::SessionAffinity, &own), Ok(Compared { chosen: 0, explained: true, whole: true }));
+    assert_eq!(
+        by(Policy::SessionAffinity, &own),
+        Ok(Compared { chosen: 0, explained: true, checkable: true, whole: true })
+    );
 }
 
 #[test]
@@ -118,7 +166,11 @@ fn a_tie_is_counted_and_is_none_of_the_largest_differences() {
     let alike = [candidate("b", 1, 3.0, 2), candidate("a", 0, 3.0, 2)].into_iter().collect();
     let alike = Decision { candidates: alike, ..decision() };
     report.decision(alike.policy, Moment(1_795_435_995_000_000));
-    report.compared(SnapshotId::from_u128(0xabc), &alike, &Compared { chosen: 1, explained: true, whole: true });
+    report.compared(
+        SnapshotId::from_u128(0xabc),
+        &alike,
+        &Compared { chosen: 1, explained: true, checkable: true, whole: true },
+    );
     let report = report.finished();
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!((&json["different_but_alike"], &json["examples"]), (&1.into(), &serde_json::json!([])));

@@ -32,7 +32,7 @@ pub use id::{InstanceTag, RunId, SnapshotId};
 pub use load_report::{BackendReport, LoadReport, ReportFormat, ReportPhase};
 pub use members::{Block, Member, Members};
 pub use moment::Moment;
-pub use outcome::{Attempt, Ending, Fault, Outcome, Timings};
+pub use outcome::{Attempt, Ending, Fault, Outcome, Retry, Timings};
 pub use place::Place;
 pub use pools::{Pool, Pools, Serving, Standing};
 pub use record::{Issued, Operation, Progress, Record, Request, Run, Tenant};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::decision::{Excluded, Fallback, Reason};
 use super::load_report::BackendReport;
 use super::sample::Target;
 
@@ -134,6 +135,30 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// What went wrong, for operators.
     pub error: Option<Box<str>>,
+    /// Why it was this target, after others had failed; `None` for the first attempt, of which the decision tells, and in
+    /// records of versions that did not record it.
+    pub retry: Option<Box<Retry>>,
+}
+
+/// The choice of another target after an attempt had failed, by the policy and the hashes of the request's decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Why it won among those that had not been tried.
+    pub reason: Reason,
+    /// Why `least_request` stood in for the policy; `None` if it did not.
+    pub fallback: Option<Fallback>,
+    /// How old the view was that it was made from, in milliseconds.
+    pub view_age_ms: u64,
+    /// How many targets could have been chosen, with those that had been tried.
+    pub eligible: u32,
+    /// How many could not, and why.
+    pub excluded: Excluded,
+    /// How many were looked at; none of them had been tried.
+    pub considered: u32,
+    /// What the policy made of the chosen one; `None` if it could not be scored.
+    pub score: Option<f64>,
+    /// Random bits: they draw candidates from a large fleet, break ties, and are the turn of a round robin.
+    pub draw: u64,
 }
 
 /// Moments of a request, as offsets from accept. `None` means that it did not come to that.
@@ -153,6 +178,8 @@ pub struct Timings {
     pub inter_token_p99_us: Option<u64>,
     /// The longest.
     pub inter_token_max_us: Option<u64>,
+    /// How long the request waited in the engine's queue, if the engine said.
+    pub engine_queue_us: Option<u64>,
 }
 
 /// What the target said of its own work, as far as the gateway could read it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::decision::Decision;
 use super::id::{InstanceTag, RunId, SnapshotId};
 use super::moment::Moment;
-use super::outcome::Outcome;
+use super::outcome::{Attempt, Outcome, Retry};
 use super::trace::TraceContext;
 
 /// One life of one gateway process; every record points to it.
@@ -221,7 +221,9 @@ impl Record {
         let request = &self.issued.request;
         let labels: usize = request.labels.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
         let candidates = self.issued.decision.as_ref().map_or(0, |decision| decision.candidates.bytes());
-        let attempts = self.outcome().map_or(0, |outcome| outcome.attempts.len());
+        let retried = |attempt: &Attempt| attempt.retry.as_ref().map_or(0, |_| size_of::<Retry>());
+        let attempt = |attempt: &Attempt| size_of::<Attempt>() + retried(attempt);
+        let attempts: usize = self.outcome().map_or(0, |outcome| outcome.attempts.iter().map(attempt).sum());
         let report = self.outcome().and_then(|outcome| outcome.answer.load_report.as_ref());
         let model = request.model.as_ref().map_or(0, |model| model.len());
         size_of::<Self>()
@@ -229,7 +231,7 @@ impl Record {
             + model
             + labels
             + candidates
-            + attempts * size_of::<super::Attempt>()
+            + attempts
             + report.map_or(0, |report| report.weight())
             + RECORD_TEXT_BYTES
     }

@@ -11,13 +11,14 @@ use serde::Deserialize;
 use super::codes::{Coded as _, usual_path};
 use super::encode::{COLUMNS_COUNT, DECISION_COLUMNS, STATE_COLUMNS, only_part};
 use super::readings::restore_exact;
-use super::rest::{self, AttemptRow, LinkedRow, MetricRow, ReportRow, Rest};
+use super::rest::{self, AttemptRow, LinkedRow, MetricRow, ReportRow, Rest, RetryRow};
 use super::row::{Columns, RowError, nat};
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Candidates, Decision, Excluded, Fallback, GpuUuids, Inputs, InstanceTag, Issued,
-    LoadReport, Moment, Operation, Outcome, Place, Quantity, Reading, Record, RemoteSpan, ReportFormat, ReportPhase,
-    Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext, TraceId,
+    LoadReport, Moment, Operation, Outcome, Place, Quantity, Reading, Reason, Record, RemoteSpan, ReportFormat,
+    ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
+    TraceId,
 };
 
 /// Samples remembered by one connection, each about half a kilobyte.
@@ -248,6 +249,7 @@ fn outcome(
         inter_token_p50_us: rest.inter_token_p50_us,
         inter_token_p99_us: rest.inter_token_p99_us,
         inter_token_max_us: rest.inter_token_max_us,
+        engine_queue_us: rest.engine_queue_us,
     };
     let mut attempts = Vec::with_capacity(rest.attempts.len());
     for row in &rest.attempts {
@@ -288,6 +290,27 @@ fn attempt(
         first_byte_offset_us,
         status,
         error: boxed(&row.error),
+        retry: row.retry.as_deref().map(retry).transpose()?.map(Box::new),
+    })
+}
+
+fn retry(row: &RetryRow) -> Result<Retry, RowError> {
+    let unknown = |code| move || RowError::corrupt(format!("a retry has the unknown code {code}"));
+    let fallback = |code| Fallback::from_code(code).ok_or_else(unknown(code));
+    Ok(Retry {
+        reason: Reason::from_code(row.reason).ok_or_else(unknown(row.reason))?,
+        fallback: row.fallback.map(fallback).transpose()?,
+        view_age_ms: row.view_age_ms,
+        eligible: row.eligible,
+        excluded: Excluded {
+            unhealthy: row.excluded_unhealthy,
+            ejected: row.excluded_ejected,
+            model: row.excluded_model,
+            no_fresh_state: row.excluded_no_fresh_state,
+        },
+        considered: row.considered,
+        score: row.score,
+        draw: row.draw,
     })
 }
 

@@ -7,14 +7,15 @@ use rusqlite::{Connection, Statement};
 
 use super::codes::{Coded as _, usual_path};
 use super::readings::write_json;
-use super::rest::{self, AttemptRow, Label, LinkedRow, MetricRow, ReportRow, Rest};
+use super::rest::{self, AttemptRow, Label, LinkedRow, MetricRow, ReportRow, Rest, RetryRow};
 use super::row::Binder;
 use super::shared::Shared;
 use crate::snapshot::decision::SCORE_PARTS_MAX;
 use crate::snapshot::load_report::ReportMetric;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Candidates, Decision, Issued, Outcome, Quantity, Record, RemoteSpan, Sample,
+    Attempt, BackendReport, Candidate, Candidates, Decision, Fallback, Issued, Outcome, Quantity, Record, RemoteSpan,
+    Retry, Sample,
 };
 
 /// The columns of a record, in the order in which [`Encoder::insert`] binds them and `decode.rs` reads them.
@@ -263,6 +264,7 @@ fn bind_outcome(
     rest.inter_token_p50_us = timings.inter_token_p50_us;
     rest.inter_token_p99_us = timings.inter_token_p99_us;
     rest.inter_token_max_us = timings.inter_token_max_us;
+    rest.engine_queue_us = timings.engine_queue_us;
     rest.load_report = answer.load_report.as_deref().map(|report| Box::new(report_row(report)));
     Ok(())
 }
@@ -293,6 +295,23 @@ fn attempt_row(attempt: &Attempt, target: i64, outcome: &Outcome) -> AttemptRow 
         status: attempt.status.filter(|_| !head_was_sent).map(u32::from),
         error: attempt.error.as_deref().map(str::to_owned),
         head_was_sent,
+        retry: attempt.retry.as_deref().map(|retry| Box::new(retry_row(retry))),
+    }
+}
+
+fn retry_row(retry: &Retry) -> RetryRow {
+    RetryRow {
+        reason: retry.reason.code(),
+        fallback: retry.fallback.map(Fallback::code),
+        view_age_ms: retry.view_age_ms,
+        eligible: retry.eligible,
+        excluded_unhealthy: retry.excluded.unhealthy,
+        excluded_ejected: retry.excluded.ejected,
+        excluded_model: retry.excluded.model,
+        excluded_no_fresh_state: retry.excluded.no_fresh_state,
+        considered: retry.considered,
+        score: retry.score,
+        draw: retry.draw,
     }
 }
 

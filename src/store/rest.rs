@@ -72,6 +72,8 @@ pub(super) struct Rest {
     pub(super) inter_token_max_us: Option<u64>,
     #[prost(message, optional, boxed, tag = "27")]
     pub(super) load_report: Option<Box<ReportRow>>,
+    #[prost(uint64, optional, tag = "28")]
+    pub(super) engine_queue_us: Option<u64>,
 }
 
 /// A span of somebody else's.
@@ -118,6 +120,38 @@ pub(super) struct AttemptRow {
     /// The attempt's first byte and status are the outcome's, which has columns.
     #[prost(bool, tag = "7")]
     pub(super) head_was_sent: bool,
+    /// Of an attempt after the first; records of earlier versions have none.
+    #[prost(message, optional, boxed, tag = "8")]
+    pub(super) retry: Option<Box<RetryRow>>,
+}
+
+/// Why a target was tried after others.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RetryRow {
+    /// The code of a `Reason`.
+    #[prost(int64, tag = "1")]
+    pub(super) reason: i64,
+    /// The code of a `Fallback`.
+    #[prost(int64, optional, tag = "2")]
+    pub(super) fallback: Option<i64>,
+    #[prost(uint64, tag = "3")]
+    pub(super) view_age_ms: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) eligible: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) excluded_unhealthy: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) excluded_ejected: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) excluded_model: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) excluded_no_fresh_state: u32,
+    #[prost(uint32, tag = "9")]
+    pub(super) considered: u32,
+    #[prost(double, optional, tag = "10")]
+    pub(super) score: Option<f64>,
+    #[prost(fixed64, tag = "11")]
+    pub(super) draw: u64,
 }
 
 /// What a target said of its load.

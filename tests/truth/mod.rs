@@ -12,6 +12,7 @@ mod http2;
 mod ids;
 mod leaving;
 mod orca;
+mod queue_time;
 mod semantics;
 mod slow_clients;
 mod stream;

@@ -4,6 +4,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
+use serde_json::{Value, json};
+use snapgate::demo::sim::SimSettings;
+
 use super::assert_ended;
 use crate::gateway::{Client, End, Gateway, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
 
@@ -115,11 +118,11 @@ fn a_target_that_cannot_be_connected_to_is_passed_over_and_the_record_says_so() 
             passed_over += 1;
             assert_eq!(tried, [Some("t0"), Some("t1")]);
             assert!(attempts[0]["error"].as_str().is_some_and(|error| error.starts_with("connect: ")), "{attempts:?}");
-            assert_eq!((&attempts[0]["status"], &attempts[1]["status"]), (&serde_json::Value::Null, &200.into()));
+            assert_eq!((&attempts[0]["status"], &attempts[1]["status"]), (&Value::Null, &200.into()));
         } else {
             assert_eq!(tried, [Some("t1")]);
         }
-        assert_eq!(attempts[attempts.len() - 1]["error"], serde_json::Value::Null);
+        assert_eq!(attempts[attempts.len() - 1]["error"], Value::Null);
         assert_eq!(found.at("/outcome/attempt_count"), attempts.len());
         ended.push(found);
     }
@@ -225,6 +228,46 @@ fn a_request_that_one_target_broke_is_answered_by_another_as_far_as_the_budget_g
         assert!(metrics.lines().any(|it| it == line), "{line}: {metrics}");
     }
     assert_idle(&gateway);
+}
+
+/// A retry is a choice of its own: why it fell as it did is in its attempt, and comes back from the store.
+#[test]
+fn a_retry_says_why_it_went_where_it_went() {
+    let sims = Sims::start(vec![SimSettings::instant(); 2]);
+    let (hangs_up, _) = hanging_up();
+    let targets = [hangs_up, sims.addresses()[0], sims.addresses()[1]];
+    for (policy, fallback) in [("round_robin", Value::Null), ("session_affinity", json!("no_session"))] {
+        let setup = Setup::before(&targets).set("policy", policy).set("fleet.probe_interval", "10s");
+        let gateway = setup.set("fleet.eject_after", 0).start();
+        let (id, found) = until("a request is tried again", || {
+            let id = gateway.ask(&Request::chat()).id();
+            Some((id.clone(), gateway.ended(&id))).filter(|(_, found)| found.list("/attempts").len() == 2)
+        });
+        let [first, second] = ["/attempts/0/choice", "/attempts/1/choice"].map(|choice| found.at(choice));
+        assert_eq!((&first["reason"], &first["considered"]), (found.at("/decision/reason"), &json!(3)));
+        assert_eq!(&first["draw"], found.at("/decision/inputs/draw"));
+        let excluded = json!({"unhealthy": 0, "ejected": 0, "model": 0, "no_fresh_state": 0});
+        assert_eq!(
+            (&second["eligible"], &second["considered"], &second["excluded"]),
+            (&json!(3), &json!(2), &excluded)
+        );
+        let reasons = match policy {
+            "round_robin" => &["next_in_turn"][..],
+            _ => &["tie_broken_by_draw", "lowest_score"],
+        };
+        assert!(reasons.iter().any(|reason| second["reason"] == *reason), "{second}");
+        assert_eq!(second["fallback"], fallback);
+        assert!(second["score"].is_number() && second["view_age_ms"].is_u64(), "{second}");
+        assert!(second["draw"].as_str().is_some_and(|draw| draw.len() == 16 && first["draw"] != draw), "{second}");
+        let stored = gateway.stored(&id);
+        assert_eq!(stored.at("/attempts"), found.at("/attempts"));
+        let asked = Request::get(format!("/v1/snapshots/{id}")).with("accept", "text/plain");
+        let text = Client::to(gateway.admin).ask(&asked);
+        // Lines may break anywhere.
+        let text = text.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = format!("retried on {}: ", stored.text_at("/outcome/target").expect("it was answered"));
+        assert!(text.contains(&said) && text.contains("of 2 untried"), "{text}");
+    }
 }
 
 #[test]

@@ -10,4 +10,6 @@ pub(super) const TABLE: Table = Table {
         (Input::Running, &["llamacpp:requests_processing"]),
         (Input::Tokens, &["llamacpp:tokens_predicted"]),
     ],
+    from_zero: &[],
+    queue_time: None,
 };

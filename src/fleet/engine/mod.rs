@@ -4,6 +4,7 @@
 //! they count only where somebody names them, as do tables of one's own.
 
 mod llama_cpp;
+mod queue_time;
 mod sglang;
 mod table;
 mod tensorrt_llm;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::prometheus;
 use super::rates::{Growth, Window};
 use crate::snapshot::Quantity;
+pub use queue_time::{QueueTime, TimeUnit};
 pub use table::{Combine, Input, Row};
 use table::{Engine, Table};
 
@@ -49,6 +51,8 @@ pub struct EngineSettings {
     pub name: String,
     /// What is where on its page.
     pub rows: Vec<Row>,
+    /// In which header of its answers it says how long a request waited in its queue, if it does.
+    pub queue_time: Option<QueueTime>,
 }
 
 /// All engines there are.
@@ -67,7 +71,7 @@ impl Engines {
     /// The shipped ones, and these.
     pub fn new(own: &[EngineSettings]) -> Self {
         let shipped = SHIPPED.iter().map(|table| table.engine());
-        let own = own.iter().map(|engine| Engine::new(&engine.name, engine.rows.clone()));
+        let own = own.iter().map(|own| Engine::new(&own.name, own.rows.clone(), own.queue_time.clone()));
         Self { all: shipped.chain(own).map(Arc::new).collect() }
     }
 
@@ -192,6 +196,8 @@ struct Known {
     engine: Arc<Engine>,
     /// In the order of its rows.
     growth: Vec<Growth>,
+    /// A page has told of queries: what was not found until then is known.
+    queried: bool,
     prefix: Window<2>,
     requests: Window<1>,
     tokens: Window<1>,
@@ -233,7 +239,7 @@ impl Known {
     fn new(engine: Arc<Engine>, window: Duration) -> Self {
         let growth = engine.rows.iter().map(|_| Growth::default()).collect();
         let (prefix, requests, tokens) = (Window::new(window), Window::new(window), Window::new(window));
-        Self { engine, growth, prefix, requests, tokens }
+        Self { engine, growth, queried: false, prefix, requests, tokens }
     }
 
     fn observe(&mut self, page: &Page, at: Instant) -> Observation {
@@ -241,11 +247,19 @@ impl Known {
         let place = |input| engine.rows.iter().position(|row| row.input == input);
         let found = |input| place(input).map(|place| (place, &page.found[place])).filter(|(_, it)| it.is_something());
         let gauge = |input| found(input).and_then(|(_, found)| found.value);
+        let restarted =
+            found(Input::PrefixQueries).is_some_and(|(place, found)| self.growth[place].falls(&found.series));
         let mut total = |input| found(input).map(|(place, found)| self.growth[place].after(&found.series));
 
-        let (hits, queries, misses) =
-            (total(Input::PrefixHits), total(Input::PrefixQueries), total(Input::PrefixMisses));
+        let (queries, misses) = (total(Input::PrefixQueries), total(Input::PrefixMisses));
         let (requests, tokens) = (total(Input::Requests), total(Input::Tokens));
+        let hits = match (place(Input::PrefixHits), queries) {
+            (Some(hits), Some(_)) if engine.from_zero.contains(&Input::PrefixHits) => {
+                let is_first = !std::mem::replace(&mut self.queried, true);
+                from_zero(&mut self.growth[hits], &page.found[hits].series, is_first, restarted)
+            }
+            _ => total(Input::PrefixHits),
+        };
         let queries = queries.or_else(|| Some(hits? + misses?));
         let ratio = queries.zip(hits).and_then(|(queries, hits)| {
             let [queries, hits] = self.prefix.after(at, [queries, hits])?.growth;
@@ -269,6 +283,18 @@ impl Known {
         let absent = absent.map(|(row, _)| row.names[0].clone()).collect();
         Observation { values, garbage: page.garbage, absent, engine: Arc::clone(&engine.name), gives: engine.gives }
     }
+}
+
+/// The total of a counter that has no series before it has counted something. What it counted before the first page is nobody
+/// knows how old. A page without it, after one with it, was cut short, unless the engine has started again.
+fn from_zero(growth: &mut Growth, series: &[(u64, f64)], is_first: bool, restarted: bool) -> Option<f64> {
+    if restarted {
+        growth.forget();
+    }
+    if series.is_empty() && growth.has_series() {
+        return None;
+    }
+    Some(if is_first { growth.after(series) } else { growth.after_from_zero(series) })
 }
 
 #[cfg(test)]
@@ -432,6 +458,47 @@ mod tests {
         assert_eq!(&*last_of(&[IDLE]).unwrap().engine, "vllm");
     }
 
+    /// SGLang adds to this counter only when a prompt has cached tokens: its series come with the first of them.
+    #[test]
+    fn sglang_without_a_hit_has_a_ratio_of_0_and_the_first_hit_counts_whole() {
+        let page = |prompt: u32, cached: &str| {
+            format!("sglang:num_queue_reqs{{m=\"m\"}} 0\nsglang:prompt_tokens_total{{m=\"m\"}} {prompt}\n{cached}")
+        };
+        let cached = |source: &str, tokens: u32| {
+            format!("sglang:cached_tokens_total{{cache_source=\"{source}\",m=\"m\"}} {tokens}\n")
+        };
+        let ratio = |pages: &[String]| {
+            let pages: Vec<_> = pages.iter().map(String::as_str).collect();
+            value(&pages, Quantity::PrefixCacheHitRatio)
+        };
+        assert_eq!(ratio(&[page(1000, "")]), None, "one page is no growth");
+        assert_eq!(ratio(&[page(1000, ""), page(1000, "")]), None, "nothing was looked up");
+        assert_eq!(ratio(&[page(1000, ""), page(1400, "")]), Some(0.0));
+        assert_eq!(ratio(&[page(1000, ""), page(1400, &cached("device", 100))]), Some(0.25));
+        // Another source of the cache begins to hit.
+        let both = cached("device", 100) + &cached("host", 100);
+        assert_eq!(ratio(&[page(1000, &cached("device", 100)), page(1400, &both)]), Some(0.25));
+        // What was counted before the first page is nobody knows how old, and a restart begins at 0.
+        assert_eq!(ratio(&[page(1000, &cached("device", 900)), page(1400, &cached("device", 1000))]), Some(0.25));
+        assert_eq!(ratio(&[page(1000, &cached("device", 900)), page(400, "")]), Some(0.0));
+        let restarted = [page(1000, &cached("device", 900)), page(400, ""), page(800, &cached("device", 200))];
+        assert_eq!(ratio(&restarted), Some(0.25), "of 400 and 400");
+        // A page that was cut short has counted nothing back.
+        let (one, other) = (cached("device", 100), cached("host", 300));
+        let whole = |prompt, device| page(prompt, &(cached("device", device) + &other));
+        assert_eq!(ratio(&[whole(1000, 100), page(1100, "")]), None, "not all of it came");
+        assert_eq!(ratio(&[whole(1000, 100), page(1100, ""), whole(1400, 200)]), Some(0.25));
+        assert_eq!(ratio(&[whole(1000, 100), page(1100, &one), whole(1400, 200)]), Some(0.25));
+        // Whether it is a row that is 0 or one that is called otherwise now is not known: it is still told of.
+        let read = last_of(&[page(1000, "").as_bytes()]).unwrap();
+        assert!(read.absent.iter().any(|name| name == "sglang:cached_tokens"), "{read:?}");
+        // A page on which nobody tells of queries says nothing of hits.
+        assert_eq!(ratio(&["sglang:num_queue_reqs 0\n".to_owned(), "sglang:num_queue_reqs 0\n".to_owned()]), None);
+        // vLLM sends both from the start: there, a counter that is not on the page is missing.
+        let vllm = |queries: u32| format!("vllm:prefix_cache_queries_total {queries}\n");
+        assert_eq!(ratio(&[vllm(100), vllm(200)]), None);
+    }
+
     #[test]
     fn an_engine_that_was_replaced_by_another_is_recognised_again() {
         let read = last_of(&[BUSY, SGLANG.as_bytes()]).unwrap();
@@ -468,6 +535,7 @@ mod tests {
                 row(Input::PrefixHits, Combine::Growth, 1.0, "hits"),
                 row(Input::PrefixMisses, Combine::Growth, 1.0, "misses"),
             ],
+            queue_time: None,
         };
         let mut pages = Pages::new(Engines::new(&[own]).possible("mine"), WINDOW);
         let (start, page) = (Instant::now(), "kv_percent{e=\"0\"} 20\nkv_percent{e=\"1\"} 25\nbusy 1\nbusy 3\n");

@@ -16,4 +16,7 @@ pub(super) const TABLE: Table = Table {
         (Input::Requests, &["sglang:num_requests"]),
         (Input::Tokens, &["sglang:generation_tokens"]),
     ],
+    // Added to only when a prompt has cached tokens.
+    from_zero: &[Input::PrefixHits],
+    queue_time: None,
 };

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::HeaderName;
+
+use super::queue_time::{QueueTime, TimeUnit};
 use crate::snapshot::Quantity;
 
 /// The largest count that is believed: beyond it a double no longer counts one by one. It keeps every sum finite.
@@ -120,6 +123,10 @@ pub(super) struct Table {
     /// Whether it was compared with pages of the engine itself, or follows its documentation alone.
     pub(super) tried: bool,
     pub(super) rows: &'static [(Input, &'static [&'static str])],
+    /// Counters whose series are not on a page before they have counted something: until then they are 0, not missing.
+    pub(super) from_zero: &'static [Input],
+    /// In which header of its answers it says how long a request waited in its queue, and in what.
+    pub(super) queue_time: Option<(&'static str, TimeUnit)>,
 }
 
 impl Table {
@@ -130,7 +137,10 @@ impl Table {
             scale: 1.0,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         };
-        Engine::new(self.name, self.rows.iter().map(row).collect())
+        let queue_time =
+            self.queue_time.map(|(header, unit)| QueueTime { header: HeaderName::from_static(header), unit });
+        let rows = self.rows.iter().map(row).collect();
+        Engine { from_zero: self.from_zero, ..Engine::new(self.name, rows, queue_time) }
     }
 }
 
@@ -141,6 +151,10 @@ pub(super) struct Engine {
     pub(super) rows: Vec<Row>,
     /// Which quantities its rows can give, in the order of [`Quantity::ALL`].
     pub(super) gives: [bool; Quantity::COUNT],
+    /// See [`Table::from_zero`].
+    pub(super) from_zero: &'static [Input],
+    /// Where it says how long a request waited in its queue; `None` if it does not.
+    pub(super) queue_time: Option<QueueTime>,
     places: HashMap<Box<[u8]>, Vec<Place>>,
     /// The lengths that names have: most other names are told apart by theirs.
     lengths: u128,
@@ -157,7 +171,7 @@ pub(super) struct Place {
 }
 
 impl Engine {
-    pub(super) fn new(name: &str, rows: Vec<Row>) -> Self {
+    pub(super) fn new(name: &str, rows: Vec<Row>, queue_time: Option<QueueTime>) -> Self {
         let mut places = HashMap::<Box<[u8]>, Vec<Place>>::new();
         let mut lengths = 0;
         for (row, Row { combine, names, .. }) in rows.iter().enumerate() {
@@ -187,7 +201,7 @@ impl Engine {
             Quantity::EngineRequestsPerSecond => has(Input::Requests),
             Quantity::EngineTokensPerSecond => has(Input::Tokens),
         });
-        Self { name: name.into(), rows, gives, places, lengths }
+        Self { name: name.into(), rows, gives, from_zero: &[], queue_time, places, lengths }
     }
 
     /// Where series of this name belong; `None` if nowhere.

@@ -15,4 +15,6 @@ pub(super) const TABLE: Table = Table {
         (Input::Requests, &["trtllm_request_success"]),
         (Input::Tokens, &["trtllm_generation_tokens"]),
     ],
+    from_zero: &[],
+    queue_time: None,
 };

@@ -1,5 +1,6 @@
 //! Hugging Face's Text Generation Inference: by documentation, not tried. It says nothing of its KV cache.
 
+use super::queue_time::TimeUnit;
 use super::table::{Input, Table};
 
 pub(super) const TABLE: Table = Table {
@@ -12,4 +13,7 @@ pub(super) const TABLE: Table = Table {
         // The sum of a histogram grows like a counter.
         (Input::Tokens, &["tgi_request_generated_tokens_sum"]),
     ],
+    from_zero: &[],
+    // With answers that come in one piece: the head of a stream is sent before the request has waited.
+    queue_time: Some(("x-queue-time", TimeUnit::Milliseconds)),
 };

@@ -13,4 +13,6 @@ pub(super) const TABLE: Table = Table {
         (Input::GpuUtilization, &["nv_gpu_utilization"]),
         (Input::Requests, &["nv_inference_request_success"]),
     ],
+    from_zero: &[],
+    queue_time: None,
 };

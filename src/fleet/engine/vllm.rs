@@ -16,4 +16,6 @@ pub(super) const TABLE: Table = Table {
         (Input::Requests, &["vllm:request_success"]),
         (Input::Tokens, &["vllm:generation_tokens"]),
     ],
+    from_zero: &[],
+    queue_time: None,
 };

@@ -5,7 +5,7 @@
 //! move the cursor of an operator's terminal; nothing but ASCII and box-drawing characters comes out, and no line is
 //! wider than asked for.
 
-use crate::snapshot::document::{BackendReportPart, State};
+use crate::snapshot::document::{BackendReportPart, DecisionPart, KubernetesPart, State};
 use crate::snapshot::{Document, Quantity};
 
 use super::around::Around;
@@ -126,6 +126,9 @@ fn names(document: &Document<'_>, width: usize) -> String {
             text.push_str(&pair(name, value, width));
         }
     }
+    if let Some(pod) = pod(&document.decision) {
+        text.push_str(&pair("pod", &pod, width));
+    }
     if let Some(gpus) = gpus(&document.decision.state.state, width) {
         text.push_str(&pair("gpus", &gpus, width));
     }
@@ -136,6 +139,18 @@ fn names(document: &Document<'_>, width: usize) -> String {
         text.push_str(&pair("label", &format!("{name}: {value}"), width));
     }
     text
+}
+
+/// The pod that the chosen target is; `None` if nobody said.
+fn pod(decision: &DecisionPart<'_>) -> Option<String> {
+    let KubernetesPart { namespace, pod, uid, node, labels: _ } = &decision.kubernetes;
+    let mut text = [namespace, pod].into_iter().flatten().map(AsRef::as_ref).collect::<Vec<&str>>().join("/");
+    for (what, value) in [("node", node), ("uid", uid)] {
+        let Some(value) = value else { continue };
+        text.push_str(if text.is_empty() { "" } else { ", " });
+        text.push_str(&format!("{what} {value}"));
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 /// The chosen target's GPUs, how busy and how full they were, and whose word that is; `None` if nobody said.
@@ -197,7 +212,7 @@ fn pair_at(name: &str, value: &str, column: usize, width: usize) -> String {
 mod tests {
     use super::super::specimen;
     use super::*;
-    use crate::snapshot::Ending;
+    use crate::snapshot::{Ending, Place};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -267,6 +282,26 @@ mod tests {
         let text = render(&document, 100);
         assert!(text.contains("a\\u{1b}[2J\\u{202e}b\\r\\nc"), "{text}");
         assert!(text.contains("\\u{6a21}\\u{578b}"), "{text}");
+    }
+
+    #[test]
+    fn the_pod_that_the_target_is_has_a_line_as_far_as_it_is_known() {
+        let place = Place {
+            namespace: "llm".into(),
+            pod: "vllm-2".into(),
+            uid: "5b1f".into(),
+            node: Some("gpu-a".into()),
+            ..Place::default()
+        };
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        assert!(!render(&document, 100).contains("\n  pod "), "nobody said which");
+        document.decision.kubernetes = KubernetesPart::of(Some(&place));
+        let text = render(&document, 100);
+        assert!(text.contains("\n  pod            llm/vllm-2, node gpu-a, uid 5b1f\n"), "{text}");
+        document.decision.kubernetes = KubernetesPart { pod: Some("p\u{1b}".into()), ..KubernetesPart::default() };
+        let text = render(&document, 100);
+        assert!(text.contains("\n  pod            p\\u{1b}\n"), "{text}");
     }
 
     /// Whether a terminal shows it as one column and does nothing else.

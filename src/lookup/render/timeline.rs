@@ -1,6 +1,6 @@
 //! The life of a request as a picture: a bar for every stage, on one scale from accept to the end.
 
-use super::words;
+use super::{verdict, words};
 use crate::snapshot::Document;
 use crate::snapshot::document::Phase;
 
@@ -102,7 +102,10 @@ fn stages(document: &Document<'_>) -> Vec<Stage> {
             (None, None) => "no answer".to_owned(),
         };
         let telling = attempts.len() > 1 || attempt.error.is_some();
-        let note = telling.then(|| format!("{}: {result}", attempt.target));
+        // The verdict says why the first one was tried.
+        let why = verdict::anew(&document.decision, &attempt.choice).filter(|_| place > 0);
+        let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+        let note = telling.then(|| format!("{}{why}: {result}", attempt.target));
         if let Some(to) = to {
             push(&mut last, "connect", Some(to), note);
         }

@@ -2,7 +2,7 @@
 
 use super::candidates::{Trust, scored, state_of};
 use super::words;
-use crate::snapshot::document::{DecisionPart, Phase};
+use crate::snapshot::document::{ChoicePart, DecisionPart, Phase};
 use crate::snapshot::{Document, Ending, Fallback, Fault, Freshness, Policy, Quantity, Reason};
 
 /// A queue is called long if so many more requests wait in it than in the shortest one among the candidates …
@@ -122,38 +122,64 @@ fn choice(document: &Document<'_>) -> Option<String> {
         (Some(true), _) => "forced by the request".to_owned(),
         (_, None) => "chosen".to_owned(),
         (_, Some(reason)) => {
-            let policy = decision.policy.map_or("an unknown policy", Policy::name);
-            let reason = match reason {
-                Reason::OnlyCandidate => "the only candidate".to_owned(),
-                Reason::NextInTurn => format!("next in turn of {}", decision.candidates.len()),
-                Reason::LowestScore => format!("lowest of {scores}"),
-                Reason::TieBrokenByDraw => format!("drawn among the lowest of {scores}"),
-                Reason::Drawn => format!("drawn from {}", decision.candidates.len()),
-                Reason::Affinity => "the one it belongs to".to_owned(),
-                Reason::AffinityOverflow => "the next one, as the one it belongs to has too much in flight".to_owned(),
-                Reason::Forced => "forced by the request".to_owned(),
-            };
+            let why = reason_words(reason, &decision.candidates.len().to_string(), &scores);
             match decision.fallback {
-                None => format!("chosen by {policy}: {reason}"),
-                Some(fallback) => {
-                    let why = fallback_words(fallback);
-                    format!("chosen by least_request, because {policy} {why}: {reason}")
-                }
+                None => format!("chosen by {}: {why}", policy_words(decision)),
+                Some(fallback) => format!("chosen by {}: {why}", fallback_words(decision, fallback)),
             }
         }
     };
     let Some(chosen) = failover(document) else { return Some(why) };
     let error = document.attempts.iter().find_map(|attempt| attempt.error.as_deref()).unwrap_or("no answer");
-    Some(format!("a failover from {} ({}), which was {why}", words::clean(chosen), words::clean(error)))
+    let retried = document.attempts.last().and_then(|last| {
+        let why = anew(decision, &last.choice)?;
+        Some(format!("; retried on {}: {why}", words::clean(&last.target)))
+    });
+    let retried = retried.unwrap_or_default();
+    Some(format!("a failover from {} ({}), which was {why}{retried}", words::clean(chosen), words::clean(error)))
 }
 
-/// Why a policy could not choose.
-const fn fallback_words(fallback: Fallback) -> &'static str {
-    match fallback {
+/// Why a retry went where it went; `None` if that was not recorded.
+pub(super) fn anew(decision: &DecisionPart<'_>, choice: &ChoicePart<'_>) -> Option<String> {
+    let why = match (choice.reason?, choice.considered?) {
+        (_, 1) => "the only untried target".to_owned(),
+        (reason, considered) => {
+            let untried = format!("{considered} untried");
+            reason_words(reason, &untried, &untried)
+        }
+    };
+    Some(match choice.fallback {
+        None => why,
+        Some(fallback) => format!("{why}, by {}", fallback_words(decision, fallback)),
+    })
+}
+
+/// Why a target won, of so many that were looked at and so many that have a score.
+fn reason_words(reason: Reason, seen: &str, scored: &str) -> String {
+    match reason {
+        Reason::OnlyCandidate => "the only candidate".to_owned(),
+        Reason::NextInTurn => format!("next in turn of {seen}"),
+        Reason::LowestScore => format!("lowest of {scored}"),
+        Reason::TieBrokenByDraw => format!("drawn among the lowest of {scored}"),
+        Reason::Drawn => format!("drawn from {seen}"),
+        Reason::Affinity => "the one it belongs to".to_owned(),
+        Reason::AffinityOverflow => "the next one, as the one it belongs to has too much in flight".to_owned(),
+        Reason::Forced => "forced by the request".to_owned(),
+    }
+}
+
+fn policy_words(decision: &DecisionPart<'_>) -> &'static str {
+    decision.policy.map_or("an unknown policy", Policy::name)
+}
+
+/// What chose in place of the policy, and why that could not.
+fn fallback_words(decision: &DecisionPart<'_>, fallback: Fallback) -> String {
+    let why = match fallback {
         Fallback::NoFreshState => "had no fresh state",
         Fallback::NoPrompt => "found no prompt",
         Fallback::NoSession => "found no session",
-    }
+    };
+    format!("least_request, because {} {why}", policy_words(decision))
 }
 
 /// How far the chosen target's state could be trusted.

@@ -382,6 +382,8 @@ async fn the_fleet_is_shown_as_it_is_now() {
         ("gateway_in_flight", json!(1)),
         ("gateway_requests_per_second", json!(9.5)),
         ("gateway_tokens_per_second", json!(1480.0)),
+        ("engine_tokens_per_second_per_gpu", json!(1471.5)),
+        ("gateway_requests_per_second_per_gpu", json!(9.5)),
         ("sample", json!(17)),
     ] {
         assert_eq!(target[key], want, "{key}");

@@ -15,6 +15,10 @@ pub(super) mod conventions {
     pub(in super::super) const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
     pub(in super::super) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub(in super::super) const HTTP_ROUTE: &str = "http.route";
+    pub(in super::super) const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    pub(in super::super) const K8S_NODE_NAME: &str = "k8s.node.name";
+    pub(in super::super) const K8S_POD_NAME: &str = "k8s.pod.name";
+    pub(in super::super) const K8S_POD_UID: &str = "k8s.pod.uid";
     pub(in super::super) const SERVER_ADDRESS: &str = "server.address";
     pub(in super::super) const SERVER_PORT: &str = "server.port";
     pub(in super::super) const URL_FULL: &str = "url.full";
@@ -69,6 +73,14 @@ pub(super) mod own {
     pub(in super::super) const STATE_IN_FLIGHT: &str = "snapgate.decision.state.gateway_in_flight";
     pub(in super::super) const STATE_REQUESTS_PER_SECOND: &str = "snapgate.decision.state.gateway_requests_per_second";
     pub(in super::super) const STATE_TOKENS_PER_SECOND: &str = "snapgate.decision.state.gateway_tokens_per_second";
+    pub(in super::super) const STATE_ENGINE_REQUESTS_PER_GPU: &str =
+        "snapgate.decision.state.engine_requests_per_second_per_gpu";
+    pub(in super::super) const STATE_ENGINE_TOKENS_PER_GPU: &str =
+        "snapgate.decision.state.engine_tokens_per_second_per_gpu";
+    pub(in super::super) const STATE_GATEWAY_REQUESTS_PER_GPU: &str =
+        "snapgate.decision.state.gateway_requests_per_second_per_gpu";
+    pub(in super::super) const STATE_GATEWAY_TOKENS_PER_GPU: &str =
+        "snapgate.decision.state.gateway_tokens_per_second_per_gpu";
     pub(in super::super) const STATE_GPUS: &str = "snapgate.decision.state.gpus";
     pub(in super::super) const STATE_GPU_UUIDS: &str = "snapgate.decision.state.gpu_uuids";
     pub(in super::super) const STATE_WINDOW_MS: &str = "snapgate.decision.state.window_ms";
@@ -95,10 +107,21 @@ pub(super) mod own {
     pub(in super::super) const INTER_TOKEN_P50_US: &str = "snapgate.timings.inter_token_p50_us";
     pub(in super::super) const INTER_TOKEN_P99_US: &str = "snapgate.timings.inter_token_p99_us";
     pub(in super::super) const INTER_TOKEN_MAX_US: &str = "snapgate.timings.inter_token_max_us";
+    pub(in super::super) const ENGINE_QUEUE_US: &str = "snapgate.timings.engine_queue_us";
 
     pub(in super::super) const ATTEMPT_TARGET: &str = "snapgate.attempt.target";
     pub(in super::super) const ATTEMPT_CONNECT_US: &str = "snapgate.attempt.connect_us";
     pub(in super::super) const ATTEMPT_FIRST_BYTE_OFFSET_US: &str = "snapgate.attempt.first_byte_offset_us";
+    pub(in super::super) const ATTEMPT_REASON: &str = "snapgate.attempt.reason";
+    pub(in super::super) const ATTEMPT_FALLBACK: &str = "snapgate.attempt.fallback";
+    pub(in super::super) const ATTEMPT_VIEW_AGE_MS: &str = "snapgate.attempt.view_age_ms";
+    pub(in super::super) const ATTEMPT_ELIGIBLE: &str = "snapgate.attempt.eligible";
+    pub(in super::super) const ATTEMPT_EXCLUDED_UNHEALTHY: &str = "snapgate.attempt.excluded.unhealthy";
+    pub(in super::super) const ATTEMPT_EXCLUDED_EJECTED: &str = "snapgate.attempt.excluded.ejected";
+    pub(in super::super) const ATTEMPT_EXCLUDED_MODEL: &str = "snapgate.attempt.excluded.model";
+    pub(in super::super) const ATTEMPT_EXCLUDED_NO_FRESH_STATE: &str = "snapgate.attempt.excluded.no_fresh_state";
+    pub(in super::super) const ATTEMPT_CONSIDERED: &str = "snapgate.attempt.considered";
+    pub(in super::super) const ATTEMPT_SCORE: &str = "snapgate.attempt.score";
 
     pub(in super::super) const CANDIDATE_TARGET: &str = "snapgate.candidate.target";
     pub(in super::super) const CANDIDATE_RANK: &str = "snapgate.candidate.rank";

@@ -10,9 +10,10 @@ use super::names::conventions::*;
 use super::names::{QUANTITIES, events, own};
 use super::proto::{Attributes, bytes, fixed32, fixed64, message, number};
 use super::request::Facts;
+use crate::snapshot::document::PerGpu;
 use crate::snapshot::{
-    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Record, Sample,
-    Source, SpanId,
+    Attempt, BackendReport, Candidate, Decision, Ending, Freshness, Issued, Moment, Operation, Outcome, Place,
+    Quantity, Record, Retry, Sample, Source, SpanId,
 };
 
 /// Fields of `Span`.
@@ -149,6 +150,7 @@ impl Spans {
         to.int(own::INTER_TOKEN_P50_US, timings.inter_token_p50_us);
         to.int(own::INTER_TOKEN_P99_US, timings.inter_token_p99_us);
         to.int(own::INTER_TOKEN_MAX_US, timings.inter_token_max_us);
+        to.int(own::ENGINE_QUEUE_US, timings.engine_queue_us);
         if outcome.is_failure() {
             ended_by(to, outcome.ending, outcome.status);
         }
@@ -263,8 +265,14 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
     to.int(HTTP_REQUEST_RESEND_COUNT, Some(place as u64).filter(|place| *place > 0));
     to.int(HTTP_RESPONSE_STATUS_CODE, attempt.status.map(u64::from));
     to.text(own::ATTEMPT_TARGET, &*target.name);
+    if let Some(place) = &target.place {
+        runs_at(to, place);
+    }
     to.int(own::ATTEMPT_CONNECT_US, attempt.connect_us);
     to.int(own::ATTEMPT_FIRST_BYTE_OFFSET_US, attempt.first_byte_offset_us);
+    if let Some(retry) = &attempt.retry {
+        chosen_anew(to, retry);
+    }
     if request.operation != Operation::Other {
         to.text(GEN_AI_OPERATION_NAME, request.operation.name());
         to.text(GEN_AI_PROVIDER_NAME, &*facts.provider);
@@ -272,6 +280,30 @@ fn asked(to: &mut Attributes<'_>, issued: &Issued, place: usize, attempt: &Attem
         to.bool(GEN_AI_REQUEST_STREAM, request.stream.filter(|stream| *stream));
         to.int(GEN_AI_REQUEST_MAX_TOKENS, request.max_tokens);
     }
+}
+
+/// The pod that the target is; what nobody said is left out.
+fn runs_at(to: &mut Attributes<'_>, place: &Place) {
+    let Place { namespace, pod, uid, node, labels: _ } = place;
+    for (name, value) in [(K8S_NAMESPACE_NAME, namespace), (K8S_POD_NAME, pod), (K8S_POD_UID, uid)] {
+        to.text(name, Some(&**value).filter(|value| !value.is_empty()));
+    }
+    to.text(K8S_NODE_NAME, node.as_deref());
+}
+
+/// Why it was this target, after others: of the first attempt the request's span says that.
+fn chosen_anew(to: &mut Attributes<'_>, retry: &Retry) {
+    let excluded = retry.excluded;
+    to.text(own::ATTEMPT_REASON, retry.reason.name());
+    to.text(own::ATTEMPT_FALLBACK, retry.fallback.map(|fallback| fallback.name()));
+    to.int(own::ATTEMPT_VIEW_AGE_MS, retry.view_age_ms);
+    to.int(own::ATTEMPT_ELIGIBLE, u64::from(retry.eligible));
+    to.int(own::ATTEMPT_EXCLUDED_UNHEALTHY, u64::from(excluded.unhealthy));
+    to.int(own::ATTEMPT_EXCLUDED_EJECTED, u64::from(excluded.ejected));
+    to.int(own::ATTEMPT_EXCLUDED_MODEL, u64::from(excluded.model));
+    to.int(own::ATTEMPT_EXCLUDED_NO_FRESH_STATE, u64::from(excluded.no_fresh_state));
+    to.int(own::ATTEMPT_CONSIDERED, u64::from(retry.considered));
+    to.double(own::ATTEMPT_SCORE, retry.score);
 }
 
 /// What the target answered: of the attempt whose answer went to the client.
@@ -345,6 +377,14 @@ fn chosen_state(to: &mut Attributes<'_>, decision: &Decision) {
     to.int(own::STATE_IN_FLIGHT, u64::from(chosen.in_flight));
     to.double(own::STATE_REQUESTS_PER_SECOND, chosen.requests_per_second);
     to.double(own::STATE_TOKENS_PER_SECOND, chosen.tokens_per_second);
+    let engine = [Quantity::EngineRequestsPerSecond, Quantity::EngineTokensPerSecond];
+    let engine = engine.map(|quantity| sample.reading(quantity).value);
+    let gateway = [chosen.requests_per_second, chosen.tokens_per_second].map(Some);
+    let per_gpu = PerGpu::of(sample.gpus(), engine, gateway);
+    to.double(own::STATE_ENGINE_REQUESTS_PER_GPU, per_gpu.engine_requests_per_second_per_gpu);
+    to.double(own::STATE_ENGINE_TOKENS_PER_GPU, per_gpu.engine_tokens_per_second_per_gpu);
+    to.double(own::STATE_GATEWAY_REQUESTS_PER_GPU, per_gpu.gateway_requests_per_second_per_gpu);
+    to.double(own::STATE_GATEWAY_TOKENS_PER_GPU, per_gpu.gateway_tokens_per_second_per_gpu);
     to.int(own::STATE_GPUS, sample.gpus().map(u64::from));
     if let Some(uuids) = &sample.gpu_uuids {
         to.texts(own::STATE_GPU_UUIDS, uuids);

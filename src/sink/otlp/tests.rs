@@ -14,8 +14,8 @@ use prost::Message as _;
 use super::*;
 use crate::lookup::specimen;
 use crate::snapshot::{
-    Document, Ending, Freshness, Moment, Operation, Outcome, Reading, RemoteSpan, RunId, Sample, Source, SpanId,
-    Tenant, TraceId,
+    Document, Ending, Freshness, Moment, Operation, Outcome, Place, Reading, RemoteSpan, RunId, Sample, Source, SpanId,
+    Target, Tenant, TraceId,
 };
 
 fn settings() -> Settings {
@@ -109,8 +109,25 @@ fn everything() -> Vec<Arc<Record>> {
     });
     let mut outcome = completed.outcome().unwrap().clone();
     outcome.trace_exported = Some(true);
+    let failover = named("failover").outcome().unwrap().clone();
+    let [first, again] = &failover.attempts[..] else { panic!("two attempts") };
+    let mut again = again.clone();
+    again.retry.as_mut().unwrap().fallback = Some(crate::snapshot::Fallback::NoPrompt);
+    again.target = Arc::new(Target { place: Some(Arc::new(pod())), ..Target::clone(&again.target) });
+    outcome.attempts = vec![first.clone(), again];
+    outcome.timings.engine_queue_us = Some(37_000);
     records.push(Arc::new(Record::closed(issued, outcome)));
     records
+}
+
+fn pod() -> Place {
+    Place {
+        namespace: "llm".into(),
+        pod: "vllm-0".into(),
+        uid: "5b1f".into(),
+        node: Some("gpu-a".into()),
+        ..Place::default()
+    }
 }
 
 /// Every quantity with a value, none of them fresh.
@@ -150,11 +167,35 @@ fn a_request_is_one_server_span_and_a_client_span_for_each_attempt() {
     assert_eq!(text(&first.attributes, "error.type").as_deref(), Some("attempt_failed"));
     assert_eq!((&server.status, &second.status), (&None, &None));
     assert_eq!(text(&second.attributes, "http.request.resend_count").as_deref(), Some("1"));
+    let why = ["reason", "considered", "eligible", "excluded.unhealthy", "score", "view_age_ms"];
+    let why_of = |span: &Span| why.map(|key| text(&span.attributes, &format!("snapgate.attempt.{key}")));
+    assert_eq!(why_of(second), ["lowest_score", "2", "3", "1", "6", "22"].map(|it| Some(it.to_owned())));
+    assert_eq!(why_of(first), [const { None }; 6], "the server span says why the first was chosen");
     assert_eq!(text(&first.attributes, "gen_ai.response.id"), None, "its answer was not the one");
     assert_eq!(text(&second.attributes, "gen_ai.response.finish_reasons").as_deref(), Some(r#"["stop"]"#));
     assert_eq!(text(&second.attributes, "gen_ai.response.time_to_first_chunk").as_deref(), Some("0.00851"));
     assert_eq!(text(&second.attributes, "server.address").as_deref(), Some("10.0.3.0"));
     assert_eq!(text(&second.attributes, "url.full").as_deref(), Some("http://10.0.3.0:8000/v1/chat/completions"));
+}
+
+/// By these a trace is joined with what else a cluster's backends know of the pod.
+#[test]
+fn an_attempts_span_says_which_pod_its_target_is_as_far_as_it_is_known() {
+    let names = ["k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid", "k8s.node.name"];
+    let said = |place: Option<Place>| {
+        let record = ended(&named("failover"), |outcome| {
+            let attempt = &mut outcome.attempts[1];
+            attempt.target = Arc::new(Target { place: place.map(Arc::new), ..Target::clone(&attempt.target) });
+        });
+        let [server, first, second] = &spans_of(&record)[..] else { panic!("three spans") };
+        let of = |span: &Span| names.map(|name| text(&span.attributes, name));
+        assert_eq!((of(server), of(first)), ([const { None }; 4], [const { None }; 4]), "another target's");
+        of(second)
+    };
+    assert_eq!(said(Some(pod())), ["llm", "vllm-0", "5b1f", "gpu-a"].map(|it| Some(it.to_owned())));
+    let in_part = Place { uid: "".into(), node: None, ..pod() };
+    assert_eq!(said(Some(in_part)), [Some("llm".into()), Some("vllm-0".into()), None, None]);
+    assert_eq!(said(None), [const { None }; 4]);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
-    OutcomePart, RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, ChoicePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart,
+    KubernetesPart, OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 use super::score_parts::ScoreParts;
 use super::state::ChosenState;
@@ -14,7 +14,7 @@ use super::text::Text;
 use crate::snapshot::candidates::Candidate;
 use crate::snapshot::decision::{Decision, Excluded};
 use crate::snapshot::load_report::ReportMetric;
-use crate::snapshot::outcome::Outcome;
+use crate::snapshot::outcome::{Attempt, Outcome, Retry};
 use crate::snapshot::place::Place;
 use crate::snapshot::record::{Issued, Record, Run};
 use crate::snapshot::sample::{Sample, Source};
@@ -89,8 +89,6 @@ impl<'a> DecisionPart<'a> {
 
     /// With at most so many candidates, the best ones; `None` is all.
     pub(super) fn of(decision: &'a Decision, candidates_max: Option<NonZeroUsize>) -> Self {
-        let Excluded { unhealthy, ejected, model, no_fresh_state } = decision.excluded;
-        let hash = |hash: Option<u64>| hash.map(|hash| Text::hex(hash.into(), 16));
         Self {
             policy: Some(decision.policy),
             reason: Some(decision.reason),
@@ -103,12 +101,7 @@ impl<'a> DecisionPart<'a> {
             score_order: Some("lowest_first".into()),
             view_age_ms: Some(decision.decided.ms_since(decision.view_published)),
             eligible: Some(decision.eligible),
-            excluded: ExcludedPart {
-                unhealthy: Some(unhealthy),
-                ejected: Some(ejected),
-                model: Some(model),
-                no_fresh_state: Some(no_fresh_state),
-            },
+            excluded: ExcludedPart::of(decision.excluded),
             candidates: decision
                 .candidates
                 .iter()
@@ -122,6 +115,17 @@ impl<'a> DecisionPart<'a> {
                 ticket: decision.inputs.ticket,
                 draw: hash(Some(decision.inputs.draw)),
             },
+        }
+    }
+}
+
+impl ExcludedPart {
+    fn of(Excluded { unhealthy, ejected, model, no_fresh_state }: Excluded) -> Self {
+        Self {
+            unhealthy: Some(unhealthy),
+            ejected: Some(ejected),
+            model: Some(model),
+            no_fresh_state: Some(no_fresh_state),
         }
     }
 }
@@ -164,10 +168,16 @@ impl<'a> CandidatePart<'a> {
 }
 
 impl<'a> AttemptPart<'a> {
-    pub(super) fn all_of(outcome: &'a Outcome) -> Vec<Self> {
-        let attempts = outcome.attempts.iter();
+    /// In their order; the first goes where the decision said.
+    pub(super) fn all_of(outcome: &'a Outcome, decision: Option<&Decision>) -> Vec<Self> {
+        let choice = |place: usize, attempt: &Attempt| match (&attempt.retry, decision) {
+            (Some(retry), _) => ChoicePart::anew(retry),
+            (None, Some(decision)) if place == 0 => ChoicePart::first(decision),
+            (None, _) => ChoicePart::default(),
+        };
+        let attempts = outcome.attempts.iter().enumerate();
         attempts
-            .map(|attempt| Self {
+            .map(|(place, attempt)| Self {
                 target: (&*attempt.target.name).into(),
                 address: Some((&*attempt.target.address).into()),
                 started_offset_us: attempt.started_offset_us,
@@ -175,8 +185,37 @@ impl<'a> AttemptPart<'a> {
                 first_byte_offset_us: attempt.first_byte_offset_us,
                 status: attempt.status,
                 error: text(&attempt.error),
+                choice: choice(place, attempt),
             })
             .collect()
+    }
+}
+
+impl ChoicePart<'_> {
+    fn first(decision: &Decision) -> Self {
+        Self {
+            reason: Some(decision.reason),
+            fallback: decision.fallback,
+            view_age_ms: Some(decision.decided.ms_since(decision.view_published)),
+            eligible: Some(decision.eligible),
+            excluded: ExcludedPart::of(decision.excluded),
+            considered: Some(decision.candidates.len() as u32),
+            score: decision.chosen().score,
+            draw: hash(Some(decision.inputs.draw)),
+        }
+    }
+
+    fn anew(retry: &Retry) -> Self {
+        Self {
+            reason: Some(retry.reason),
+            fallback: retry.fallback,
+            view_age_ms: Some(retry.view_age_ms),
+            eligible: Some(retry.eligible),
+            excluded: ExcludedPart::of(retry.excluded),
+            considered: Some(retry.considered),
+            score: retry.score,
+            draw: hash(Some(retry.draw)),
+        }
     }
 }
 
@@ -258,9 +297,13 @@ impl TimingsPart {
             inter_token_p50_us: timings.inter_token_p50_us,
             inter_token_p99_us: timings.inter_token_p99_us,
             inter_token_max_us: timings.inter_token_max_us,
-            engine_queue_us: None,
+            engine_queue_us: timings.engine_queue_us,
         }
     }
+}
+
+fn hash<'a>(hash: Option<u64>) -> Option<Text<'a>> {
+    hash.map(|hash| Text::hex(hash.into(), 16))
 }
 
 fn text<'a>(text: &'a Option<Box<str>>) -> Option<Text<'a>> {

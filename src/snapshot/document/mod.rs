@@ -20,11 +20,11 @@ use self::json::{Json, raw};
 use super::record::Record;
 
 pub use parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
-    OutcomePart, RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, ChoicePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart,
+    KubernetesPart, OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 pub use score_parts::ScoreParts;
-pub use state::{ChosenState, State, StateJson, StateReading};
+pub use state::{ChosenState, PerGpu, State, StateJson, StateReading};
 pub use text::Text;
 
 /// The version of the form. A change that a reader could notice, other than a new key, gives it a new number.
@@ -95,7 +95,7 @@ impl<'a> Document<'a> {
                 .decision
                 .as_ref()
                 .map_or_else(DecisionPart::none, |decision| DecisionPart::of(decision, max)),
-            attempts: outcome.map_or_else(Vec::new, AttemptPart::all_of),
+            attempts: outcome.map_or_else(Vec::new, |outcome| AttemptPart::all_of(outcome, issued.decision.as_ref())),
             outcome: outcome.map_or_else(|| OutcomePart::in_flight(record), OutcomePart::of),
             timings: TimingsPart::of(record, outcome),
             backend_report: outcome.map_or_else(BackendReportPart::default, BackendReportPart::of),

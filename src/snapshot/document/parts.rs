@@ -144,6 +144,23 @@ pub struct AttemptPart<'a> {
     pub first_byte_offset_us: Option<u64>,
     pub status: Option<u16>,
     pub error: Option<Text<'a>>,
+    #[serde(default)]
+    pub choice: ChoicePart<'a>,
+}
+
+/// Why it was this target: for the first attempt as the decision says, for others of the choice that was made anew.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[expect(missing_docs, reason = "see Document")]
+pub struct ChoicePart<'a> {
+    pub reason: Option<Reason>,
+    pub fallback: Option<Fallback>,
+    pub view_age_ms: Option<u64>,
+    pub eligible: Option<u32>,
+    pub excluded: ExcludedPart,
+    pub considered: Option<u32>,
+    pub score: Option<f64>,
+    #[serde(borrow)]
+    pub draw: Option<Text<'a>>,
 }
 
 /// How it ended.

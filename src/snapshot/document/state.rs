@@ -63,6 +63,12 @@ impl State {
         &self.readings[quantity as usize]
     }
 
+    /// Its rates by GPU, with those of the gateway: requests and tokens per second.
+    pub fn per_gpu(&self, gateway: [Option<f64>; 2]) -> PerGpu {
+        let engine = [Quantity::EngineRequestsPerSecond, Quantity::EngineTokensPerSecond];
+        PerGpu::of(self.gpus, engine.map(|quantity| self.reading(quantity).value), gateway)
+    }
+
     /// Appends what is measured, and answers where the ages stand.
     fn write_readings(&self, object: &mut Object<'_>) -> [Range<usize>; Quantity::COUNT] {
         let mut ages = [const { 0..0 }; Quantity::COUNT];
@@ -101,6 +107,32 @@ impl State {
             };
         }
         Ok(state)
+    }
+}
+
+/// A target's rates by GPU, its engine's and those of this gateway; `None` where a rate or the number of GPUs is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "see Document")]
+pub struct PerGpu {
+    pub engine_requests_per_second_per_gpu: Option<f64>,
+    pub engine_tokens_per_second_per_gpu: Option<f64>,
+    pub gateway_requests_per_second_per_gpu: Option<f64>,
+    pub gateway_tokens_per_second_per_gpu: Option<f64>,
+}
+
+impl PerGpu {
+    /// Of requests and tokens per second, the engine's and the gateway's.
+    pub fn of(gpus: Option<u32>, engine: [Option<f64>; 2], gateway: [Option<f64>; 2]) -> Self {
+        let gpus = gpus.filter(|gpus| *gpus > 0).map(f64::from);
+        let by_gpu = |rate: Option<f64>| Some(rate? / gpus?);
+        let ([engine_requests, engine_tokens], [gateway_requests, gateway_tokens]) =
+            (engine.map(by_gpu), gateway.map(by_gpu));
+        Self {
+            engine_requests_per_second_per_gpu: engine_requests,
+            engine_tokens_per_second_per_gpu: engine_tokens,
+            gateway_requests_per_second_per_gpu: gateway_requests,
+            gateway_tokens_per_second_per_gpu: gateway_tokens,
+        }
     }
 }
 
@@ -180,6 +212,11 @@ impl<'a> ChosenState<'a> {
         put(out, key!("gateway_in_flight"), &self.gateway_in_flight);
         put(out, key!("gateway_requests_per_second"), &self.gateway_requests_per_second);
         put(out, key!("gateway_tokens_per_second"), &self.gateway_tokens_per_second);
+        let per_gpu = self.state.per_gpu([self.gateway_requests_per_second, self.gateway_tokens_per_second]);
+        put(out, key!("engine_requests_per_second_per_gpu"), &per_gpu.engine_requests_per_second_per_gpu);
+        put(out, key!("engine_tokens_per_second_per_gpu"), &per_gpu.engine_tokens_per_second_per_gpu);
+        put(out, key!("gateway_requests_per_second_per_gpu"), &per_gpu.gateway_requests_per_second_per_gpu);
+        put(out, key!("gateway_tokens_per_second_per_gpu"), &per_gpu.gateway_tokens_per_second_per_gpu);
     }
 }
 
@@ -273,5 +310,25 @@ const fn state_keys(quantity: Quantity) -> [&'static str; 4] {
             "engine_tokens_per_second_source",
             "engine_tokens_per_second_freshness",
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_by_gpu_are_known_only_where_both_are() {
+        let mut state = State { gpus: Some(4), ..State::default() };
+        state.readings[Quantity::EngineTokensPerSecond as usize].value = Some(1_000.0);
+        let known = PerGpu {
+            engine_tokens_per_second_per_gpu: Some(250.0),
+            gateway_requests_per_second_per_gpu: Some(2.0),
+            ..PerGpu::default()
+        };
+        assert_eq!(state.per_gpu([Some(8.0), None]), known);
+        for gpus in [None, Some(0)] {
+            assert_eq!(State { gpus, ..state.clone() }.per_gpu([Some(8.0), Some(9.0)]), PerGpu::default());
+        }
     }
 }

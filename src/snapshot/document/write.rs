@@ -3,8 +3,8 @@
 use super::Document;
 use super::json::{Json, Object, key};
 use super::parts::{
-    AttemptPart, BackendReportPart, CandidatePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart, KubernetesPart,
-    OutcomePart, RequestPart, TimingsPart, TracePart,
+    AttemptPart, BackendReportPart, CandidatePart, ChoicePart, DecisionPart, ExcludedPart, GatewayPart, InputsPart,
+    KubernetesPart, OutcomePart, RequestPart, TimingsPart, TracePart,
 };
 
 impl Json for Document<'_> {
@@ -155,6 +155,22 @@ impl Json for AttemptPart<'_> {
         object.put(key!("first_byte_offset_us"), &self.first_byte_offset_us);
         object.put(key!("status"), &self.status);
         object.put(key!("error"), &self.error);
+        object.put(key!("choice"), &self.choice);
+        object.close();
+    }
+}
+
+impl Json for ChoicePart<'_> {
+    fn json(&self, out: &mut Vec<u8>) {
+        let mut object = Object::open(out);
+        object.put(key!("reason"), &self.reason);
+        object.put(key!("fallback"), &self.fallback);
+        object.put(key!("view_age_ms"), &self.view_age_ms);
+        object.put(key!("eligible"), &self.eligible);
+        object.put(key!("excluded"), &self.excluded);
+        object.put(key!("considered"), &self.considered);
+        object.put(key!("score"), &self.score);
+        object.put(key!("draw"), &self.draw);
         object.close();
     }
 }

@@ -13,8 +13,8 @@ use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
     Attempt, BackendReport, Candidate, Decision, Ending, Excluded, Fallback, Freshness, Health, Inputs, InstanceTag,
     Issued, LoadReport, Moment, Operation, Outcome, Place, Policy, Quantity, Reading, Reason, Record, RemoteSpan,
-    ReportFormat, ReportPhase, Request, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings, TraceContext,
-    TraceId,
+    ReportFormat, ReportPhase, Request, Retry, Run, RunId, Sample, SnapshotId, SpanId, Target, Tenant, Timings,
+    TraceContext, TraceId,
 };
 
 /// When the tests play: 2026-11-23T12:13:15Z.
@@ -142,12 +142,7 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     );
     let inputs = (of(any::<u64>()), of(any::<u64>()), of(number()), any::<u64>())
         .prop_map(|(prefix_hash, session_hash, ticket, draw)| Inputs { prefix_hash, session_hash, ticket, draw });
-    let excluded = any::<[u32; 4]>().prop_map(|[unhealthy, ejected, model, no_fresh_state]| Excluded {
-        unhealthy,
-        ejected,
-        model,
-        no_fresh_state,
-    });
+    let excluded = excluded();
     let reason = (coded::<Reason>(), of(coded::<Fallback>()));
     let rule = (coded::<Policy>(), reason, any::<bool>(), number(), number());
     let times = (moment(), moment(), any::<u32>());
@@ -172,6 +167,31 @@ fn decision(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Decision> {
     })
 }
 
+fn excluded() -> impl Strategy<Value = Excluded> {
+    any::<[u32; 4]>().prop_map(|[unhealthy, ejected, model, no_fresh_state]| Excluded {
+        unhealthy,
+        ejected,
+        model,
+        no_fresh_state,
+    })
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    let why = (coded::<Reason>(), of(coded::<Fallback>()), excluded());
+    (why, number(), any::<[u32; 2]>(), of(float()), any::<u64>()).prop_map(
+        |((reason, fallback, excluded), view_age_ms, [eligible, considered], score, draw)| Retry {
+            reason,
+            fallback,
+            view_age_ms,
+            eligible,
+            excluded,
+            considered,
+            score,
+            draw,
+        },
+    )
+}
+
 fn load_report() -> impl Strategy<Value = BackendReport> {
     let metrics = || vec(("[a-z_.]{1,20}".prop_map(Box::<str>::from), 0.0..1e9), 0..5);
     let moment = (coded::<ReportFormat>(), coded::<ReportPhase>(), number());
@@ -181,15 +201,19 @@ fn load_report() -> impl Strategy<Value = BackendReport> {
 }
 
 fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
-    let attempt = (select(samples), number(), of(number()), of(number()), of(any::<u16>()), of(text()));
+    let heard = (of(number()), of(number()), of(any::<u16>()), of(text()));
     let attempt =
-        attempt.prop_map(|(sample, started_offset_us, connect_us, first_byte_offset_us, status, error)| Attempt {
-            target: Arc::clone(&sample.target),
-            started_offset_us,
-            connect_us,
-            first_byte_offset_us,
-            status,
-            error,
+        (select(samples), number(), heard, of(retry())).prop_map(|(sample, started_offset_us, heard, retry)| {
+            let (connect_us, first_byte_offset_us, status, error) = heard;
+            Attempt {
+                target: Arc::clone(&sample.target),
+                started_offset_us,
+                connect_us,
+                first_byte_offset_us,
+                status,
+                error,
+                retry: retry.map(Box::new),
+            }
         });
     let answer = (
         of(text()),
@@ -224,7 +248,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
                 }
             },
         );
-    let timings = (vec(of(number()), 6), number()).prop_map(|(offsets, end_offset_us)| Timings {
+    let timings = (vec(of(number()), 7), number()).prop_map(|(offsets, end_offset_us)| Timings {
         first_byte_offset_us: offsets[0],
         first_event_offset_us: offsets[1],
         first_content_offset_us: offsets[2],
@@ -232,6 +256,7 @@ fn outcome(samples: Vec<Arc<Sample>>) -> impl Strategy<Value = Outcome> {
         inter_token_p50_us: offsets[3],
         inter_token_p99_us: offsets[4],
         inter_token_max_us: offsets[5],
+        engine_queue_us: offsets[6],
     });
     let ending =
         (coded::<Ending>(), of(any::<u16>()), of(text()), vec(attempt, 0..4), number(), number(), any::<bool>());

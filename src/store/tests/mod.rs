@@ -137,6 +137,7 @@ fn plain(moment: Moment, random: u64, samples: &[Arc<Sample>]) -> Record {
         first_byte_offset_us: Some(8_210),
         status: Some(200),
         error: None,
+        retry: None,
     };
     let outcome = Outcome {
         ending: Ending::Completed,

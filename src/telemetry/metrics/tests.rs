@@ -54,6 +54,7 @@ fn chat(number: u64, model: &str, target: (u32, &str)) -> Record {
         first_byte_offset_us: Some(9_000),
         status: Some(200),
         error: None,
+        retry: None,
     };
     let answer =
         Answer { prompt_tokens: Some(50), completion_tokens: Some(10), cached_tokens: Some(20), ..Answer::default() };
