@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::gateway::tls::{Authority, LOCALHOST, serve};
-use crate::gateway::{Gateway, Request, Setup, Then, Upstream, until};
+use crate::gateway::{Client, Gateway, Request, Setup, Then, Upstream, until};
 
 /// A pod that speaks TLS and answers everything with an empty object.
 fn pod(config: Arc<ServerConfig>) -> Upstream {
@@ -83,6 +83,32 @@ fn a_target_that_cannot_prove_who_it_is_gets_nothing() {
         assert!(error.contains(why), "{why}: {error}");
     }
     assert!(pod.received().is_empty());
+}
+
+#[test]
+fn a_caller_does_not_read_which_name_a_certificate_should_have_had() {
+    const TOKENS: &str = r#"[{ name = "ops", token = "the-operators-token" }]"#;
+    let (authority, files) = (Authority::named("ours"), Files::new());
+    let pod = pod(authority.server(None));
+    let setup = before(&pod, "127.0.0.1").set("upstream.ca", files.write("ca", &authority.pem()).display());
+    let gateway = setup.set("lookup.tokens", TOKENS).start();
+    let answer = gateway.ask(&Request::chat().with("x-api-key", "sk-mine"));
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let seen_by = |name: &str, value: &str, form: &str| {
+        let request = Request::get(format!("/v1/snapshots/{}?wait=30s", answer.id()));
+        let seen = Client::to(gateway.admin).ask(&request.with(name, value).with("accept", form));
+        assert_eq!(seen.status, 200, "{}", seen.text());
+        seen.text().to_owned()
+    };
+    for form in ["application/json", "text/plain"] {
+        let all = seen_by("authorization", "Bearer the-operators-token", form);
+        assert!(all.contains("not valid for name") && all.contains("127.0.0.1"), "an operator reads it: {all}");
+        let own = seen_by("x-api-key", "sk-mine", form);
+        for told in ["127.0.0.1", "not valid for name", &pod.address.port().to_string()] {
+            assert!(!own.contains(told), "{told}: {own}");
+        }
+        assert!(own.contains("(not shown)") && own.contains("502"), "{own}");
+    }
 }
 
 #[test]
