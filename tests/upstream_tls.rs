@@ -124,6 +124,33 @@ fn the_gateway_presents_its_certificate() {
 }
 
 #[test]
+fn whom_the_gateway_believes_and_what_it_presents_are_replaced_while_it_serves() {
+    let (servers, clients, others) =
+        (Authority::named("servers"), Authority::named("clients"), Authority::named("others"));
+    let (pod, files) = (pod(servers.server(Some(&clients))), Files::new());
+    let believe = |authority: &Authority| {
+        let next = files.write("next", &authority.pem());
+        fs::rename(next, files.0.path().join("ca")).expect("a file can be replaced");
+    };
+    believe(&others);
+    let (cert, key) = others.certify().write(files.0.path());
+    let setup = before(&pod, LOCALHOST).set("upstream.ca", files.0.path().join("ca").display());
+    let setup = setup.set("upstream.cert", cert.display()).set("upstream.key", key.display());
+    // So that each request is on a connection of its own, and shows who is believed now.
+    let gateway = setup.set("upstream.pool_idle_per_target", 0).start();
+    let is_unknown = || unconnected(&gateway).contains("UnknownIssuer");
+    assert!(is_unknown());
+    believe(&servers);
+    until("the new authority is believed", || (!is_unknown()).then_some(()));
+    assert!(pod.received().is_empty(), "the target does not know the gateway yet");
+    clients.certify().write(files.0.path());
+    until("the new certificate is presented", || (gateway.ask(&Request::chat()).status == 200).then_some(()));
+    believe(&others);
+    until("the authority is not believed any more", || (gateway.ask(&Request::chat()).status == 502).then_some(()));
+    assert!(is_unknown());
+}
+
+#[test]
 fn credentials_go_to_the_targets_and_nowhere_else() {
     const SECRETS: [&str; 4] = ["the-first-engine-key", "the-second-engine-key", "the-watchers-key", "the-clients-key"];
     let files = Files::new();
