@@ -1,15 +1,20 @@
 //! Which target a request gets, by every policy and for every model, and that its record says all that this depended on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use snapgate::demo::sim::SimSettings;
 use snapgate::replay::{self, Question};
-use snapgate::snapshot::Policy;
-use snapgate::store::Reader;
+use snapgate::snapshot::{Policy, Reason, Record, Run};
+use snapgate::store::{self, DataDir, Reader, Store};
 
 use crate::gateway::{Answer, Client, End, Found, Gateway, Request, Setup, Sims, Stopped, until};
+use crate::process::binary;
 
 /// Requests sent at one time, and how many of them one after the other.
 const CLIENTS: u64 = 6;
@@ -110,6 +115,92 @@ fn every_policys_choices_are_made_again_from_their_records() {
             }
         }
     }
+}
+
+/// `snapgate replay` on a data directory.
+fn replay_program(data: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.arg("replay").arg("--data-dir").arg(data).args(more).stdin(Stdio::null());
+    command.output().expect("the program starts")
+}
+
+/// A text whose numbers, IDs and times are as good as any other.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    for word in line.split_whitespace() {
+        let word = word.trim_matches(['(', ')', ',', ':']);
+        let is_id = word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_number = word.trim_start_matches(['+', '-']).parse::<f64>().is_ok();
+        let is_time = word.len() == 27 && word.ends_with('Z');
+        shape += if is_id || is_number || is_time || word == "-" { "#" } else { word };
+        shape.push(' ');
+    }
+    shape
+}
+
+#[test]
+fn the_program_replays_a_directory_as_the_readme_shows_it() {
+    let stopped = recorded(Policy::RoundRobin, 16);
+    let data = stopped.dir.path().join("data");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it writes text");
+    let own = replay_program(&data, &[]);
+    assert_eq!((own.status.code(), text(&own.stderr).as_str()), (Some(0), ""), "{own:?}");
+    let all = CLIENTS * REQUESTS;
+    let said = text(&own.stdout);
+    assert!(said.starts_with(&format!("each decision's own policy over {all} decisions from 20")), "{said}");
+    assert!(said.contains(&format!(": 0 of {all} (0.0 %) would have gone elsewhere\n")), "{said}");
+
+    let other = ["--policy", "least_queue", "--since", "1h"];
+    let json = replay_program(&data, &[&other[..], &["--json"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).expect("it is JSON and nothing more");
+    assert_eq!(json, replayed(&stopped, Some(Policy::LeastQueue)), "it is the library's report");
+    let shown = replay_program(&data, &other);
+    assert_eq!(shown.status.code(), Some(0), "another policy's choices explain nothing: {shown:?}");
+    // Every kind of line that the README shows is there, and all that is there is shown.
+    let readme = include_str!("../README.md");
+    let (_, block) = readme.split_once("```\nleast_queue over ").expect("the README shows a replay");
+    let (block, _) = block.split_once("```").expect("it ends");
+    let lines = |text: &str| -> BTreeSet<String> {
+        let named = |line: &str| line.replace("vllm-", "t");
+        let any_target =
+            |line: String| ["t0", "t1", "t2", "t3"].iter().fold(line, |line, name| line.replace(name, "pod"));
+        // Whether there were ties is the traffic's business.
+        let lines = text.lines().filter(|line| !line.ends_with("had just as much to do"));
+        lines.map(|line| any_target(shape(&named(line)))).collect()
+    };
+    assert_eq!(lines(&text(&shown.stdout)), lines(&format!("least_queue over {block}")), "{}", text(&shown.stdout));
+
+    let wrong = replay_program(&data, &["--since", "yesterday"]);
+    let told = text(&wrong.stderr);
+    assert!(wrong.status.code() == Some(64) && told.contains("--since: no time: give "), "{wrong:?}");
+    assert!(wrong.stdout.is_empty(), "{wrong:?}");
+    let nothing = replay_program(&data.join("nothing"), &[]);
+    assert!(nothing.status.code() == Some(1) && !nothing.stderr.is_empty(), "{nothing:?}");
+}
+
+#[test]
+fn a_replay_that_cannot_explain_a_choice_says_which_and_fails() {
+    let stopped = recorded(Policy::LeastRequest, 16);
+    let reader = Reader::open(&stopped.dir.path().join("data")).expect("there is a store");
+    let (_, record) = reader.after(0, u64::MAX, 1).expect("it can be read").remove(0);
+    // As a gateway with a bug would have recorded it: chosen by what the record does not hold.
+    let mut issued = record.issued.clone();
+    issued.decision.as_mut().expect("it was decided").reason = Reason::AffinityOverflow;
+    let dir = stopped.dir.path().join("forged");
+    let data = DataDir::open(&dir).expect("a directory can be made");
+    issued.run = Arc::new(Run { tag: data.tag(), ..(*issued.run).clone() });
+    let (run, now) = (Arc::clone(&issued.run), issued.issued_at);
+    let forged = Record::closed(issued, record.outcome().expect("it has ended").clone());
+    let (mut writer, _) = Store::open(&data, &store::Settings::default(), run, now).expect("a store can be made");
+    writer.commit(writer.next_seq(), &[Arc::new(forged)], &[], &[], now).expect("it can be stored");
+    writer.close(now);
+    let replayed = replay_program(&dir, &[]);
+    let said = String::from_utf8(replayed.stdout.clone()).expect("it writes text");
+    assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+    let line = format!("1 UNEXPLAINED: their own policy does not give what was recorded, such as {}\n", record.id());
+    assert!(said.contains(&line), "{said}");
+    let json: Value = serde_json::from_slice(&replay_program(&dir, &["--json"]).stdout).expect("it is JSON");
+    assert_eq!(json["unexplained_examples"], json!([record.id().to_string()]));
 }
 
 #[test]

@@ -280,6 +280,85 @@ fn a_line_about_a_request_has_its_snapshot_id() {
     });
 }
 
+/// What somebody would like to read in a log that is not so, after a line's end or where a terminal obeys.
+const FORGED: [&str; 2] = ["\n{\"event\":\"forged\"}", "\u{1b}[2Jforged"];
+
+/// Text as it can stand in a path or a query.
+fn percent_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// Sends requests with such text wherever one has room for it. Answers how many were read, and so have records.
+fn forge(gateway: &Gateway) -> usize {
+    let post = |path: &str, headers: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nhost: a\r\n{headers}content-length: {length}\r\n\r\n{body}")
+    };
+    let mut read = 0;
+    for text in FORGED {
+        let body = serde_json::json!({"model": format!("model{text}"), "prompt": text}).to_string();
+        let encoded = percent_encoded(text);
+        for (request, status) in [
+            (post("/v1/completions", "", &body), 200),
+            (post(&format!("/v1/completions?{encoded}"), &format!("x-request-id: {encoded}\r\n"), &body), 200),
+            (post(&format!("/v1/{encoded}"), &format!("user-agent: {encoded}\r\n"), &body), 400),
+            (format!("GET /v1/models?model={encoded} HTTP/1.1\r\nhost: a\r\n\r\n"), 200),
+            (
+                format!(
+                    "GET /v1/realtime?model=model{encoded} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+                ),
+                200,
+            ),
+            // Raw, they are in no request that could be read.
+            (post(&format!("/v1/completions?{text}"), "", &body), 400),
+            (post("/v1/completions", &format!("user-agent: a{text}\r\n"), &body), 400),
+        ] {
+            let answer = Client::connect(gateway.data).and_then(|mut client| client.ask(request.as_bytes(), |_| {}));
+            let answer = answer.unwrap_or_else(|error| panic!("{error}: {request}"));
+            assert_eq!(answer.status, status, "{request:?}: {}", answer.text());
+            read += usize::from(answer.id.is_some());
+        }
+        for path in [format!("/v1/snapshots/{encoded}"), format!("/v1/fleet?{encoded}"), format!("/{encoded}")] {
+            assert!(crate::process::ask_once(gateway.admin, &path).status < 500, "{path}");
+        }
+    }
+    read
+}
+
+#[test]
+fn nothing_a_client_sends_begins_a_line_of_its_own_in_a_log() {
+    for format in ["json", "text"] {
+        let (dir, engine) = (tempfile::tempdir().expect("a directory"), Engine::start());
+        let logs = dir.path().join("logs");
+        let settings =
+            [("SNAPGATE_LOG_FORMAT", format), ("SNAPGATE_LOG_LEVEL", "trace"), ("SNAPGATE_ROUTES_ALLOW", "*")];
+        let mut command = serve(&[], dir.path(), &engine, &settings);
+        command.arg("--json-log").arg(logs.join("snapshots.jsonl"));
+        let mut gateway = Gateway::start(command);
+        let read = forge(&gateway);
+        assert!(gateway.stop().success());
+        let records = fs::read_to_string(logs.join("snapshots.jsonl")).expect("it is text");
+        assert_eq!((logged(&logs).len(), records.lines().count()), (read, read), "one line for each");
+        let log = gateway.whole_log();
+        assert!(log.contains("request ended") && log.contains("DEBUG"), "it says much: {log}");
+        for (name, text) in [("JSON log", &records), ("own log", &log)] {
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "a terminal obeys the {name}: {text:?}");
+            let forged =
+                text.lines().find(|line| line.starts_with("{\"event\":\"forged") || line.starts_with("forged"));
+            assert_eq!(forged, None, "in the {name}");
+        }
+        for text in FORGED {
+            let model = format!("model{text}");
+            let has = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|it| it["request"]["model"] == *model);
+            assert!(records.lines().any(has), "{model:?} is recorded as it was sent: {records}");
+        }
+        if format == "json" {
+            let broken = log.lines().find(|line| serde_json::from_str::<Value>(line).is_err());
+            assert_eq!(broken, None, "each line is JSON");
+        }
+    }
+}
+
 #[test]
 fn a_line_has_as_many_candidates_as_are_wanted_and_says_how_many_targets_there_were() {
     let sims = Sims::start(std::iter::repeat_n(SimSettings::instant(), 3));

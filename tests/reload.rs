@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::gateway::upstream::Received;
 use crate::gateway::{Then, Upstream};
-use crate::process::{Client, Engine, Gateway, ask_once, binary, completion};
-use crate::wait::{PATIENCE, until};
+use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion};
+use crate::wait::{PATIENCE, Word, until};
 
 /// How often the configuration changes under load.
 const RELOADS: usize = 50;
@@ -251,6 +251,54 @@ fn a_wrong_file_changes_nothing_and_what_waits_for_a_restart_is_named() {
 
     gateway.hang_up();
     until_reloaded(&gateway, "unchanged", 1);
+}
+
+#[test]
+fn tokens_and_limits_are_those_of_the_configuration_in_effect() {
+    const TOKENS: [(&str, &str); 3] =
+        [("stays", "the-token-that-stays"), ("goes", "the-token-that-goes"), ("comes", "the-token-that-comes")];
+    let ((tell, asked), go_on) = (mpsc::channel(), Word::new());
+    let held = go_on.clone();
+    let pod = Upstream::start(move |exchange| {
+        tell.send(()).expect("the test listens");
+        held.wait();
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let place = Place::new(0);
+    let write = |in_flight: usize, tokens: [usize; 2]| {
+        let token = |(name, token)| format!("[[lookup.tokens]]\nname = \"{name}\"\ntoken = \"{token}\"\n");
+        let tokens: String = tokens.map(|token_of| token(TOKENS[token_of])).concat();
+        let target = format!("[[targets]]\nname = \"pod\"\nurl = \"http://{}\"\n", pod.address);
+        place.write(&format!("limits.in_flight = {in_flight}\n{tokens}{target}"), 0..0);
+    };
+    write(2, [0, 1]);
+    let gateway = place.start();
+    let mut admin = Client::connect(gateway.admin).expect("the gateway listens");
+    let mut opened = || TOKENS.map(|(_, token)| looked_up(&mut admin, "/v1/fleet", token));
+    let ask = || Client::connect(gateway.data).and_then(|mut client| client.ask(&completion(false), |_| {}));
+    let status = |answer: std::io::Result<Answer>| answer.expect("no request is lost").status;
+    assert_eq!(opened(), [200, 200, 401]);
+    thread::scope(|scope| {
+        let first = scope.spawn(ask);
+        asked.recv_timeout(PATIENCE).expect("the target is asked");
+        let second = scope.spawn(ask);
+        asked.recv_timeout(PATIENCE).expect("two may be in flight");
+        go_on.give();
+        go_on.give();
+        assert_eq!([first, second].map(|asking| status(asking.join().expect("it is answered"))), [200, 200]);
+
+        write(1, [0, 2]);
+        gateway.hang_up();
+        until_reloaded(&gateway, "applied", 1);
+        assert_eq!(opened(), [200, 401, 200]);
+        let first = scope.spawn(ask);
+        asked.recv_timeout(PATIENCE).expect("one may be in flight");
+        assert_eq!(status(ask()), 503);
+        go_on.give();
+        assert_eq!(status(first.join().expect("it is answered")), 200);
+    });
+    assert!(asked.try_recv().is_err(), "nobody was asked for the one too many");
 }
 
 #[test]

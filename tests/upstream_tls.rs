@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::gateway::tls::{Authority, LOCALHOST, serve};
-use crate::gateway::{Gateway, Request, Setup, Then, Upstream, until};
+use crate::gateway::{Client, Gateway, Request, Setup, Then, Upstream, until};
 
 /// A pod that speaks TLS and answers everything with an empty object.
 fn pod(config: Arc<ServerConfig>) -> Upstream {
@@ -86,6 +86,32 @@ fn a_target_that_cannot_prove_who_it_is_gets_nothing() {
 }
 
 #[test]
+fn a_caller_does_not_read_which_name_a_certificate_should_have_had() {
+    const TOKENS: &str = r#"[{ name = "ops", token = "the-operators-token" }]"#;
+    let (authority, files) = (Authority::named("ours"), Files::new());
+    let pod = pod(authority.server(None));
+    let setup = before(&pod, "127.0.0.1").set("upstream.ca", files.write("ca", &authority.pem()).display());
+    let gateway = setup.set("lookup.tokens", TOKENS).start();
+    let answer = gateway.ask(&Request::chat().with("x-api-key", "sk-mine"));
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let seen_by = |name: &str, value: &str, form: &str| {
+        let request = Request::get(format!("/v1/snapshots/{}?wait=30s", answer.id()));
+        let seen = Client::to(gateway.admin).ask(&request.with(name, value).with("accept", form));
+        assert_eq!(seen.status, 200, "{}", seen.text());
+        seen.text().to_owned()
+    };
+    for form in ["application/json", "text/plain"] {
+        let all = seen_by("authorization", "Bearer the-operators-token", form);
+        assert!(all.contains("not valid for name") && all.contains("127.0.0.1"), "an operator reads it: {all}");
+        let own = seen_by("x-api-key", "sk-mine", form);
+        for told in ["127.0.0.1", "not valid for name", &pod.address.port().to_string()] {
+            assert!(!own.contains(told), "{told}: {own}");
+        }
+        assert!(own.contains("(not shown)") && own.contains("502"), "{own}");
+    }
+}
+
+#[test]
 fn the_gateway_presents_its_certificate() {
     let (servers, clients, files) = (Authority::named("servers"), Authority::named("clients"), Files::new());
     let pod = pod(servers.server(Some(&clients)));
@@ -95,6 +121,33 @@ fn the_gateway_presents_its_certificate() {
     let (cert, key) = clients.certify().write(files.0.path());
     let gateway = setup().set("upstream.cert", cert.display()).set("upstream.key", key.display()).start();
     assert_eq!(gateway.ask(&Request::chat()).status, 200);
+}
+
+#[test]
+fn whom_the_gateway_believes_and_what_it_presents_are_replaced_while_it_serves() {
+    let (servers, clients, others) =
+        (Authority::named("servers"), Authority::named("clients"), Authority::named("others"));
+    let (pod, files) = (pod(servers.server(Some(&clients))), Files::new());
+    let believe = |authority: &Authority| {
+        let next = files.write("next", &authority.pem());
+        fs::rename(next, files.0.path().join("ca")).expect("a file can be replaced");
+    };
+    believe(&others);
+    let (cert, key) = others.certify().write(files.0.path());
+    let setup = before(&pod, LOCALHOST).set("upstream.ca", files.0.path().join("ca").display());
+    let setup = setup.set("upstream.cert", cert.display()).set("upstream.key", key.display());
+    // So that each request is on a connection of its own, and shows who is believed now.
+    let gateway = setup.set("upstream.pool_idle_per_target", 0).start();
+    let is_unknown = || unconnected(&gateway).contains("UnknownIssuer");
+    assert!(is_unknown());
+    believe(&servers);
+    until("the new authority is believed", || (!is_unknown()).then_some(()));
+    assert!(pod.received().is_empty(), "the target does not know the gateway yet");
+    clients.certify().write(files.0.path());
+    until("the new certificate is presented", || (gateway.ask(&Request::chat()).status == 200).then_some(()));
+    believe(&others);
+    until("the authority is not believed any more", || (gateway.ask(&Request::chat()).status == 502).then_some(()));
+    assert!(is_unknown());
 }
 
 #[test]

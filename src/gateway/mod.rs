@@ -484,8 +484,11 @@ async fn caught<T>(stages: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
+/// Why a request has ended that met a bug.
+const PANICKED: &str = "the gateway panicked: its log says where";
+
 fn panicked(id: SnapshotId) -> Refusal {
     tracing::error!(snapshot_id = %id, "a bug in the gateway ended a request; what it was stands before this line");
     let message = "the gateway failed, which is a bug: please report it";
-    Refusal::failed(Ending::Internal, message, Some("the gateway panicked: its log says where".into()))
+    Refusal::failed(Ending::Internal, message, Some(PANICKED.into()))
 }

@@ -17,7 +17,7 @@ use super::scan::{Scanner, Seen};
 use super::steer::{Steer, Undecided};
 #[cfg(test)]
 use super::tests::Trap;
-use super::{Current, Gateway, identify};
+use super::{Current, Gateway, PANICKED, identify};
 use crate::choose::Choice;
 use crate::orca::{self, Read};
 use crate::snapshot::outcome::Answer;
@@ -329,6 +329,8 @@ impl Recorder {
 
     /// What the target has sent by now over a WebSocket.
     pub(super) fn passed(&mut self, bytes: u64, messages: u64) {
+        #[cfg(test)]
+        self.gateway.spring(Trap::Tunnel);
         let draft = self.draft_mut();
         let Some(answer) = &mut draft.answer else { return };
         (answer.bytes, answer.messages) = (bytes, messages);
@@ -359,14 +361,14 @@ impl Drop for Recorder {
         if self.draft.is_none() {
             return;
         }
-        let ending = if std::thread::panicking() {
-            Ending::Internal
+        let (ending, error) = if std::thread::panicking() {
+            (Ending::Internal, Some(PANICKED.into()))
         } else if self.gateway.is_cut_short() {
-            Ending::Shutdown
+            (Ending::Shutdown, None)
         } else {
-            Ending::ClientDisconnected
+            (Ending::ClientDisconnected, None)
         };
-        self.finish(ending, None, None);
+        self.finish(ending, None, error);
     }
 }
 
@@ -407,33 +409,44 @@ impl Draft {
                 trace_exported: None,
             },
         };
-        let (status, error) = (outcome.status, outcome.error.as_deref());
-        tracing::debug!(snapshot_id = %self.id, ending = ending.name(), status, error, end_offset_us, "request ended");
-        let sampling = &current.settings.sampling;
-        match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
-            Stage::Decided { record, live } => {
-                match ending {
-                    Ending::Completed if outcome.status.is_some_and(|status| status < 500) => live.answered(),
-                    // A WebSocket ends as its client makes it: nobody shall talk a target out of its requests.
-                    Ending::UpstreamReset | Ending::UpstreamTimeout if outcome.status == Some(101) => {}
-                    Ending::Completed | Ending::UpstreamReset | Ending::UpstreamTimeout => live.failed(),
-                    _ => {}
-                }
-                live.end();
-                live.add_tokens(outcome.answer.completion_tokens.unwrap_or(0).saturating_sub(counted));
-                outcome.trace_exported = sampling.exports(&record.issued, &outcome);
-                // Marked in the ledger first, sent second: a lookup never sees a request that has left both.
-                record.finish(outcome);
-                gateway.intake.offer(record);
-            }
-            Stage::Undecided(request) => {
-                let issued = self.issued(current, request, None);
-                outcome.trace_exported = sampling.exports(&issued, &outcome);
-                let record = Arc::new(Record::closed(issued, outcome));
-                gateway.ledger.insert(Arc::clone(&record));
-                gateway.intake.offer(record);
-            }
+        let (record, live) = match std::mem::replace(&mut self.stage, Stage::Undecided(Request::default())) {
+            Stage::Decided { record, live } => (record, Some(live)),
+            Stage::Undecided(request) => (Arc::new(Record::open(self.issued(current, request, None))), None),
+        };
+        // A bug in what a finish works out costs that, and never the record.
+        let trace_exported = guarded(|| {
+            #[cfg(test)]
+            gateway.spring(Trap::Finish);
+            self.ended(&outcome, live.as_deref(), counted);
+            current.settings.sampling.exports(&record.issued, &outcome)
+        });
+        outcome.trace_exported = trace_exported.unwrap_or_else(|| {
+            tracing::error!(snapshot_id = %self.id, "a bug: what follows from a request's end is left out");
+            None
+        });
+        live.iter().for_each(|live| live.end());
+        // Marked in the ledger first, sent second: a lookup never sees a request that has left both.
+        record.finish(outcome);
+        if live.is_none() {
+            gateway.ledger.insert(Arc::clone(&record));
         }
+        gateway.intake.offer(record);
+    }
+
+    /// What an end says of the target, of whose tokens so many were `counted` already; and to who reads the log.
+    fn ended(&self, outcome: &Outcome, live: Option<&Live>, counted: u64) {
+        let Outcome { ending, status, ref error, timings: Timings { end_offset_us, .. }, .. } = *outcome;
+        let error = error.as_deref();
+        tracing::debug!(snapshot_id = %self.id, ending = ending.name(), status, error, end_offset_us, "request ended");
+        let Some(live) = live else { return };
+        match ending {
+            Ending::Completed if status.is_some_and(|status| status < 500) => live.answered(),
+            // A WebSocket ends as its client makes it: nobody shall talk a target out of its requests.
+            Ending::UpstreamReset | Ending::UpstreamTimeout if status == Some(101) => {}
+            Ending::Completed | Ending::UpstreamReset | Ending::UpstreamTimeout => live.failed(),
+            _ => {}
+        }
+        live.add_tokens(outcome.answer.completion_tokens.unwrap_or(0).saturating_sub(counted));
     }
 }
 
@@ -447,9 +460,10 @@ fn adopt(current: &mut Arc<Current>, view: &FleetView) {
     }
 }
 
-/// Runs the scanner. A bug in it costs what it would have read, never the stream and never the record.
-pub(super) fn guarded<T>(scan: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(scan)).ok()
+/// Runs what the record could do without, such as the scanner: a bug in it costs what it would have found out, never the
+/// stream and never the record.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn micros(since: Instant) -> u64 {

@@ -6,6 +6,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
 use super::*;
 use crate::config::{Config, Machine, Sources, Targets};
 use crate::pipeline::Pipeline;
@@ -23,10 +27,12 @@ pub(super) enum Trap {
     Frame,
     Scan,
     ScanEnd,
+    Finish,
+    Tunnel,
 }
 
 impl Trap {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Identify,
         Self::Receive,
         Self::Choose,
@@ -35,6 +41,8 @@ impl Trap {
         Self::Frame,
         Self::Scan,
         Self::ScanEnd,
+        Self::Finish,
+        Self::Tunnel,
     ];
 }
 
@@ -126,51 +134,118 @@ impl DataPath {
         Self { gateway, server, pipeline, records }
     }
 
+    /// Sets the trap for whoever comes to it first.
+    fn set(&self, trap: Trap) {
+        *self.gateway.trap.0.lock().unwrap() = Some(trap);
+    }
+
+    fn is_sprung(&self) -> bool {
+        self.gateway.trap.0.lock().unwrap().is_none()
+    }
+
+    /// The next record that has ended.
+    fn record(&self) -> Arc<Record> {
+        self.records.recv_timeout(Duration::from_secs(30)).unwrap()
+    }
+
     /// What a client reads until its connection ends, and the one record of it.
     fn ask(&self) -> (String, Arc<Record>) {
+        let body = body();
+        let head = "authorization: Bearer the-secret-key\r\nconnection: close";
+        self.send(&format!("POST {PATH} HTTP/1.1\r\nhost: a\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+    }
+
+    fn send(&self, request: &str) -> (String, Arc<Record>) {
         let mut client = TcpStream::connect(self.server.address()).unwrap();
-        let body = format!(r#"{{"prompt":"{}"}}"#, SECRETS[0]);
-        let request = format!(
-            "POST /v1/completions?key={} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{body}",
-            SECRETS[1],
-            SECRETS[2],
-            body.len()
-        );
         client.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).unwrap();
-        (answer, self.records.recv_timeout(Duration::from_secs(30)).unwrap())
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        (String::from_utf8_lossy(&answer).into_owned(), self.record())
+    }
+
+    /// Stops, and finds that each of so many requests had one record and that nothing is left of any.
+    fn stop(self, requests: u64) {
+        let Self { gateway, server, pipeline, records } = self;
+        assert_eq!(gateway.metrics.in_flight.get(), 0);
+        let at_the_target: u32 = gateway.fleet.view().members.iter().map(|member| member.live.in_flight()).sum();
+        assert_eq!(at_the_target, 0);
+        let ledger = Arc::clone(&gateway.ledger);
+        drop(gateway);
+        server.stop(Instant::now());
+        assert_eq!(pipeline.join(Instant::now() + Duration::from_secs(30)).offered, requests);
+        assert!(records.try_recv().is_err(), "each request has one record");
+        assert!(ledger.is_empty(), "all were settled");
     }
 }
 
-/// Answers every request with a short stream.
-fn pod() -> SocketAddr {
+/// Where every request goes that is not said to go elsewhere.
+const PATH: &str = "/v1/completions?key=the-secret-query";
+
+/// Where it becomes a WebSocket.
+const WEBSOCKET: &str = "GET /v1/realtime?key=the-secret-query HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n\
+    upgrade: websocket\r\nauthorization: Bearer the-secret-key\r\n\r\n";
+
+fn body() -> String {
+    format!(r#"{{"prompt":"{}"}}"#, SECRETS[0])
+}
+
+/// Answers every request with a short stream. A chat's is in two pieces, the second of which waits for a word. Who asks for a
+/// WebSocket gets one, and a message.
+fn pod() -> (SocketAddr, Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (go_on, word) = channel();
+    let word = Arc::new(Mutex::new(word));
     let serve = move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = [0; 4_096];
-            if stream.read(&mut head).is_ok_and(|read| read > 0) {
-                let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {}\n\n";
-                // A gateway that has hung up is the point of some of the tests.
-                stream.write_all(answer.as_bytes()).ok();
-            }
+            let (stream, word) = (stream.unwrap(), Arc::clone(&word));
+            // It ends with its connection, and both with the process of the tests.
+            let answer = move || drop(answer(stream, &word));
+            thread::Builder::new().name("pod-connection".into()).spawn(answer).unwrap();
         }
     };
-    // It ends with the process of the tests.
     thread::Builder::new().name("pod".into()).spawn(serve).unwrap();
-    address
+    (address, go_on)
+}
+
+/// An error is a gateway that has hung up, which is the point of some of the tests.
+fn answer(mut stream: TcpStream, word: &Mutex<Receiver<()>>) -> std::io::Result<()> {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let mut request = Vec::new();
+    let is_whole = |request: &[u8]| {
+        let text = String::from_utf8_lossy(request);
+        text.split_once("\r\n\r\n").is_some_and(|(head, body)| head.starts_with("GET ") || body.ends_with('}'))
+    };
+    while !is_whole(&request) {
+        let mut piece = [0; 4_096];
+        match stream.read(&mut piece)? {
+            0 => return Ok(()),
+            count => request.extend_from_slice(&piece[..count]),
+        }
+    }
+    if request.starts_with(b"GET /v1/realtime") {
+        stream.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\x81\x05hello",
+        )?;
+        stream.read_to_end(&mut request)?;
+        return Ok(());
+    }
+    stream.write_all(HEAD)?;
+    if request.starts_with(b"POST /v1/chat/completions") {
+        stream.write_all(b"data: first\n\n")?;
+        // Without a word within that time the test has failed elsewhere.
+        word.lock().unwrap().recv_timeout(Duration::from_secs(30)).ok();
+    }
+    stream.write_all(b"data: {}\n\n")
 }
 
 #[test]
 fn a_panic_in_any_stage_fails_one_request_with_a_true_record() {
-    let path = DataPath::start(pod());
+    let path = DataPath::start(pod().0);
     for trap in Trap::ALL {
-        *path.gateway.trap.0.lock().unwrap() = Some(trap);
-        let (answer, record) = path.ask();
-        assert_eq!(*path.gateway.trap.0.lock().unwrap(), None, "{trap:?} was sprung");
+        path.set(trap);
+        let (answer, record) = if trap == Trap::Tunnel { path.send(WEBSOCKET) } else { path.ask() };
+        assert!(path.is_sprung(), "{trap:?}");
         let outcome = record.outcome().unwrap();
         let (ending, status) = (outcome.ending, outcome.status.unwrap());
         let id = record.id().to_hex();
@@ -187,24 +262,88 @@ fn a_panic_in_any_stage_fails_one_request_with_a_true_record() {
                 assert_eq!(ending, Ending::Internal, "{trap:?}");
                 assert!(!answer.contains("data: {}"), "{trap:?}: {answer}");
             }
-            // Reading is for the record only: the stream goes on.
-            Trap::Scan | Trap::ScanEnd => {
-                assert_eq!((ending, status, outcome.events), (Ending::Completed, 200, 0), "{trap:?}");
+            Trap::Tunnel => {
+                assert_eq!((ending, status), (Ending::Internal, 101), "{trap:?}");
+                assert!(answer.starts_with("HTTP/1.1 101 "), "{trap:?}: {answer}");
+            }
+            // Reading and counting are for the record only: the stream goes on.
+            Trap::Scan | Trap::ScanEnd | Trap::Finish => {
+                let events = u64::from(trap == Trap::Finish);
+                assert_eq!((ending, status, outcome.events), (Ending::Completed, 200, events), "{trap:?}");
                 assert!(answer.contains("data: {}"), "{trap:?}: {answer}");
             }
         }
+        let told = outcome.error.as_deref() == Some(PANICKED);
+        assert_eq!(told, ending == Ending::Internal, "{trap:?}: {:?}", outcome.error);
         let (answer, record) = path.ask();
         assert!(answer.contains("data: {}"), "after {trap:?} the next is served: {answer}");
         assert_eq!(record.outcome().unwrap().ending, Ending::Completed, "after {trap:?}");
     }
-    let DataPath { gateway, server, pipeline, records } = path;
-    assert_eq!(gateway.metrics.in_flight.get(), 0);
-    let ledger = Arc::clone(&gateway.ledger);
-    drop(gateway);
-    server.stop(Instant::now());
-    assert_eq!(pipeline.join(Instant::now() + Duration::from_secs(30)).offered, 2 * Trap::ALL.len() as u64);
-    assert!(records.try_recv().is_err(), "each request has one record");
-    assert!(ledger.is_empty(), "all were settled");
+    path.stop(2 * Trap::ALL.len() as u64);
+}
+
+#[test]
+fn a_panic_in_the_finish_of_a_refused_request_leaves_its_record() {
+    let path = DataPath::start(pod().0);
+    path.set(Trap::Finish);
+    let (answer, record) = path.send("GET /no/such/path HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert!(path.is_sprung() && answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert_eq!(record.outcome().map(|outcome| (outcome.ending, outcome.status)), Some((Ending::Rejected, Some(404))));
+    path.stop(1);
+}
+
+/// Sends a request and reads its answer until its end, or until it breaks off.
+async fn ask_http2(sender: &http2::SendRequest<Full<Bytes>>, path: &str) -> (Option<StatusCode>, Option<Incoming>) {
+    let request = Request::post(format!("http://gateway{path}")).body(Full::new(body().into())).unwrap();
+    match sender.clone().send_request(request).await {
+        Ok(response) => (Some(response.status()), Some(response.into_body())),
+        Err(_) => (None, None),
+    }
+}
+
+/// The rest of a body; `None` if it breaks off.
+async fn rest(body: Option<Incoming>) -> Option<String> {
+    let bytes = body?.collect().await.ok()?.to_bytes();
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Requests share a connection, and only the one that met the bug fails.
+#[tokio::test]
+async fn a_panic_in_any_stage_of_a_stream_of_http2_leaves_the_others_alone() {
+    let (address, go_on) = pod();
+    let path = DataPath::start(address);
+    let socket = tokio::net::TcpStream::connect(path.server.address()).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+    let mut driving = tokio::task::JoinSet::new();
+    driving.spawn(connection);
+    // No connection in HTTP/2 becomes a tunnel.
+    let traps: Vec<_> = Trap::ALL.into_iter().filter(|trap| *trap != Trap::Tunnel).collect();
+    for trap in &traps {
+        let (_, sibling) = ask_http2(&sender, "/v1/chat/completions").await;
+        let mut sibling = sibling.expect("it is answered");
+        let first = sibling.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(&first[..], b"data: first\n\n");
+        path.set(*trap);
+        let (status, body) = ask_http2(&sender, PATH).await;
+        let body = rest(body).await;
+        assert!(path.is_sprung(), "{trap:?}");
+        let record = path.record();
+        let outcome = record.outcome().unwrap();
+        let (ending, seen) = match trap {
+            Trap::Identify | Trap::Receive | Trap::Choose | Trap::Forward => (Ending::Internal, Some(500)),
+            Trap::Head => (Ending::Internal, None),
+            Trap::Frame => (Ending::Internal, Some(200)),
+            Trap::Scan | Trap::ScanEnd | Trap::Finish | Trap::Tunnel => (Ending::Completed, Some(200)),
+        };
+        assert_eq!((outcome.ending, status.map(|status| status.as_u16())), (ending, seen), "{trap:?}");
+        let is_whole = !matches!(trap, Trap::Head | Trap::Frame);
+        assert_eq!(body.is_some(), is_whole, "{trap:?}: {body:?}");
+        go_on.send(()).unwrap();
+        assert_eq!(rest(Some(sibling)).await.as_deref(), Some("data: {}\n\n"), "{trap:?}");
+        assert_eq!(path.record().outcome().unwrap().ending, Ending::Completed, "beside {trap:?}");
+    }
+    drop((sender, driving));
+    path.stop(2 * traps.len() as u64);
 }
 
 /// Runs the test above in a process of its own, as nobody else could read all that it prints.

@@ -253,7 +253,11 @@ fn check(
     headers: &HeaderMap,
 ) -> Result<Caller, Refusal> {
     let presented = bearer(headers);
-    let refusal = match presented.and_then(|presented| matching(&settings.tokens, presented)) {
+    let matching = |presented| {
+        let digest = blake3::hash(presented);
+        last_that(&settings.tokens, |token| token.has(digest))
+    };
+    let refusal = match presented.and_then(matching) {
         Some(token) => return Ok(Caller::Operator(Operator::of(token))),
         _ if !settings.tokens.is_empty() => presented.map_or(Refusal::NoToken, |_| Refusal::WrongToken),
         _ if !settings.loopback => Refusal::NotConfigured,
@@ -268,10 +272,10 @@ fn check(
     }
 }
 
-/// Compares hashes, each in constant time and all of them always, so that time tells nothing about any secret.
-fn matching<'a>(tokens: &'a [Token], presented: &[u8]) -> Option<&'a Token> {
-    let digest = blake3::hash(presented);
-    tokens.iter().fold(None, |found, token| if token.has(digest) { Some(token) } else { found })
+/// The token that has a presented secret. Hashes are compared, each in constant time and all of them always, so that time
+/// tells nothing about any secret, nor whose it is.
+fn last_that(tokens: &[Token], mut has: impl FnMut(&Token) -> bool) -> Option<&Token> {
+    tokens.iter().fold(None, |found, token| if has(token) { Some(token) } else { found })
 }
 
 /// The name that a request was sent to, if it is one that a web page can have.
@@ -356,6 +360,20 @@ mod tests {
             ] {
                 assert_eq!(checked(&settings, &asked("gw.example", authorization)), want, "{authorization:?}");
             }
+        }
+    }
+
+    #[test]
+    fn every_token_is_compared_whichever_it_is() {
+        let tokens = ["first", "second", "third"].map(|name| Token::new(name, name));
+        for secret in ["first", "second", "third", "another"] {
+            let (digest, mut compared) = (blake3::hash(secret.as_bytes()), Vec::new());
+            let found = last_that(&tokens, |token| {
+                compared.push(token.name().to_owned());
+                token.has(digest)
+            });
+            assert_eq!(found.map(Token::name), Some(secret).filter(|secret| *secret != "another"));
+            assert_eq!(compared, ["first", "second", "third"], "{secret}");
         }
     }
 

@@ -78,7 +78,7 @@ impl Token {
         &self.scopes
     }
 
-    /// Whether this hash is its own.
+    /// Whether this hash is its own; the comparison of blake3's hashes takes the same time whatever they are.
     pub(super) fn has(&self, digest: blake3::Hash) -> bool {
         self.digest == digest
     }

@@ -4,7 +4,8 @@ use std::sync::mpsc;
 
 use super::assert_ended;
 use super::endings_abroad::assert_local;
-use crate::gateway::{Client, PATIENCE, Request, Setup, Then, Upstream, until};
+use crate::gateway::client::status_of;
+use crate::gateway::{Client, Gateway, PATIENCE, Request, Setup, Then, Upstream, until};
 
 /// A target that answers with these bytes.
 fn target(bytes: &'static str) -> Upstream {
@@ -67,6 +68,36 @@ fn a_method_of_any_length_is_recorded_in_bounded_space() {
     let id = client.head().header("x-snapshot-id").expect("every answer has one").to_owned();
     let found = gateway.ended(&id);
     assert_eq!(found.text_at("/request/method"), Some(&*"A".repeat(32)));
+}
+
+#[test]
+fn a_head_larger_than_it_may_be_is_refused_unread() {
+    let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let unparsed = |gateway: &Gateway| {
+        let metrics = Client::to(gateway.admin).ask(&Request::get("/metrics"));
+        let count = |line: &str| line.strip_prefix("snapgate_unparsed_requests_total ")?.parse::<u64>().ok();
+        metrics.text().lines().find_map(count).expect("it is counted")
+    };
+    let head = |bytes: usize| format!("GET /v1/models HTTP/1.1\r\nhost: a\r\nx-long: {}\r\n\r\n", "a".repeat(bytes));
+    let gateway = Setup::before(&[upstream.address]).set("limits.header_bytes", "8KiB").start();
+    let mut client = Client::to(gateway.data);
+    client.send_bytes(head(6_000).as_bytes());
+    assert_eq!(status_of(&client.head()), 200, "it is not larger");
+    assert_eq!((unparsed(&gateway), upstream.received().len()), (0, 1));
+    let mut wire = Client::to(gateway.data).into_wire();
+    wire.send(head(20_000).as_bytes());
+    // The rest of the head is not read: the answer may be lost with the connection.
+    if let Ok(refused) = wire.head() {
+        assert_eq!(status_of(&refused), 431);
+    }
+    until("it is counted", || (unparsed(&gateway) == 1).then_some(()));
+    assert_eq!(upstream.received().len(), 1, "nothing of it is passed on");
+
+    // It was not too large for anybody: the bound is the setting's.
+    let gateway = Setup::before(&[upstream.address]).start();
+    let mut client = Client::to(gateway.data);
+    client.send_bytes(head(20_000).as_bytes());
+    assert_eq!((status_of(&client.head()), upstream.received().len()), (200, 2));
 }
 
 #[test]

@@ -131,6 +131,19 @@ fn what_is_forwarded_is_plain_http_1_1() {
 }
 
 #[test]
+fn a_head_larger_than_it_may_be_is_refused_in_http2() {
+    let sims = Sims::one();
+    let gateway = Setup::before(sims.addresses()).set("limits.header_bytes", "8KiB").start();
+    let client = Client::to(gateway.data);
+    let with = |bytes: usize| {
+        let mut request = request("GET", "/v1/models", "");
+        request.headers_mut().insert("x-long", "a".repeat(bytes).parse().expect("it is a value"));
+        client.ask(request).head.status.as_u16()
+    };
+    assert_eq!([with(6_000), with(10_000), with(6_000)], [200, 431, 200]);
+}
+
+#[test]
 fn refusals_and_answers_without_a_body_are_the_same() {
     let upstream = Upstream::start(|exchange| {
         exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n");

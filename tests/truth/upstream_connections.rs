@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use snapgate::demo::sim::SimSettings;
 
 use super::assert_ended;
-use crate::gateway::{Client, End, Gateway, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
+use crate::gateway::{Client, End, Found, Gateway, PATIENCE, Request, Setup, Sims, Then, Upstream, until};
 
 /// Every counter of requests in flight is back at zero.
 #[track_caller]
@@ -268,6 +268,60 @@ fn a_retry_says_why_it_went_where_it_went() {
         let said = format!("retried on {}: ", stored.text_at("/outcome/target").expect("it was answered"));
         assert!(text.contains(&said) && text.contains("of 2 untried"), "{text}");
     }
+}
+
+/// Of two requests in turn, the one that was to go to `t0`.
+#[track_caller]
+fn first_to_t0(gateway: &Gateway, request: &Request) -> Found {
+    let ended = [(); 2].map(|()| gateway.ended(&gateway.ask(request).id()));
+    ended.into_iter().find(|found| found.text_at("/decision/target") == Some("t0")).expect("each target has its turn")
+}
+
+/// What it came to, and who was tried.
+fn outcome(found: &Found) -> (u64, Vec<&str>) {
+    let tried = found.list("/attempts").iter().map(|attempt| attempt["target"].as_str().expect("it has a name"));
+    (found.at("/outcome/status").as_u64().expect("it has ended"), tried.collect())
+}
+
+#[test]
+fn a_target_that_does_not_answer_in_time_is_left_for_another_only_where_that_is_set() {
+    let hangs = Upstream::start(|exchange| {
+        exchange.is_left();
+        Then::Close
+    });
+    let serves = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    for (is_set, expected) in [(false, (504, vec!["t0"])), (true, (200, vec!["t0", "t1"]))] {
+        let setup = Setup::before(&[hangs.address, serves.address]).set("policy", "round_robin").set("threads", 1);
+        let gateway = setup.set("timeouts.response_head", "500ms").set("upstream.retry_timeouts", is_set).start();
+        let found = first_to_t0(&gateway, &Request::chat());
+        assert_eq!(outcome(&found), expected, "{}", found.text);
+        assert_eq!(found.text_at("/attempts/0/error"), Some("no answer within 500 ms"));
+        assert_idle(&gateway);
+    }
+}
+
+#[test]
+fn a_body_that_is_larger_than_is_kept_is_not_sent_again() {
+    let resets = Upstream::start(|_| Then::Reset);
+    let serves = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let setup = Setup::before(&[resets.address, serves.address]).set("policy", "round_robin").set("threads", 1);
+    let gateway = setup.set("fleet.eject_after", 0).start();
+    for (kib, expected) in [(256, (200, vec!["t0", "t1"])), (300, (502, vec!["t0"]))] {
+        let (body, before) = (vec![b' '; kib * 1024], serves.received().len());
+        let found = first_to_t0(&gateway, &Request::post("/v1/completions", body.clone()));
+        assert_eq!(outcome(&found), expected, "{kib} KiB: {}", found.text);
+        let received = serves.received();
+        assert!(received.iter().skip(before).all(|request| request.body == body), "{kib} KiB: what comes is whole");
+        // The other one of the two went there at once.
+        assert_eq!(received.len() - before, expected.1.len(), "{kib} KiB");
+    }
+    assert_idle(&gateway);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The state of a target in a document: flat, so that the commonest question needs no search in a list.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::json::{Json, Object, key, put, raw};
+use super::parts::CandidatePart;
 use crate::snapshot::decision::Decision;
 use crate::snapshot::moment::Moment;
 use crate::snapshot::sample::{Freshness, GpuUuids, Quantity, Sample, Source};
@@ -207,6 +209,12 @@ impl<'a> ChosenState<'a> {
         }
     }
 
+    /// Leaves out by which names its GPUs are known.
+    pub fn hide_gpu_uuids(&mut self) {
+        // What the sample has ready has them in it.
+        (self.state.gpu_uuids, self.json) = (None, None);
+    }
+
     /// The keys that only the chosen target's state has.
     fn write_counters(&self, out: &mut Vec<u8>) {
         put(out, key!("gateway_in_flight"), &self.gateway_in_flight);
@@ -217,6 +225,14 @@ impl<'a> ChosenState<'a> {
         put(out, key!("engine_tokens_per_second_per_gpu"), &per_gpu.engine_tokens_per_second_per_gpu);
         put(out, key!("gateway_requests_per_second_per_gpu"), &per_gpu.gateway_requests_per_second_per_gpu);
         put(out, key!("gateway_tokens_per_second_per_gpu"), &per_gpu.gateway_tokens_per_second_per_gpu);
+    }
+}
+
+impl CandidatePart<'_> {
+    /// Leaves out by which names its GPUs are known; what is no state is left out whole.
+    pub fn hide_gpu_uuids(&mut self) {
+        let state = State { gpu_uuids: None, ..serde_json::from_str(self.state.get()).unwrap_or_default() };
+        self.state = Cow::Owned(serde_json::value::to_raw_value(&state).expect("memory does not refuse a write"));
     }
 }
 

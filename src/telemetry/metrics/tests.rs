@@ -216,6 +216,18 @@ fn names_of_models_that_clients_make_up_take_no_room() {
 }
 
 #[test]
+fn a_models_name_can_neither_end_its_label_nor_its_line() {
+    let metrics = of_targets(&["a"]);
+    metrics.finished(&chat(1, "a\"} 1\nsnapgate_forged 2\\", (0, "a")));
+    let labels = r#"{model="a\"} 1\nsnapgate_forged 2\\",target="a"}"#;
+    for format in [Format::Text, Format::OpenMetrics] {
+        let page = metrics.render(format, None);
+        assert_says(&page, &[&format!("snapgate_completion_tokens_total{labels} 10")]);
+        assert!(!page.lines().any(|line| line.starts_with("snapgate_forged")), "{page}");
+    }
+}
+
+#[test]
 fn what_has_no_series_of_its_own_for_want_of_room_is_counted() {
     let names: Vec<_> = (0..40).map(|number| format!("t{number}")).collect();
     let metrics = of_targets(&names.iter().map(|name| &**name).collect::<Vec<_>>());
