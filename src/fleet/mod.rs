@@ -53,7 +53,6 @@ use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
 use roster::Roster;
 pub use roster::{Change, Leaving};
-pub use slot::Problems;
 use slot::Slot;
 
 /// How often costs are carried on: see [`Budget::settle`].
@@ -77,8 +76,10 @@ pub struct Settings {
     pub poll_target_share: f64,
     /// The part of one processor that scraping, probing and publishing may take here: a large fleet is asked less often.
     pub poll_cpu_share: f64,
-    /// A value that was observed longer ago is stale.
+    /// A value that was observed longer ago is stale, unless its page is read less often: see `poll::fresh_within`.
     pub fresh_within: Duration,
+    /// What a page said is stale beyond this age, however seldom it is read.
+    pub fresh_within_max: Duration,
     /// Over which time rates and ratios are taken.
     pub window: Duration,
     /// From one view to the next.
@@ -154,6 +155,7 @@ impl Settings {
             poll_target_share: 0.02,
             poll_cpu_share: 0.1,
             fresh_within: Duration::from_secs(2),
+            fresh_within_max: Duration::from_secs(15),
             window: Duration::from_secs(10),
             publish_interval: Duration::from_millis(100),
             probe_path: "/health".into(),
@@ -236,9 +238,9 @@ impl Fleet {
         self.view.load()
     }
 
-    /// What stands in the way of knowing each target, in the order of the view's members.
-    pub fn problems(&self) -> Vec<Problems> {
-        self.roster().slots().iter().map(|slot| slot.problems()).collect()
+    /// How many targets have their pages read so seldom that what they say goes stale in between.
+    pub fn seldom(&self) -> usize {
+        self.roster().slots().iter().filter(|slot| slot.live.watched().is_seldom()).count()
     }
 
     /// How it stands with the exporters of GPUs, and with the GPUs of each target.

@@ -33,7 +33,6 @@ pub(super) struct Slot {
 #[derive(Clone, Debug)]
 struct Known {
     state: State,
-    problems: Problems,
     gpus: Heard,
 }
 
@@ -49,6 +48,8 @@ pub(super) struct State {
     pub(super) in_flight_at_scrape: Option<u32>,
     /// The GPUs that the GPU values are of.
     pub(super) gpu_uuids: Option<GpuUuids>,
+    /// Up to which age what the page said is fresh; zero before it said anything.
+    pub(super) fresh_within: Duration,
 }
 
 /// A value, when it was true and who said so.
@@ -73,24 +74,12 @@ impl Observed {
 /// What exporters of GPUs say.
 pub(super) const GPU_QUANTITIES: [Quantity; 2] = [Quantity::GpuUtilization, Quantity::GpuMemoryUtilization];
 
-/// What stands in the way of knowing a target, besides what [`Watched`](crate::snapshot::Watched) says of its page: for
-/// operators, not for choices.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Problems {
-    /// How long the last scrape took, good or not; `None` before the first.
-    pub scrape_duration: Option<Duration>,
-    /// How long after the start of the last scrape the next one starts; more than configured if it was stretched.
-    pub scrape_interval: Option<Duration>,
-    /// Why the last probe failed; `None` if it did not.
-    pub probe_error: Option<Box<str>>,
-}
-
 impl Slot {
     /// Nothing is known of the target yet.
     pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
         let (values, gives) = ([None; Quantity::COUNT], engine::EXPECTED);
-        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None, gpu_uuids: None };
-        let known = Known { state, problems: Problems::default(), gpus: Heard::default() };
+        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None, gpu_uuids: None, fresh_within: Duration::ZERO };
+        let known = Known { state, gpus: Heard::default() };
         Self::of(slot, settings, Arc::default(), known)
     }
 
@@ -291,17 +280,26 @@ impl Slot {
         self.lock().gpus.problem().map(Box::from)
     }
 
-    /// How long a scrape took, and how long after its start the next one comes.
-    pub(super) fn paced(&self, duration: Duration, interval: Duration) {
-        let problems = &mut self.lock().problems;
-        problems.scrape_duration = Some(duration);
-        problems.scrape_interval = Some(interval);
+    /// How long a scrape took, how long after its start the next one comes, and up to which age what it said is fresh; `None`
+    /// if it said nothing.
+    pub(super) fn paced(&self, duration: Duration, interval: Duration, fresh_within: Option<Duration>) {
+        self.live.watch(|watched| {
+            watched.scrape_duration = Some(duration);
+            watched.scrape_interval = Some(interval);
+            watched.fresh_within = fresh_within.or(watched.fresh_within);
+        });
+        let Some(fresh_within) = fresh_within else { return };
+        let mut known = self.lock();
+        if std::mem::replace(&mut known.state.fresh_within, fresh_within) != fresh_within {
+            drop(known);
+            self.changed.store(true, Ordering::Release);
+        }
     }
 
     /// How a probe ended, and what that makes of the target.
     pub(super) fn probed(&self, health: Health, error: Option<&str>) {
+        self.live.watch(|watched| watched.probe_error = error.map(Into::into));
         let mut known = self.lock();
-        known.problems.probe_error = error.map(Into::into);
         if known.state.health != health {
             known.state.health = health;
             drop(known);
@@ -329,10 +327,6 @@ impl Slot {
     /// What is known now.
     pub(super) fn known(&self) -> State {
         self.lock().state.clone()
-    }
-
-    pub(super) fn problems(&self) -> Problems {
-        self.lock().problems.clone()
     }
 
     /// A writer that panicked has left whole values behind: every write above is complete in itself.

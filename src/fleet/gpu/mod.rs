@@ -254,6 +254,7 @@ pub(super) async fn run(watch: Arc<Watch>) -> Infallible {
 async fn poll(watch: &Watch, exporter: &Exporter) {
     let Some(uri) = &exporter.uri else { return std::future::pending().await };
     let (settings, budget, mut told) = (&watch.settings, &watch.budget, Vec::new());
+    let mut interval = settings.gpu_poll_interval;
     tokio::time::sleep(budget.scrape_interval_min().mul_f64(rand::random())).await;
     loop {
         let start = tokio::time::Instant::now();
@@ -262,7 +263,7 @@ async fn poll(watch: &Watch, exporter: &Exporter) {
         let duration = start.elapsed();
         let failures = settle(watch, exporter, at, result, duration);
         let every = settings.gpu_poll_interval;
-        let interval = next_interval(settings, every, failures, duration, budget.scrape_interval_min());
+        interval = next_interval(settings, every, failures, duration, budget.scrape_interval_min(), interval);
         tokio::time::sleep_until(start + interval).await;
     }
 }
