@@ -48,6 +48,8 @@ const DISCOVERY: &str = "\
 #[[discovery]]
 #kind = \"kubernetes\"
 #service = \"vllm\"
+#engine = \"vllm\"
+#ask_for_load_report = \"json\"
 ";
 
 const MODELS: &str = "\

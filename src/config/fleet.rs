@@ -75,6 +75,7 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         gpus_of: (!exporters.is_empty()).then(|| target.gpus.of(&target.name)),
         models: target.models.clone(),
         engine: target.engine.clone(),
+        ask_for_load_report: target.ask_for_load_report,
         ..TargetSettings::new(&target.name, &target.address)
     };
     Settings {

@@ -256,8 +256,8 @@ const COMMON: &[Key] = &[
               the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
               the system's, asked again when their time to live is over; \"kubernetes\" for the pods of `service` in \
               `namespace`, at the port `port_name`. `interval` is how often a file is looked at, and the \
-              least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
-              say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
+              least time from one question to the next. `models`, `gpus`, `engine`, `ask_for_load_report`, \
+              `scheme` and `port` hold for all its targets that say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
               The variable takes a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },

@@ -9,7 +9,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
-use super::orca;
 use super::texts::{check_model, check_name};
 use super::value::{quoted, quoted_list};
 use crate::discovery::{default_name, parse_url};
@@ -256,14 +255,19 @@ impl Tables<'_> {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
-        let (authorization, asked) = (self.authorization(fields), self.text(fields, "ask_for_load_report"));
-        let asked = asked.and_then(|(text, origin)| orca::asked(&text).map_err(|text| self.wrong(&origin, text)).ok());
+        let (authorization, ask_for_load_report) = (self.authorization(fields), self.asked(fields));
         let engine = self.text(fields, "engine").map(|(engine, _)| engine);
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, engine, authorization, ask_for_load_report: asked, ..target })
+        Some(Target { gpus, models, engine, authorization, ask_for_load_report, ..target })
+    }
+
+    /// In which format targets are asked for load reports, if that is said.
+    pub(super) fn asked(&mut self, fields: &Fields<'_>) -> Option<Option<ReportFormat>> {
+        let (text, origin) = self.text(fields, "ask_for_load_report")?;
+        ReportFormat::asked(&text).map_err(|text| self.wrong(&origin, text)).ok()
     }
 
     /// What a target gets in the header authorization. No message shows it.

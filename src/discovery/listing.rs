@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::address::{at, check_name, default_name, parse_url};
 use super::settings::Defaults;
 use crate::fleet::TargetSettings;
-use crate::snapshot::Place;
+use crate::snapshot::{Place, ReportFormat};
 use crate::snapshot::place::LABELS_MAX;
 
 /// How many mistakes of one file are named.
@@ -46,6 +46,8 @@ struct Described {
     gpus: Option<u32>,
     #[serde(default)]
     models: Vec<String>,
+    engine: Option<String>,
+    ask_for_load_report: Option<String>,
 }
 
 /// An element of Prometheus's lists.
@@ -148,16 +150,32 @@ impl Targets<'_> {
     }
 
     fn entry(&mut self, entry: Described) {
-        let Described { url, name, gpus, models } = entry;
+        let Described { url, name, gpus, models, engine, ask_for_load_report } = entry;
         let address = parse_url(&url);
         let target = address.and_then(|address| {
             let gpus_of = self.defaults.gpus_of(None, name.as_deref());
             let name = name.map_or_else(|| default_name(&address), |name| check_name(&name))?;
-            let models = if models.is_empty() { self.defaults.models.clone() } else { models };
-            let gpus = gpus.or(self.defaults.gpus);
-            Ok(TargetSettings { gpus, gpus_of, models, ..TargetSettings::new(&name, &address) })
+            let usual = self.defaults.target(&name, &address);
+            let engine = engine.map(|engine| self.engine(engine)).transpose()?.or(usual.engine);
+            let asked = ask_for_load_report.map(|text| ReportFormat::asked(&text)).transpose()?;
+            Ok(TargetSettings {
+                gpus: gpus.or(usual.gpus),
+                gpus_of,
+                models: if models.is_empty() { usual.models } else { models },
+                engine,
+                ask_for_load_report: asked.or(usual.ask_for_load_report),
+                ..TargetSettings::new(&name, &address)
+            })
         });
         self.add(target);
+    }
+
+    fn engine(&self, engine: String) -> Result<String, String> {
+        let known = &self.defaults.engines;
+        if known.contains(&engine) {
+            return Ok(engine);
+        }
+        Err(format!("there is no engine {engine:?}: use one of {}", known.join(", ")))
     }
 
     /// What Prometheus scrapes is what is forwarded to. A pod's labels say which it is, if it is one.
@@ -174,13 +192,8 @@ impl Targets<'_> {
                 let place = place.clone().filter(|_| only);
                 let pod = place.as_ref().map(|place| check_name(&place.pod)).transpose()?;
                 let name = pod.map_or_else(|| default_name(&address), Ok)?;
-                Ok(TargetSettings {
-                    gpus: self.defaults.gpus,
-                    gpus_of: self.defaults.gpus_of(place.as_deref(), None),
-                    models: self.defaults.models.clone(),
-                    place,
-                    ..TargetSettings::new(&name, &address)
-                })
+                let gpus_of = self.defaults.gpus_of(place.as_deref(), None);
+                Ok(TargetSettings { gpus_of, place, ..self.defaults.target(&name, &address) })
             });
             self.add(target);
         }
@@ -268,6 +281,26 @@ mod tests {
         let gpus: Vec<_> = targets.iter().map(|target| target.gpus.unwrap()).collect();
         assert_eq!((gpus, targets[0].models[0].as_str(), targets[1].models[0].as_str()), (vec![8, 1, 8, 8], "m", "n"));
         assert_eq!(shown(targets), ["h-1=h:1", "h-2=h:2", "h-8000=https://h:8000", "h-3=https://h:3"]);
+    }
+
+    #[test]
+    fn whose_metrics_it_serves_and_how_it_is_asked_is_said_of_one_or_of_all() {
+        let defaults = Defaults {
+            engine: Some("tgi".into()),
+            ask_for_load_report: Some(Some(ReportFormat::Json)),
+            engines: vec!["tgi".into(), "vllm".into()],
+            ..Defaults::default()
+        };
+        let read = |text| read(text, Format::Json, &defaults);
+        let text = r#"[{"url": "http://h:1", "engine": "vllm", "ask_for_load_report": "none"}, "http://h:2", {"targets": ["h:3"]}]"#;
+        let targets = read(text).unwrap();
+        let said: Vec<_> = targets.iter().map(|it| (it.engine.as_deref().unwrap(), it.ask_for_load_report)).collect();
+        let usual = ("tgi", Some(Some(ReportFormat::Json)));
+        assert_eq!(said, [("vllm", Some(None)), usual, usual]);
+        let text = r#"[{"url": "http://h:1", "engine": "vlm"}, {"url": "http://h:2", "ask_for_load_report": "xml"}]"#;
+        let text = read(text).unwrap_err();
+        assert!(text.contains("entry 1: there is no engine \"vlm\": use one of tgi, vllm"), "{text}");
+        assert!(text.contains("entry 2: `ask_for_load_report` has to be one of none, text, json, bin"), "{text}");
     }
 
     #[test]

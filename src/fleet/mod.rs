@@ -43,7 +43,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place};
+use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place, ReportFormat};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
@@ -135,6 +135,8 @@ pub struct TargetSettings {
     pub engine: Option<String>,
     /// The pod that it is, if discovery said.
     pub place: Option<Arc<Place>>,
+    /// In which format it is asked for load reports, none being one, too; `None` if as all others are.
+    pub ask_for_load_report: Option<Option<ReportFormat>>,
 }
 
 impl TargetSettings {

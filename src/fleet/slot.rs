@@ -107,8 +107,10 @@ impl Slot {
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, gpus_of, models, engine, place } = settings;
-        let target = Target { gpus: *gpus, place: place.clone(), ..Target::new(slot, name, address) };
+        let TargetSettings { name, address, gpus, gpus_of, models, engine, place, ask_for_load_report } = settings;
+        let (gpus, ask_for_load_report) = (*gpus, *ask_for_load_report);
+        let target =
+            Target { gpus, place: place.clone(), ask_for_load_report, ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
@@ -124,7 +126,7 @@ impl Slot {
 
     /// Whether this is its description, too.
     pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
-        let Target { name, address, gpus, place, .. } = &*self.target;
+        let Target { slot: _, name, address, gpus, place, ask_for_load_report } = &*self.target;
         let models = self.models.iter().map(|model| &**model);
         **name == *settings.name
             && **address == *settings.address
@@ -132,6 +134,7 @@ impl Slot {
             && self.engine.as_deref() == settings.engine.as_deref()
             && self.gpus_of == settings.gpus_of
             && *place == settings.place
+            && *ask_for_load_report == settings.ask_for_load_report
             && models.eq(settings.models.iter().map(String::as_str))
     }
 
