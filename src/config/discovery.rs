@@ -43,7 +43,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const SOURCES_MAX: usize = 32;
 
 /// Fields of every source.
-const OF_ALL: [&str; 8] = ["kind", "name", "models", "gpus", "scheme", "port", "engine", "ask_for_load_report"];
+const OF_ALL: [&str; 9] =
+    ["kind", "name", "models", "gpus", "scheme", "port", "engine", "metrics", "ask_for_load_report"];
 
 /// Kinds with the fields of their own.
 const OF_KIND: [(&str, &[&str]); 3] = [
@@ -235,8 +236,10 @@ impl Tables<'_> {
         });
         let gpus = fields.get("gpus").and_then(|(value, origin)| self.gpu_count(value, origin, "gpus"));
         let engine = self.text(fields, "engine").map(|(engine, _)| engine);
-        let ask_for_load_report = self.asked(fields);
-        Defaults { models, gpus, tls, port, engine, ask_for_load_report, engines: Vec::new(), gpus_are_told: false }
+        let (metrics_at, ask_for_load_report) = (self.metrics_at(fields), self.asked(fields));
+        // Those that follow from other keys are added when all are known.
+        let engines = Vec::new();
+        Defaults { models, gpus, tls, port, engine, metrics_at, ask_for_load_report, engines, gpus_are_told: false }
     }
 
     fn interval(&mut self, fields: &Fields<'_>) -> Duration {
@@ -305,7 +308,7 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>, source: &Settings) -> fmt::Result
             }
         }
     }
-    let Defaults { models, gpus, tls, port, engine, ask_for_load_report, engines: _, gpus_are_told: _ } = defaults;
+    let Defaults { models, gpus, tls, port, engine, metrics_at, ask_for_load_report, .. } = defaults;
     port.map_or(Ok(()), |port| write!(f, ", port = {port}"))?;
     if *tls {
         f.write_str(", scheme = \"https\"")?;
@@ -317,6 +320,9 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>, source: &Settings) -> fmt::Result
     }
     if let Some(engine) = engine {
         show_texts(f, &[("engine", engine)])?;
+    }
+    if !metrics_at.is_usual() {
+        show_texts(f, &[("metrics", &metrics_at.to_string())])?;
     }
     if let Some(format) = ask_for_load_report {
         show_texts(f, &[("ask_for_load_report", format.map_or("none", ReportFormat::name))])?;
@@ -340,7 +346,7 @@ mod tests {
     #[test]
     fn sources_stand_for_targets_and_are_shown_as_they_are_read() {
         let text = "[[discovery]]\nkind = \"file\"\npath = \"t.json\"\nmodels = [\"m\"]\ngpus = 2\n\
-                    engine = \"tgi\"\nask_for_load_report = \"none\"\n\
+                    engine = \"tgi\"\nask_for_load_report = \"none\"\nmetrics = \":8002\"\n\
                     [[discovery]]\nkind = \"dns\"\nname = \"pods\"\nhost = \"Vllm.llm.svc\"\nport = 8000\nscheme = \"https\"\n\
                     servers = [\"10.0.0.1\", \"127.0.0.1:5353\"]\ninterval = \"5s\"\n\
                     [[discovery]]\nkind = \"kubernetes\"\nservice = \"vllm\"\nport_name = \"http\"\n\
@@ -354,6 +360,7 @@ mod tests {
             (engine.as_deref(), *ask_for_load_report)
         };
         assert_eq!((said(0), said(1)), ((Some("tgi"), Some(None)), (None, None)));
+        assert_eq!(config.discovery[0].defaults.metrics_at.to_string(), ":8002");
         assert!(config.discovery[1].defaults.engines.iter().any(|engine| engine == "tgi"));
         let Kind::Kubernetes(own) = &config.discovery[2].kind else { panic!("{:?}", config.discovery[2]) };
         assert_eq!((&*own.selector, &*own.api), ("kubernetes.io/service-name=vllm", CLUSTER_API));
@@ -372,7 +379,7 @@ mod tests {
     #[test]
     fn every_mistake_of_every_source_is_found() {
         let text = "[[discovery]]\nkind = \"ftp\"\n[[discovery]]\nkind = \"file\"\nhost = \"h\"\ninterval = \"1ms\"\n\
-                    ask_for_load_report = \"xml\"\nengine = 1\n\
+                    ask_for_load_report = \"xml\"\nengine = 1\nmetrics = \"8002\"\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"a..b\"\nrecord = \"mx\"\nservers = [\"x\"]\nport = 0\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"h\"\nscheme = \"ftp\"\nname = \"a b\"\n\
                     [[discovery]]\nkind = \"file\"\npath = \"a.yaml\"\nfiles = 1\n\
@@ -389,6 +396,7 @@ mod tests {
             "the source needs a `path`",
             "`ask_for_load_report` has to be one of none, text, json, bin",
             "`engine` has to be a text",
+            "\"8002\" is not where metrics are",
             "\"a..b\" is not a name in DNS",
             "`record` is one of \"address\", \"a\", \"aaaa\", \"srv\"",
             "`servers` has to be a list of addresses",

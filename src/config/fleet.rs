@@ -39,7 +39,7 @@ pub(super) const KEYS: [Key; 23] = [
     Key { path: "fleet.publish_interval", kind: time(10 * MS, 60 * S), default: "100ms",
         doc: "Pause between two views of the fleet, from which targets are chosen." },
     Key { path: "fleet.metrics_path", kind: Kind::Text(request_path), default: "/metrics",
-        doc: "Where a target's metrics are." },
+        doc: "Where a target's metrics are, unless its `metrics` says otherwise." },
     Key { path: "fleet.engine", kind: Kind::Text(engine_name), default: "auto",
         doc: "Whose metrics the targets serve. auto: vLLM's or SGLang's, whichever is on the page. By documentation and not \
               tried: tensorrt_llm, triton, tgi, llama_cpp. Else the name of one of [[engines]]. A target with an `engine` of \
@@ -75,6 +75,7 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         gpus_of: (!exporters.is_empty()).then(|| target.gpus.of(&target.name)),
         models: target.models.clone(),
         engine: target.engine.clone(),
+        metrics_at: target.metrics_at.clone(),
         ask_for_load_report: target.ask_for_load_report,
         ..TargetSettings::new(&target.name, &target.address)
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fleet::{GpusOf, PodGpus, TargetSettings};
+use crate::fleet::{GpusOf, MetricsAt, PodGpus, TargetSettings};
 use crate::snapshot::{Place, ReportFormat};
 
 /// One source of targets. No duration is zero.
@@ -38,6 +38,8 @@ pub struct Defaults {
     pub port: Option<u16>,
     /// Whose metrics they serve; `None` if what all others do.
     pub engine: Option<String>,
+    /// Where they have their metrics, as far as that is elsewhere.
+    pub metrics_at: MetricsAt,
     /// In which format they are asked for load reports, none being one, too; `None` if as all others are.
     pub ask_for_load_report: Option<Option<ReportFormat>>,
     /// What may be said of one that serves another engine's metrics.
@@ -53,6 +55,7 @@ impl Defaults {
             gpus: self.gpus,
             models: self.models.clone(),
             engine: self.engine.clone(),
+            metrics_at: self.metrics_at.clone(),
             ask_for_load_report: self.ask_for_load_report,
             ..TargetSettings::new(name, address)
         }

@@ -20,6 +20,7 @@ mod ejection;
 mod engine;
 mod fetch;
 mod gpu;
+mod metrics_at;
 mod poll;
 mod probe;
 mod prometheus;
@@ -51,6 +52,7 @@ pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pag
 use fetch::Fetcher;
 use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
+pub use metrics_at::MetricsAt;
 use roster::Roster;
 pub use roster::{Change, Leaving};
 use slot::Slot;
@@ -94,7 +96,7 @@ pub struct Settings {
     pub unhealthy_after: u32,
     /// How many probes in a row must succeed before it gets requests again.
     pub healthy_after: u32,
-    /// Where the metrics page is.
+    /// Where the metrics page is, unless a target has it elsewhere.
     pub metrics_path: String,
     /// Whose metrics targets serve: the name of an engine, or [`AUTO`].
     pub engine: String,
@@ -133,6 +135,8 @@ pub struct TargetSettings {
     pub models: Vec<String>,
     /// Whose metrics it serves, in place of [`Settings::engine`].
     pub engine: Option<String>,
+    /// Where its metrics are, as far as that is elsewhere.
+    pub metrics_at: MetricsAt,
     /// The pod that it is, if discovery said.
     pub place: Option<Arc<Place>>,
     /// In which format it is asked for load reports, none being one, too; `None` if as all others are.
@@ -407,8 +411,8 @@ impl Fleet {
 impl Watch {
     /// Polls and probes one target for ever, side by side: a page that hangs does not delay a probe.
     async fn target(self: Arc<Self>, slot: Arc<Slot>) {
-        let uri = |path: &str| format!("{}{path}", slot.target.url()).parse::<Uri>();
-        match (uri(&self.settings.metrics_path), uri(&self.settings.probe_path)) {
+        let metrics = slot.metrics_at.url(&slot.target, &self.settings.metrics_path).parse::<Uri>();
+        match (metrics, format!("{}{}", slot.target.url(), self.settings.probe_path).parse::<Uri>()) {
             (Ok(metrics), Ok(health)) => {
                 let poll = poll::run(Arc::clone(&self), Arc::clone(&slot), metrics);
                 tokio::join!(poll, probe::run(self, slot, health));

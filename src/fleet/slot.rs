@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::TargetSettings;
 use super::engine::{self, Observation};
 use super::gpu::{Found, GpusOf, Heard};
+use super::{MetricsAt, TargetSettings};
 use crate::snapshot::{GpuUuids, Health, Live, Moment, Quantity, Reported, Source, Target};
 
 /// One target's place in the fleet.
@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) models: Box<[Box<str>]>,
     /// Whose metrics it serves, if anybody said of this target.
     pub(super) engine: Option<Box<str>>,
+    /// Where its metrics are, as far as that is elsewhere.
+    pub(super) metrics_at: MetricsAt,
     /// Which GPUs are its; `None` if nobody is asked about them.
     pub(super) gpus_of: Option<GpusOf>,
     pub(super) live: Arc<Live>,
@@ -78,7 +80,14 @@ impl Slot {
     /// Nothing is known of the target yet.
     pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
         let (values, gives) = ([None; Quantity::COUNT], engine::EXPECTED);
-        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None, gpu_uuids: None, fresh_within: Duration::ZERO };
+        let state = State {
+            health: Health::Unknown,
+            values,
+            gives,
+            in_flight_at_scrape: None,
+            gpu_uuids: None,
+            fresh_within: Duration::ZERO,
+        };
         let known = Known { state, gpus: Heard::default() };
         Self::of(slot, settings, Arc::default(), known)
     }
@@ -107,14 +116,15 @@ impl Slot {
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, gpus_of, models, engine, place, ask_for_load_report } = settings;
+        let TargetSettings { name, address, gpus, gpus_of, models, engine, metrics_at, place, ask_for_load_report } =
+            settings;
         let (gpus, ask_for_load_report) = (*gpus, *ask_for_load_report);
-        let target =
-            Target { gpus, place: place.clone(), ask_for_load_report, ..Target::new(slot, name, address) };
+        let target = Target { gpus, place: place.clone(), ask_for_load_report, ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
             engine: engine.as_deref().map(Into::into),
+            metrics_at: metrics_at.clone(),
             gpus_of: gpus_of.clone(),
             live,
             newcomer: false,
@@ -132,6 +142,7 @@ impl Slot {
             && **address == *settings.address
             && *gpus == settings.gpus
             && self.engine.as_deref() == settings.engine.as_deref()
+            && self.metrics_at == settings.metrics_at
             && self.gpus_of == settings.gpus_of
             && *place == settings.place
             && *ask_for_load_report == settings.ask_for_load_report

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{EngineSettings, Fleet, Input, Row, Settings, TargetSettings};
+use super::{EngineSettings, Fleet, Input, MetricsAt, Row, Settings, TargetSettings};
 use crate::clock::Clock;
 use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source, Watched};
 use crate::telemetry::Metrics;
@@ -518,6 +518,25 @@ async fn a_tick_that_panics_ends_neither_ticks_nor_polls() {
     until("the panic", || running.fleet.roster.is_poisoned()).await;
     pod.metrics(ok("vllm:num_requests_waiting 4\n"));
     until("a later value in a later view", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_page_may_be_at_another_port_than_requests_and_move() {
+    let pod = Pod::start(Reply::Answer(404, String::new()), ok("")).await;
+    let (page, moved) = (
+        Pod::start(ok("vllm:num_requests_waiting 3\n"), ok("")).await,
+        Pod::start(ok("vllm:num_requests_waiting 4\n"), ok("")).await,
+    );
+    let at = |page: &Pod| MetricsAt::parse(&format!(":{}", page.address.rsplit_once(':').unwrap().1)).unwrap();
+    let running = start(&[&pod.address], |settings| settings.targets[0].metrics_at = at(&page));
+    until("its page is read there", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+    until("and its health here", || running.member(0).sample.health == Health::Healthy).await;
+    assert_eq!(pod.script.pages.load(Relaxed), 0, "nobody asks for metrics where there are none");
+    let elsewhere = TargetSettings { metrics_at: at(&moved), ..described("t0", &pod.address) };
+    let change = running.fleet.set_targets(&[elsewhere], None);
+    assert_eq!((change.kept, change.added.len()), (1, 0), "it is the same target");
+    until("its page is read where it is now", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
     running.end().await;
 }
 

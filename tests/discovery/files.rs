@@ -147,11 +147,10 @@ fn what_a_source_and_its_file_say_of_a_target_is_how_it_is_read_and_asked() {
     let said = r#", "engine": "llama_cpp", "ask_for_load_report": "none""#;
     listing.put(&format!("[{}, {}]", entry("usual", &usual, ""), entry("other", &other, said)));
     let source = format!(
-        r#"[{{ kind = "file", path = "{}", interval = "10ms", engine = "tgi", ask_for_load_report = "json" }}]"#,
+        r#"[{{ kind = "file", path = "{}", interval = "10ms", engine = "tgi", metrics = "/page", ask_for_load_report = "json" }}]"#,
         listing.path().display()
     );
-    let setup = Setup::before(&[]).set("discovery", source).set("fleet.metrics_path", "/page");
-    let gateway = setup.set("policy", "round_robin").start();
+    let gateway = Setup::before(&[]).set("discovery", source).set("policy", "round_robin").start();
     let known = || {
         let page = gateway.admin("/v1/fleet");
         let targets = page.list("/targets").iter();
