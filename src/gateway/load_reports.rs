@@ -119,7 +119,7 @@ pub(super) fn tell(recorder: &Recorder, wish: ReportFormat, headers: &mut Header
     let metrics = recorder.metrics();
     let LoadReports { told, bytes_max, .. } = recorder.current().settings.load_reports;
     let wanted = |name: &str| METRICS.iter().zip(told).any(|(metric, told)| told && metric.name == name);
-    let entries = recorder.seen().map(|(decision, sample)| orca::state(decision, sample, wanted));
+    let entries = recorder.seen().map(|(decision, sample)| orca::state(decision.decided, sample, wanted));
     let report = entries.and_then(|entries| orca::tell(&entries, wish, bytes_max));
     let Some(report) = report else { return metrics.load_reports.untold(Untold::NothingKnown) };
     if let Ok(mut value) = HeaderValue::try_from(report.value) {
