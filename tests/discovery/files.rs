@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{PODS, Pod, churn, completion, until_fleet, until_no_problem, until_problem};
+use super::churn::{self, churn};
+use super::{Pod, completion, until_fleet, until_no_problem, until_problem};
 use crate::gateway::{Gateway, Setup, Then, Upstream, until};
 
 /// A file of targets that is written by a test.
@@ -54,7 +55,7 @@ fn list(pods: &[(&str, &Pod)]) -> String {
 
 #[test]
 fn sixty_changes_of_a_file_lose_no_request_and_send_none_to_who_is_gone() {
-    let pods: Vec<_> = (0..PODS).map(|_| Pod::start()).collect();
+    let pods = churn::Pod::all();
     let listing = Listing::new();
     listing.put("[]");
     let gateway = listing.start();
