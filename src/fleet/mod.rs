@@ -52,6 +52,9 @@ pub use engine::{AUTO, Combine, EngineSettings, Engines, Input, Observation, Pag
 use fetch::Fetcher;
 use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
+// For attacks from outside.
+#[doc(hidden)]
+pub use gpu::{Gpu, GpuPage};
 pub use metrics_at::MetricsAt;
 use roster::Roster;
 pub use roster::{Change, Leaving};

@@ -37,7 +37,7 @@ use crate::snapshot::{GpuExporter, GpuHealth, Moment};
 pub(super) use heard::Heard;
 pub(super) use join::Found;
 pub use join::{GpuId, GpusOf, PodGpus};
-use page::{Gpu, GpuPage};
+pub use page::{Gpu, GpuPage};
 
 /// A pod that is on no page for so long is not only new: an exporter measures every 30 s unless it is told otherwise.
 const MISSED_AFTER: Duration = Duration::from_secs(60);
