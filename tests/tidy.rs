@@ -18,7 +18,7 @@ const LEAVES: [&str; 6] = ["snapshot", "clock", "telemetry", "tenant", "tls", "o
 /// Data flows one way; what is not here was left out on purpose. The reasons are in the design's layout section.
 const EDGES: &[(&str, &[&str])] = &[
     // It knows the fleet as a list of settings.
-    ("discovery", &["fleet::TargetSettings", "fleet::GpusOf", "fleet::PodGpus", "fleet::Change"]),
+    ("discovery", &["fleet::TargetSettings", "fleet::MetricsAt", "fleet::GpusOf", "fleet::PodGpus", "fleet::Change"]),
     ("fleet", &[]),
     ("choose", &[]),
     ("gateway", &["choose", "fleet", "ledger", "pipeline::Intake"]),

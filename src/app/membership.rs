@@ -52,6 +52,18 @@ pub(super) fn warnings(discovery: &Discovery) -> Vec<String> {
     warnings
 }
 
+/// That pages are read so seldom that what they say goes stale in between, if that is so.
+pub(super) fn seldom(fleet: &Fleet, targets: usize) -> Option<String> {
+    let count = fleet.seldom();
+    let (verb, whose) = if count == 1 { ("is", "its") } else { ("are", "their") };
+    (count > 0).then(|| {
+        format!(
+            "{count} of {targets} targets {verb} asked for {whose} metrics too seldom for them to stay fresh: see \
+             fleet.fresh_within_max, fleet.target_share and fleet.cpu_share"
+        )
+    })
+}
+
 fn leaving(Leaving { name, address, in_flight, since }: Leaving) -> LeavingPart {
     LeavingPart { name, address, gateway_in_flight: in_flight, left_ms: since.as_millis() as u64 }
 }

@@ -460,7 +460,8 @@ fn readiness(
         |(whose, warning): &(&str, Arc<ArcSwapOption<String>>)| Some(format!("{whose}: {}", warning.load_full()?));
     let limits = metrics.reached.warnings(Instant::now()).map(str::to_owned);
     let own = warnings.iter().filter_map(said).chain(limits);
-    let warnings = own.chain(membership::warnings(discovery)).chain(unhealthy(&view.members)).collect();
+    let of_fleet = unhealthy(&view.members).into_iter().chain(membership::seldom(fleet, view.members.len()));
+    let warnings = own.chain(membership::warnings(discovery)).chain(of_fleet).collect();
     Readiness { reasons, warnings }
 }
 

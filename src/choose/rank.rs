@@ -14,7 +14,7 @@ use crate::snapshot::{Candidate, Fallback, Inputs, Policy, Quantity, Reason, Sam
 /// A waiting request counts as so many running ones: that it waits says that the engine is full, whatever its size.
 const WAITING_WEIGHT: f64 = 4.0;
 
-/// What a request is taken to need of the KV cache at least, as a share: an engine that runs nothing tells nothing of it.
+/// What a request is taken to need of the KV cache at least, as a share: short ones round to nothing.
 const KV_SHARE_MIN: f64 = 0.005;
 
 /// With `prefix_affinity` a target may have so many times the mean in flight before others help out …
@@ -80,7 +80,8 @@ pub fn rank(policy: Policy, eligible: u32, inputs: &Inputs, looks: &[Look<'_>]) 
         _ => None,
     };
     let turn = inputs.ticket.unwrap_or(0) % u64::from(eligible.max(1));
-    let rule = Rule { policy, eligible: eligible.into(), turn, inputs, room: room(looks) };
+    let kv_share = if policy == Policy::LeastKvCache { usual_kv_share(looks) } else { 0.0 };
+    let rule = Rule { policy, eligible: eligible.into(), turn, inputs, room: room(looks), kv_share };
     let in_its_place = Rule { policy: Policy::LeastRequest, ..rule };
     let mut ranked = if fallback.is_none() { rule.apply(looks) } else { in_its_place.apply(looks) };
     if !ranked.is_empty() && ranked.iter().all(|ranked| ranked.score.is_none()) {
@@ -124,6 +125,8 @@ struct Rule<'a> {
     turn: u64,
     inputs: &'a Inputs,
     room: f64,
+    /// What a request needs of the KV cache where nothing runs that would show it.
+    kv_share: f64,
 }
 
 impl Rule<'_> {
@@ -159,7 +162,7 @@ impl Rule<'_> {
             Policy::LeastRequest | Policy::PowerOfTwo => [in_flight, 0.0, 0.0],
             Policy::Random => [share(mix(inputs.draw ^ look.identity)), 0.0, 0.0],
             Policy::LeastQueue => queue(look)?,
-            Policy::LeastKvCache => kv_cache(look)?,
+            Policy::LeastKvCache => kv_cache(look, self.kv_share)?,
             Policy::PrefixAffinity => {
                 let overload = if in_flight < self.room { 0.0 } else { 1.0 };
                 [distance(inputs.prefix_hash?, look), overload, 0.0]
@@ -177,11 +180,25 @@ fn queue(look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
 }
 
 /// The cache in use, and what those will take of it that wait for it or came since, each as much as one that runs.
-fn kv_cache(look: &Look<'_>) -> Option<[f64; SCORE_PARTS_MAX]> {
-    let usage = fresh(look, Quantity::KvCacheUsage)?;
-    let (waiting, running) = (fresh(look, Quantity::Waiting)?, fresh(look, Quantity::Running)?);
-    let share = (usage / running.max(1.0)).max(KV_SHARE_MIN);
+fn kv_cache(look: &Look<'_>, usual_share: f64) -> Option<[f64; SCORE_PARTS_MAX]> {
+    let (usage, waiting) = (fresh(look, Quantity::KvCacheUsage)?, fresh(look, Quantity::Waiting)?);
+    // An engine that runs nothing tells nothing of it. Were it taken for next to nothing, one that has just come would get
+    // everything until its next scrape.
+    let share = kv_share(look).unwrap_or_else(|| usual_share.max(usage)).max(KV_SHARE_MIN);
     Some([usage, waiting * share, change(look)? * share])
+}
+
+/// What one running request has of the KV cache; `None` if nothing runs, or nothing fresh is known.
+fn kv_share(look: &Look<'_>) -> Option<f64> {
+    let (usage, running) = (fresh(look, Quantity::KvCacheUsage)?, fresh(look, Quantity::Running)?);
+    (running >= 1.0).then(|| usage / running)
+}
+
+/// The median of what running requests have of it, so that neither one long prompt nor the order of the looks has a say.
+fn usual_kv_share(looks: &[Look<'_>]) -> f64 {
+    let mut shares: ArrayVec<f64, WIDTH_MAX> = looks.iter().filter_map(kv_share).collect();
+    shares.sort_unstable_by(f64::total_cmp);
+    shares.get(shares.len() / 2).copied().unwrap_or_default()
 }
 
 fn fresh(look: &Look<'_>, quantity: Quantity) -> Option<f64> {

@@ -159,6 +159,26 @@ fn nobody_herds_between_two_scrapes() {
     }
 }
 
+/// Between two scrapes one that has just come knows of nothing that runs there: it still gets no more than the others have.
+#[test]
+fn nobody_herds_at_a_newcomer() {
+    let old = Pod { in_flight: 8, scraped: Some((0.0, 8.0, 0.4, 8)), ..IDLE };
+    let new = Pod { in_flight: 0, scraped: Some((0.0, 0.0, 0.0, 0)), ..IDLE };
+    for policy in [Policy::LeastRequest, Policy::PowerOfTwo, Policy::LeastQueue, Policy::LeastKvCache] {
+        let view = fleet(&[old, old, new, old]);
+        let in_flight = |slot: usize| view.members[slot].live.in_flight();
+        for draw in 0..40 {
+            chosen(&view, policy, &inputs(0, mix(draw))).live.begin();
+            let most = [0, 1, 3].map(in_flight).into_iter().max();
+            // Of equals one is drawn, and then has one more.
+            assert!(Some(in_flight(2)) <= most.map(|most| most + 1), "{policy:?}: {} and {most:?}", in_flight(2));
+        }
+        assert!(in_flight(2) >= 8, "{policy:?}: and it gets its part, {} of 40", in_flight(2));
+    }
+    let choice = chosen(&fleet(&[new, new]), Policy::LeastKvCache, &inputs(0, 1));
+    assert_eq!(scores(&choice), [Some(0.0), Some(0.0)], "where nothing runs at all nothing is needed yet");
+}
+
 #[test]
 fn what_has_no_fresh_state_is_excluded_comes_last_and_is_counted() {
     let stale = Pod { freshness: Freshness::Stale, ..scraped(0.0, 0.0, 0.0) };

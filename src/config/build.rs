@@ -272,7 +272,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
         },
         label_headers: values.list("record.headers").iter().map(header).collect(),
         sampling: otlp::sampling(values),
-        load_reports: orca::settings(values, values.0),
+        load_reports: orca::settings(values),
     }
 }
 

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::build::Values;
+use super::engines;
 use super::layers::Effective;
 use super::mistake::{Origin, Place};
 use super::tables::{Entry, Fields, Tables};
@@ -16,6 +17,7 @@ use super::value::{Value, quoted, quoted_list};
 use crate::discovery::{
     Defaults, DnsSettings, FileSettings, Kind, KubernetesSettings, Records, Settings, check_name, parse_url,
 };
+use crate::snapshot::ReportFormat;
 
 /// How often a file is looked at, and the least time between two questions, if nothing is said.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -41,7 +43,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const SOURCES_MAX: usize = 32;
 
 /// Fields of every source.
-const OF_ALL: [&str; 6] = ["kind", "name", "models", "gpus", "scheme", "port"];
+const OF_ALL: [&str; 9] =
+    ["kind", "name", "models", "gpus", "scheme", "port", "engine", "metrics", "ask_for_load_report"];
 
 /// Kinds with the fields of their own.
 const OF_KIND: [(&str, &[&str]); 3] = [
@@ -56,11 +59,13 @@ pub(super) fn sources(effective: &Effective) -> &[Settings] {
     sources
 }
 
-/// The sources. About the GPUs of their targets somebody is asked if there is anybody.
+/// The sources. About the GPUs of their targets somebody is asked if there is anybody, and what they say of engines has to be
+/// the name of one.
 pub(super) fn settings(values: &Values<'_>, effective: &Effective) -> Vec<Settings> {
     let gpus_are_told = !values.gpu_exporters().is_empty();
+    let engines: Vec<_> = engines::names(values.engines()).map(str::to_owned).collect();
     let source = |source: &Settings| {
-        let defaults = Defaults { gpus_are_told, ..source.defaults.clone() };
+        let defaults = Defaults { gpus_are_told, engines: engines.clone(), ..source.defaults.clone() };
         Settings { defaults, ..source.clone() }
     };
     sources(effective).iter().map(source).collect()
@@ -230,7 +235,11 @@ impl Tables<'_> {
             scheme == "https"
         });
         let gpus = fields.get("gpus").and_then(|(value, origin)| self.gpu_count(value, origin, "gpus"));
-        Defaults { models, gpus, tls, port, gpus_are_told: false }
+        let engine = self.text(fields, "engine").map(|(engine, _)| engine);
+        let (metrics_at, ask_for_load_report) = (self.metrics_at(fields), self.asked(fields));
+        // Those that follow from other keys are added when all are known.
+        let engines = Vec::new();
+        Defaults { models, gpus, tls, port, engine, metrics_at, ask_for_load_report, engines, gpus_are_told: false }
     }
 
     fn interval(&mut self, fields: &Fields<'_>) -> Duration {
@@ -299,7 +308,7 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>, source: &Settings) -> fmt::Result
             }
         }
     }
-    let Defaults { models, gpus, tls, port, gpus_are_told: _ } = defaults;
+    let Defaults { models, gpus, tls, port, engine, metrics_at, ask_for_load_report, .. } = defaults;
     port.map_or(Ok(()), |port| write!(f, ", port = {port}"))?;
     if *tls {
         f.write_str(", scheme = \"https\"")?;
@@ -308,6 +317,15 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>, source: &Settings) -> fmt::Result
     if !models.is_empty() {
         f.write_str(", models = ")?;
         quoted_list(f, models)?;
+    }
+    if let Some(engine) = engine {
+        show_texts(f, &[("engine", engine)])?;
+    }
+    if !metrics_at.is_usual() {
+        show_texts(f, &[("metrics", &metrics_at.to_string())])?;
+    }
+    if let Some(format) = ask_for_load_report {
+        show_texts(f, &[("ask_for_load_report", format.map_or("none", ReportFormat::name))])?;
     }
     f.write_str(" }")
 }
@@ -328,6 +346,7 @@ mod tests {
     #[test]
     fn sources_stand_for_targets_and_are_shown_as_they_are_read() {
         let text = "[[discovery]]\nkind = \"file\"\npath = \"t.json\"\nmodels = [\"m\"]\ngpus = 2\n\
+                    engine = \"tgi\"\nask_for_load_report = \"none\"\nmetrics = \":8002\"\n\
                     [[discovery]]\nkind = \"dns\"\nname = \"pods\"\nhost = \"Vllm.llm.svc\"\nport = 8000\nscheme = \"https\"\n\
                     servers = [\"10.0.0.1\", \"127.0.0.1:5353\"]\ninterval = \"5s\"\n\
                     [[discovery]]\nkind = \"kubernetes\"\nservice = \"vllm\"\nport_name = \"http\"\n\
@@ -336,6 +355,13 @@ mod tests {
         let config = load(text).unwrap();
         let names: Vec<_> = config.discovery.iter().map(|source| &*source.name).collect();
         assert_eq!(names, ["file-1", "pods", "kubernetes-3", "abroad"]);
+        let said = |source: usize| {
+            let Defaults { engine, ask_for_load_report, .. } = &config.discovery[source].defaults;
+            (engine.as_deref(), *ask_for_load_report)
+        };
+        assert_eq!((said(0), said(1)), ((Some("tgi"), Some(None)), (None, None)));
+        assert_eq!(config.discovery[0].defaults.metrics_at.to_string(), ":8002");
+        assert!(config.discovery[1].defaults.engines.iter().any(|engine| engine == "tgi"));
         let Kind::Kubernetes(own) = &config.discovery[2].kind else { panic!("{:?}", config.discovery[2]) };
         assert_eq!((&*own.selector, &*own.api), ("kubernetes.io/service-name=vllm", CLUSTER_API));
         assert_eq!((own.token_file.clone(), own.namespace.clone()), (Some(CLUSTER_TOKEN.into()), None));
@@ -353,6 +379,7 @@ mod tests {
     #[test]
     fn every_mistake_of_every_source_is_found() {
         let text = "[[discovery]]\nkind = \"ftp\"\n[[discovery]]\nkind = \"file\"\nhost = \"h\"\ninterval = \"1ms\"\n\
+                    ask_for_load_report = \"xml\"\nengine = 1\nmetrics = \"8002\"\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"a..b\"\nrecord = \"mx\"\nservers = [\"x\"]\nport = 0\n\
                     [[discovery]]\nkind = \"dns\"\nhost = \"h\"\nscheme = \"ftp\"\nname = \"a b\"\n\
                     [[discovery]]\nkind = \"file\"\npath = \"a.yaml\"\nfiles = 1\n\
@@ -367,6 +394,9 @@ mod tests {
             "`host` means nothing to a source of the kind \"file\"",
             "`interval` takes 10ms to 1h",
             "the source needs a `path`",
+            "`ask_for_load_report` has to be one of none, text, json, bin",
+            "`engine` has to be a text",
+            "\"8002\" is not where metrics are",
             "\"a..b\" is not a name in DNS",
             "`record` is one of \"address\", \"a\", \"aaaa\", \"srv\"",
             "`servers` has to be a list of addresses",

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::build::Values;
+use super::discovery::sources;
 use super::layers::Effective;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
 use super::tables::{Entry, Fields, Tables};
@@ -62,10 +63,7 @@ pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
     else {
         unreachable!("two lists of tables and a text")
     };
-    let known: Vec<&str> = std::iter::once(AUTO)
-        .chain(shipped().map(|(name, _)| name))
-        .chain(own.iter().map(|engine| engine.0.name.as_str()))
-        .collect();
+    let known: Vec<&str> = names(own).collect();
     let mut named = |name: &str, key: &'static str, origin: &Origin| {
         if !known.contains(&name) {
             let text = match did_you_mean(name, known.iter().copied()) {
@@ -79,6 +77,15 @@ pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
     for target in targets {
         target.engine.iter().for_each(|engine| named(engine, "targets", targets_origin));
     }
+    for source in sources(effective) {
+        source.defaults.engine.iter().for_each(|engine| named(engine, "discovery", effective.get("discovery").1));
+    }
+}
+
+/// The names of all that there are, with these of one's own.
+pub(super) fn names(own: &[Engine]) -> impl Iterator<Item = &str> {
+    let shipped = std::iter::once(AUTO).chain(shipped().map(|(name, _)| name));
+    shipped.chain(own.iter().map(|engine| engine.0.name.as_str()))
 }
 
 pub(super) fn settings(values: &Values<'_>) -> Vec<EngineSettings> {
@@ -300,6 +307,9 @@ mod tests {
         let text = load(&format!("{TARGET}engine = \"vlm\"\n[fleet]\nengine = \"none\"\n")).unwrap_err().to_string();
         assert!(text.contains("there is no engine vlm") && text.contains("there is no engine none"), "{text}");
         assert!(text.contains("there is no engine vlm: did you mean `vllm`? There are auto, "), "{text}");
+        let source = "[[discovery]]\nkind = \"file\"\npath = \"t.json\"\nengine = \"vlm\"\n";
+        let text = load(source).unwrap_err().to_string();
+        assert!(text.contains("discovery: there is no engine vlm: did you mean `vllm`?"), "{text}");
         let broken = "[[engines]]\nname = \"e\"\nwaiting = 3\n";
         let text =
             load(&format!("{TARGET}engine = \"e\"\n[fleet]\nengine = \"none\"\n{broken}")).unwrap_err().to_string();

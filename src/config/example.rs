@@ -25,7 +25,8 @@ name = \"vllm-0\"
 url = \"http://127.0.0.1:8000\"
 #gpus = 1
 #models = [\"llama-3.1-8b\"]
-#engine = \"sglang\"
+#engine = \"triton\"
+#metrics = \":8002/metrics\"
 #authorization = \"this-pods-own-key\"
 #ask_for_load_report = \"json\"
 
@@ -48,6 +49,8 @@ const DISCOVERY: &str = "\
 #[[discovery]]
 #kind = \"kubernetes\"
 #service = \"vllm\"
+#engine = \"vllm\"
+#ask_for_load_report = \"json\"
 ";
 
 const MODELS: &str = "\

@@ -11,7 +11,7 @@ use crate::fleet::{Settings, TargetSettings};
 
 /// The keys, in the order of the example file.
 #[rustfmt::skip] // a table: one key, one place
-pub(super) const KEYS: [Key; 22] = [
+pub(super) const KEYS: [Key; 23] = [
     Key { path: "fleet.poll_interval", kind: time(10 * MS, H), default: "500ms",
         doc: "Pause between two polls of a target's metrics, jittered." },
     Key { path: "fleet.poll_timeout", kind: time(MS, 60 * S), default: "2s",
@@ -20,12 +20,15 @@ pub(super) const KEYS: [Key; 22] = [
         doc: "The largest metrics page that is read." },
     Key { path: "fleet.target_share", kind: Kind::Share, default: "0.02",
         doc: "The largest share of a target's time that polls may take: when it answers slowly, it is asked less \
-              often." },
+              often, each time at most half as often as before." },
     Key { path: "fleet.cpu_share", kind: Kind::Share, default: "0.1",
         doc: "The largest share of one core that all polls may take here: when there are many targets, each is \
               asked less often." },
     Key { path: "fleet.fresh_within", kind: time(MS, D), default: "2s",
-        doc: "Up to this age a value is fresh, beyond it is stale." },
+        doc: "Up to this age a value is fresh, beyond it is stale. A page that is read less often, because it is slow or there \
+              are many, is fresh for 2.5 of its own intervals." },
+    Key { path: "fleet.fresh_within_max", kind: time(MS, D), default: "15s",
+        doc: "But for no longer than this, or than fleet.fresh_within if that is more." },
     Key { path: "fleet.gpu_poll_interval", kind: time(10 * MS, H), default: "1s",
         doc: "Pause between two polls of a GPU exporter, jittered. Exporters measure no more often than they are told \
               (DCGM_EXPORTER_INTERVAL, 30 s if nobody says): what they say is older by up to that." },
@@ -36,7 +39,7 @@ pub(super) const KEYS: [Key; 22] = [
     Key { path: "fleet.publish_interval", kind: time(10 * MS, 60 * S), default: "100ms",
         doc: "Pause between two views of the fleet, from which targets are chosen." },
     Key { path: "fleet.metrics_path", kind: Kind::Text(request_path), default: "/metrics",
-        doc: "Where a target's metrics are." },
+        doc: "Where a target's metrics are, unless its `metrics` says otherwise." },
     Key { path: "fleet.engine", kind: Kind::Text(engine_name), default: "auto",
         doc: "Whose metrics the targets serve. auto: vLLM's or SGLang's, whichever is on the page. By documentation and not \
               tried: tensorrt_llm, triton, tgi, llama_cpp. Else the name of one of [[engines]]. A target with an `engine` of \
@@ -72,6 +75,8 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         gpus_of: (!exporters.is_empty()).then(|| target.gpus.of(&target.name)),
         models: target.models.clone(),
         engine: target.engine.clone(),
+        metrics_at: target.metrics_at.clone(),
+        ask_for_load_report: target.ask_for_load_report,
         ..TargetSettings::new(&target.name, &target.address)
     };
     Settings {
@@ -82,6 +87,7 @@ pub(super) fn settings(values: &Values<'_>) -> Settings {
         poll_target_share: values.share("fleet.target_share"),
         poll_cpu_share: values.share("fleet.cpu_share"),
         fresh_within: values.duration("fleet.fresh_within"),
+        fresh_within_max: values.duration("fleet.fresh_within_max"),
         window: values.duration("fleet.window"),
         publish_interval: values.duration("fleet.publish_interval"),
         probe_path: values.text("fleet.probe_path").to_owned(),

@@ -245,7 +245,8 @@ const COMMON: &[Key] = &[
               container = \"vllm\" } are those that the node's exporter says the pod has, where what is left out may be \
               anything, and `count` how many there have to be. Without a table they are those of the pod that is called as \
               the target is, if there are [[gpu_exporters]]. `models` are the models it serves; without them it serves \
-              any. `engine` is whose metrics it serves, in place of fleet.engine. A request for a model that no target \
+              any. `engine` is whose metrics it serves, in place of fleet.engine; `metrics` where, as \":PORT\", \"/PATH\" or both, \
+              in place of its own port and of fleet.metrics_path. A request for a model that no target \
               serves is answered 404. `authorization`, or `authorization_file` with the name of a file, is what its \
               requests present in place of upstream.authorization; its polls present fleet.authorization. \
               `ask_for_load_report` is none, text, json or bin, in place of load_reports.ask. --target [NAME=]URL may be \
@@ -256,8 +257,8 @@ const COMMON: &[Key] = &[
               the addresses of `host`, by `record` (\"address\" for A and AAAA, \"a\", \"aaaa\" or \"srv\") from `servers` or \
               the system's, asked again when their time to live is over; \"kubernetes\" for the pods of `service` in \
               `namespace`, at the port `port_name`. `interval` is how often a file is looked at, and the \
-              least time from one question to the next. `models`, `gpus`, `scheme` and `port` hold for all its targets that \
-              say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
+              least time from one question to the next. `models`, `gpus`, `engine`, `metrics`, `ask_for_load_report`, \
+              `scheme` and `port` hold for all its targets that say nothing else. What cannot be read or believed leaves the last targets as they are, and /readyz warns. \
               The variable takes a list in TOML." },
     Key { path: "models", kind: Kind::Models, default: "",
         doc: "Models with a policy of their own. The variable takes MODEL=POLICY,MODEL=POLICY or a list in TOML." },

@@ -1,13 +1,11 @@
 //! The keys about load reports, and what they mean together.
 
-use std::collections::HashMap;
-
 use super::build::Values;
 use super::keys::{KIB, Key, bytes};
 use super::layers::Effective;
 use super::mistake::Mistakes;
 use super::texts::network;
-use super::value::{Kind, Value};
+use super::value::Kind;
 use crate::gateway::{LoadReports, ToClients};
 use crate::orca::{METRICS, Rules};
 use crate::snapshot::ReportFormat;
@@ -61,14 +59,6 @@ fn metric(text: &str) -> Result<String, String> {
     Err(format!("\"{text}\" is not one of {}", known.join(", ")))
 }
 
-/// The format that a target is asked for, `none` being one, too.
-pub(super) fn asked(text: &str) -> Result<Option<ReportFormat>, String> {
-    match ReportFormat::from_name(text.as_bytes()) {
-        None if text != "none" => Err(format!("`ask_for_load_report` has to be one of {}", FORMATS.join(", "))),
-        format => Ok(format),
-    }
-}
-
 /// Notes what does not fit together.
 pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
     let values = Values::of(effective);
@@ -88,10 +78,7 @@ pub(super) fn check(effective: &Effective, mistakes: &mut Mistakes) {
 }
 
 /// The settings. Only called when nothing is wrong.
-pub(super) fn settings(values: &Values<'_>, effective: &Effective) -> LoadReports {
-    let (Value::Targets(targets), _) = effective.get("targets") else { unreachable!("targets are targets") };
-    let ask_of: HashMap<_, _> =
-        targets.iter().filter_map(|target| Some((target.name.clone(), target.ask_for_load_report?))).collect();
+pub(super) fn settings(values: &Values<'_>) -> LoadReports {
     let format = |path| ReportFormat::from_name(values.text(path).as_bytes());
     let network = |network: &String| network.parse().expect("the table's check has parsed it");
     let told = values.list("load_reports.metrics");
@@ -102,7 +89,6 @@ pub(super) fn settings(values: &Values<'_>, effective: &Effective) -> LoadReport
             _ => Some(Rules::Lenient),
         },
         ask: format("load_reports.ask"),
-        ask_of,
         to_clients: match values.text("load_reports.to_clients") {
             "on_request" => ToClients::OnRequest,
             "always" => ToClients::Always,

@@ -9,10 +9,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::gpus::Gpus;
 use super::mistake::{Mistakes, Origin, Place, did_you_mean};
-use super::orca;
 use super::texts::{check_model, check_name};
 use super::value::{quoted, quoted_list};
 use crate::discovery::{default_name, parse_url};
+use crate::fleet::MetricsAt;
 use crate::snapshot::{Policy, ReportFormat, TLS_SCHEME};
 use crate::tls::{self, CredentialSettings};
 
@@ -20,8 +20,17 @@ use crate::tls::{self, CredentialSettings};
 const MODELS_MAX: usize = 256;
 
 /// What an entry of `[[targets]]` may have.
-const TARGET_FIELDS: [&str; 8] =
-    ["name", "url", "gpus", "models", "engine", "authorization", "authorization_file", "ask_for_load_report"];
+const TARGET_FIELDS: [&str; 9] = [
+    "name",
+    "url",
+    "gpus",
+    "models",
+    "engine",
+    "metrics",
+    "authorization",
+    "authorization_file",
+    "ask_for_load_report",
+];
 
 /// One entry of `[[targets]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +44,8 @@ pub(super) struct Target {
     pub(super) models: Vec<String>,
     /// Whose metrics it serves, in place of `fleet.engine`.
     pub(super) engine: Option<String>,
+    /// Where its metrics are, as far as that is elsewhere.
+    pub(super) metrics_at: MetricsAt,
     /// What its requests present in place of what all others do.
     pub(super) authorization: Option<CredentialSettings>,
     /// In which format it is asked for its load, if not as all others are.
@@ -58,6 +69,10 @@ impl fmt::Display for Target {
         if let Some(engine) = &self.engine {
             f.write_str(", engine = ")?;
             quoted(f, engine)?;
+        }
+        if !self.metrics_at.is_usual() {
+            f.write_str(", metrics = ")?;
+            quoted(f, &self.metrics_at.to_string())?;
         }
         match &self.authorization {
             None => {}
@@ -256,14 +271,29 @@ impl Tables<'_> {
             self.wrong(origin, "a target needs a `url`, such as \"http://10.0.3.2:8000\"");
         }
         let models = fields.get("models").map_or_else(Vec::new, |(value, origin)| self.served(value, origin));
-        let (authorization, asked) = (self.authorization(fields), self.text(fields, "ask_for_load_report"));
-        let asked = asked.and_then(|(text, origin)| orca::asked(&text).map_err(|text| self.wrong(&origin, text)).ok());
+        let (authorization, ask_for_load_report) = (self.authorization(fields), self.asked(fields));
         let engine = self.text(fields, "engine").map(|(engine, _)| engine);
+        let metrics_at = self.metrics_at(fields);
         let (url, url_origin) = self.text(fields, "url")?;
         let name_origin = name.as_ref().map_or(origin, |(_, origin)| origin);
         let target =
             self.named_target(name.as_ref().map(|(name, _)| name.as_str()), &url, (name_origin, &url_origin))?;
-        Some(Target { gpus, models, engine, authorization, ask_for_load_report: asked, ..target })
+        Some(Target { gpus, models, engine, metrics_at, authorization, ask_for_load_report, ..target })
+    }
+
+    /// Where targets have their metrics, as far as that is said.
+    pub(super) fn metrics_at(&mut self, fields: &Fields<'_>) -> MetricsAt {
+        let Some((text, origin)) = self.text(fields, "metrics") else { return MetricsAt::default() };
+        MetricsAt::parse(&text).unwrap_or_else(|text| {
+            self.wrong(&origin, text);
+            MetricsAt::default()
+        })
+    }
+
+    /// In which format targets are asked for load reports, if that is said.
+    pub(super) fn asked(&mut self, fields: &Fields<'_>) -> Option<Option<ReportFormat>> {
+        let (text, origin) = self.text(fields, "ask_for_load_report")?;
+        ReportFormat::asked(&text).map_err(|text| self.wrong(&origin, text)).ok()
     }
 
     /// What a target gets in the header authorization. No message shows it.
@@ -350,6 +380,7 @@ impl Tables<'_> {
             gpus: Gpus::default(),
             models: Vec::new(),
             engine: None,
+            metrics_at: MetricsAt::default(),
             authorization: None,
             ask_for_load_report: None,
         })

@@ -230,8 +230,7 @@ fn targets(sockets: &BTreeSet<(IpAddr, Option<u16>)>, defaults: &Defaults) -> Re
     let target = |(ip, port): &(IpAddr, Option<u16>)| {
         let port = port.or(defaults.port).ok_or("addresses have no ports: set `port`")?;
         let address = at(SocketAddr::new(*ip, port), defaults.tls)?;
-        let models = defaults.models.clone();
-        Ok(TargetSettings { gpus: defaults.gpus, models, ..TargetSettings::new(&default_name(&address)?, &address) })
+        Ok(defaults.target(&default_name(&address)?, &address))
     };
     sockets.iter().map(target).collect()
 }

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::address::{at, check_name, default_name, parse_url};
 use super::settings::Defaults;
-use crate::fleet::TargetSettings;
-use crate::snapshot::Place;
+use crate::fleet::{MetricsAt, TargetSettings};
 use crate::snapshot::place::LABELS_MAX;
+use crate::snapshot::{Place, ReportFormat};
 
 /// How many mistakes of one file are named.
 const MISTAKES_MAX: usize = 5;
@@ -23,7 +23,7 @@ const LABEL_BYTES_MAX: usize = 512;
 
 /// In what a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     /// `[[targets]]`.
     Toml,
     /// A list, or an object that has it as `targets`.
@@ -46,6 +46,9 @@ struct Described {
     gpus: Option<u32>,
     #[serde(default)]
     models: Vec<String>,
+    engine: Option<String>,
+    metrics: Option<String>,
+    ask_for_load_report: Option<String>,
 }
 
 /// An element of Prometheus's lists.
@@ -58,7 +61,7 @@ struct Group {
 }
 
 /// The targets of a file's text; or what is wrong with it.
-pub(super) fn read(text: &str, format: Format, defaults: &Defaults) -> Result<Vec<TargetSettings>, String> {
+pub fn read(text: &str, format: Format, defaults: &Defaults) -> Result<Vec<TargetSettings>, String> {
     let list = match format {
         Format::Toml => in_toml(text)?,
         Format::Json => in_json(text)?,
@@ -148,16 +151,34 @@ impl Targets<'_> {
     }
 
     fn entry(&mut self, entry: Described) {
-        let Described { url, name, gpus, models } = entry;
+        let Described { url, name, gpus, models, engine, metrics, ask_for_load_report } = entry;
         let address = parse_url(&url);
         let target = address.and_then(|address| {
             let gpus_of = self.defaults.gpus_of(None, name.as_deref());
             let name = name.map_or_else(|| default_name(&address), |name| check_name(&name))?;
-            let models = if models.is_empty() { self.defaults.models.clone() } else { models };
-            let gpus = gpus.or(self.defaults.gpus);
-            Ok(TargetSettings { gpus, gpus_of, models, ..TargetSettings::new(&name, &address) })
+            let usual = self.defaults.target(&name, &address);
+            let engine = engine.map(|engine| self.engine(engine)).transpose()?.or(usual.engine);
+            let metrics_at = metrics.map(|text| MetricsAt::parse(&text)).transpose()?.unwrap_or_default();
+            let asked = ask_for_load_report.map(|text| ReportFormat::asked(&text)).transpose()?;
+            Ok(TargetSettings {
+                gpus: gpus.or(usual.gpus),
+                gpus_of,
+                models: if models.is_empty() { usual.models } else { models },
+                engine,
+                metrics_at: metrics_at.or(&usual.metrics_at),
+                ask_for_load_report: asked.or(usual.ask_for_load_report),
+                ..TargetSettings::new(&name, &address)
+            })
         });
         self.add(target);
+    }
+
+    fn engine(&self, engine: String) -> Result<String, String> {
+        let known = &self.defaults.engines;
+        if known.contains(&engine) {
+            return Ok(engine);
+        }
+        Err(format!("there is no engine {engine:?}: use one of {}", known.join(", ")))
     }
 
     /// What Prometheus scrapes is what is forwarded to. A pod's labels say which it is, if it is one.
@@ -168,19 +189,19 @@ impl Targets<'_> {
             Err(mistake) => return self.add(Err(mistake)),
         };
         let tls = labels.get("__scheme__").map_or(self.defaults.tls, |scheme| scheme == "https");
+        let metrics_at = match labels.get("__metrics_path__").map(|path| MetricsAt::parse(path)).transpose() {
+            Ok(at) => at.unwrap_or_default().or(&self.defaults.metrics_at),
+            Err(mistake) => return self.add(Err(format!("the label __metrics_path__: {mistake}"))),
+        };
         let only = targets.len() == 1;
         for address in targets {
             let target = located(&address, self.defaults.port, tls).and_then(|address| {
                 let place = place.clone().filter(|_| only);
                 let pod = place.as_ref().map(|place| check_name(&place.pod)).transpose()?;
                 let name = pod.map_or_else(|| default_name(&address), Ok)?;
-                Ok(TargetSettings {
-                    gpus: self.defaults.gpus,
-                    gpus_of: self.defaults.gpus_of(place.as_deref(), None),
-                    models: self.defaults.models.clone(),
-                    place,
-                    ..TargetSettings::new(&name, &address)
-                })
+                let gpus_of = self.defaults.gpus_of(place.as_deref(), None);
+                let metrics_at = metrics_at.clone();
+                Ok(TargetSettings { gpus_of, metrics_at, place, ..self.defaults.target(&name, &address) })
             });
             self.add(target);
         }
@@ -268,6 +289,36 @@ mod tests {
         let gpus: Vec<_> = targets.iter().map(|target| target.gpus.unwrap()).collect();
         assert_eq!((gpus, targets[0].models[0].as_str(), targets[1].models[0].as_str()), (vec![8, 1, 8, 8], "m", "n"));
         assert_eq!(shown(targets), ["h-1=h:1", "h-2=h:2", "h-8000=https://h:8000", "h-3=https://h:3"]);
+    }
+
+    #[test]
+    fn whose_metrics_it_serves_and_how_it_is_asked_is_said_of_one_or_of_all() {
+        let defaults = Defaults {
+            engine: Some("tgi".into()),
+            ask_for_load_report: Some(Some(ReportFormat::Json)),
+            engines: vec!["tgi".into(), "vllm".into()],
+            metrics_at: MetricsAt::parse(":8002").unwrap(),
+            ..Defaults::default()
+        };
+        let read = |text| read(text, Format::Json, &defaults);
+        let text = r#"[{"url": "http://h:1", "engine": "vllm", "ask_for_load_report": "none", "metrics": "/m"}, "http://h:2",
+                       {"targets": ["h:3"], "labels": {"__metrics_path__": "/n"}}]"#;
+        let targets = read(text).unwrap();
+        let said: Vec<_> = targets.iter().map(|it| (it.engine.as_deref().unwrap(), it.ask_for_load_report)).collect();
+        let usual = ("tgi", Some(Some(ReportFormat::Json)));
+        assert_eq!(said, [("vllm", Some(None)), usual, usual]);
+        let at: Vec<_> = targets.iter().map(|it| it.metrics_at.to_string()).collect();
+        assert_eq!(at, ["/m", ":8002", "/n"]);
+        let text = read(
+            r#"[{"url": "http://h:1", "metrics": "h:1"}, {"targets": ["h:3"], "labels": {"__metrics_path__": "m"}}]"#,
+        );
+        let text = text.unwrap_err();
+        assert!(text.contains("entry 1: \"h:1\" is not where metrics are"), "{text}");
+        assert!(text.contains("entry 2: the label __metrics_path__: \"m\" is not where"), "{text}");
+        let text = r#"[{"url": "http://h:1", "engine": "vlm"}, {"url": "http://h:2", "ask_for_load_report": "xml"}]"#;
+        let text = read(text).unwrap_err();
+        assert!(text.contains("entry 1: there is no engine \"vlm\": use one of tgi, vllm"), "{text}");
+        assert!(text.contains("entry 2: `ask_for_load_report` has to be one of none, text, json, bin"), "{text}");
     }
 
     #[test]

@@ -36,6 +36,9 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 pub use address::{check_name, check_name_within, default_name, is_name_char, parse_url};
+// For attacks from outside.
+#[doc(hidden)]
+pub use listing::{Format, read as read_list};
 pub use settings::{Defaults, DnsSettings, FileSettings, Kind, KubernetesSettings, Records, Settings};
 
 use crate::fleet::{Change, TargetSettings};

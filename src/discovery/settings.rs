@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fleet::{GpusOf, PodGpus};
-use crate::snapshot::Place;
+use crate::fleet::{GpusOf, MetricsAt, PodGpus, TargetSettings};
+use crate::snapshot::{Place, ReportFormat};
 
 /// One source of targets. No duration is zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +36,31 @@ pub struct Defaults {
     pub tls: bool,
     /// For addresses without one.
     pub port: Option<u16>,
+    /// Whose metrics they serve; `None` if what all others do.
+    pub engine: Option<String>,
+    /// Where they have their metrics, as far as that is elsewhere.
+    pub metrics_at: MetricsAt,
+    /// In which format they are asked for load reports, none being one, too; `None` if as all others are.
+    pub ask_for_load_report: Option<Option<ReportFormat>>,
+    /// What may be said of one that serves another engine's metrics.
+    pub engines: Vec<String>,
     /// Whether there is anybody to ask about their GPUs.
     pub gpus_are_told: bool,
 }
 
 impl Defaults {
+    /// A target of which nothing else is said.
+    pub(super) fn target(&self, name: &str, address: &str) -> TargetSettings {
+        TargetSettings {
+            gpus: self.gpus,
+            models: self.models.clone(),
+            engine: self.engine.clone(),
+            metrics_at: self.metrics_at.clone(),
+            ask_for_load_report: self.ask_for_load_report,
+            ..TargetSettings::new(name, address)
+        }
+    }
+
     /// Which GPUs are a target's: those of its pod, else those of the pod that is called as somebody has named it. `None` if
     /// there is nobody to ask, or nobody knows which pod it is.
     pub(super) fn gpus_of(&self, place: Option<&Place>, named: Option<&str>) -> Option<GpusOf> {

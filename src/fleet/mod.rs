@@ -20,6 +20,7 @@ mod ejection;
 mod engine;
 mod fetch;
 mod gpu;
+mod metrics_at;
 mod poll;
 mod probe;
 mod prometheus;
@@ -43,7 +44,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
-use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place};
+use crate::snapshot::{Attached, FleetView, GpuHealth, Health, Place, ReportFormat};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Credential};
 use budget::Budget;
@@ -53,9 +54,12 @@ pub use engine::{
 use fetch::Fetcher;
 use gpu::Exporters;
 pub use gpu::{ExporterSettings, GpuId, GpusOf, PodGpus};
+// For attacks from outside.
+#[doc(hidden)]
+pub use gpu::{Gpu, GpuPage};
+pub use metrics_at::MetricsAt;
 use roster::Roster;
 pub use roster::{Change, Leaving};
-pub use slot::Problems;
 use slot::Slot;
 
 /// How often costs are carried on: see [`Budget::settle`].
@@ -79,8 +83,10 @@ pub struct Settings {
     pub poll_target_share: f64,
     /// The part of one processor that scraping, probing and publishing may take here: a large fleet is asked less often.
     pub poll_cpu_share: f64,
-    /// A value that was observed longer ago is stale.
+    /// A value that was observed longer ago is stale, unless its page is read less often: see `poll::fresh_within`.
     pub fresh_within: Duration,
+    /// What a page said is stale beyond this age, however seldom it is read.
+    pub fresh_within_max: Duration,
     /// Over which time rates and ratios are taken.
     pub window: Duration,
     /// From one view to the next.
@@ -95,7 +101,7 @@ pub struct Settings {
     pub unhealthy_after: u32,
     /// How many probes in a row must succeed before it gets requests again.
     pub healthy_after: u32,
-    /// Where the metrics page is.
+    /// Where the metrics page is, unless a target has it elsewhere.
     pub metrics_path: String,
     /// Whose metrics targets serve: the name of an engine, or [`AUTO`].
     pub engine: String,
@@ -134,8 +140,12 @@ pub struct TargetSettings {
     pub models: Vec<String>,
     /// Whose metrics it serves, in place of [`Settings::engine`].
     pub engine: Option<String>,
+    /// Where its metrics are, as far as that is elsewhere.
+    pub metrics_at: MetricsAt,
     /// The pod that it is, if discovery said.
     pub place: Option<Arc<Place>>,
+    /// In which format it is asked for load reports, none being one, too; `None` if as all others are.
+    pub ask_for_load_report: Option<Option<ReportFormat>>,
 }
 
 impl TargetSettings {
@@ -156,6 +166,7 @@ impl Settings {
             poll_target_share: 0.02,
             poll_cpu_share: 0.1,
             fresh_within: Duration::from_secs(2),
+            fresh_within_max: Duration::from_secs(15),
             window: Duration::from_secs(10),
             publish_interval: Duration::from_millis(100),
             probe_path: "/health".into(),
@@ -238,9 +249,9 @@ impl Fleet {
         self.view.load()
     }
 
-    /// What stands in the way of knowing each target, in the order of the view's members.
-    pub fn problems(&self) -> Vec<Problems> {
-        self.roster().slots().iter().map(|slot| slot.problems()).collect()
+    /// How many targets have their pages read so seldom that what they say goes stale in between.
+    pub fn seldom(&self) -> usize {
+        self.roster().slots().iter().filter(|slot| slot.live.watched().is_seldom()).count()
     }
 
     /// How it stands with the exporters of GPUs, and with the GPUs of each target.
@@ -405,8 +416,8 @@ impl Fleet {
 impl Watch {
     /// Polls and probes one target for ever, side by side: a page that hangs does not delay a probe.
     async fn target(self: Arc<Self>, slot: Arc<Slot>) {
-        let uri = |path: &str| format!("{}{path}", slot.target.url()).parse::<Uri>();
-        match (uri(&self.settings.metrics_path), uri(&self.settings.probe_path)) {
+        let metrics = slot.metrics_at.url(&slot.target, &self.settings.metrics_path).parse::<Uri>();
+        match (metrics, format!("{}{}", slot.target.url(), self.settings.probe_path).parse::<Uri>()) {
             (Ok(metrics), Ok(health)) => {
                 let poll = poll::run(Arc::clone(&self), Arc::clone(&slot), metrics);
                 tokio::join!(poll, probe::run(self, slot, health));

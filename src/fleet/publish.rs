@@ -24,8 +24,13 @@ pub(super) struct FreshWithin {
 }
 
 impl FreshWithin {
-    fn of(self, source: Source) -> Duration {
-        if source == Source::Dcgm { self.gpus } else { self.usual }
+    /// The same for a target whose page is fresh for so long.
+    fn of_page(self, page: Duration) -> impl Fn(Source) -> Duration {
+        move |source| match source {
+            Source::Dcgm => self.gpus,
+            Source::Scrape => self.usual.max(page),
+            Source::Orca | Source::Gateway => self.usual,
+        }
     }
 }
 
@@ -166,14 +171,15 @@ impl Latest {
         fresh_within: FreshWithin,
         window_ms: u32,
     ) -> (Arc<Sample>, Option<Moment>) {
+        let fresh_within = fresh_within.of_page(known.fresh_within);
         let readings = Quantity::ALL.map(|quantity| {
             let place = quantity as usize;
             // Whoever's engine does not give it, an exporter may.
             let given = known.gives[place] || slot.gpus_of.is_some() && GPU_QUANTITIES.contains(&quantity);
-            reading(given, known.values[place], now, fresh_within)
+            reading(given, known.values[place], now, &fresh_within)
         });
         let fresh = readings.iter().filter(|reading| reading.freshness == Freshness::Fresh);
-        let until = |reading: &Reading| Some(reading.observed.plus(fresh_within.of(reading.source?)));
+        let until = |reading: &Reading| Some(reading.observed.plus(fresh_within(reading.source?)));
         let fresh_until = fresh.filter_map(until).min();
         let sample = Sample::new(Arc::clone(&slot.target), n, now, known.health, readings, window_ms);
         let sample = sample.with_in_flight_at_scrape(known.in_flight_at_scrape).with_gpu_uuids(known.gpu_uuids);
@@ -191,12 +197,12 @@ fn standing(slot: &Slot, health: Health, failing: bool) -> Standing {
 }
 
 /// Each value by its own age: a fresh one freshens no other.
-fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: FreshWithin) -> Reading {
+fn reading(given: bool, observed: Option<Observed>, now: Moment, fresh_within: impl Fn(Source) -> Duration) -> Reading {
     match observed {
         None if given => Reading::MISSING,
         None => Reading::UNSUPPORTED,
         Some(Observed { value, at, source }) => {
-            let freshness = if now > at.plus(fresh_within.of(source)) { Freshness::Stale } else { Freshness::Fresh };
+            let freshness = if now > at.plus(fresh_within(source)) { Freshness::Stale } else { Freshness::Fresh };
             Reading { value: Some(value), observed: at, source: Some(source), freshness }
         }
     }
@@ -329,6 +335,41 @@ mod tests {
             let view = bench.view_after(after_ms);
             assert_eq!((view.members[0].sample.n, both(&view)), (n, expected), "at {:?}", bench.now);
         }
+    }
+
+    #[test]
+    fn a_page_that_is_read_seldom_is_fresh_for_longer_and_nothing_else_is() {
+        let mut bench = Bench::new(2);
+        let interval = Duration::from_secs(4);
+        for slot in 0..2 {
+            bench.scraped(slot, [Some(3.0), Some(5.0), None, None, None, None, None, None]);
+        }
+        bench.slots[0].paced(interval / 50, interval, Some(interval.mul_f64(2.5)));
+        // A failure says nothing about how long what was said before holds.
+        bench.slots[1].paced(interval / 50, interval, None);
+        bench.view_after(0);
+        waits(&bench, 7.0);
+        let all = |view: &FleetView| {
+            let of = |member: usize, quantity| view.members[member].sample.reading(quantity).freshness;
+            [of(0, Quantity::Waiting), of(0, Quantity::Running), of(1, Quantity::Running)]
+        };
+        use Freshness::{Fresh, Stale};
+        for (after_ms, expected) in [
+            (1_999, [Fresh, Fresh, Fresh]),
+            (2, [Stale, Fresh, Stale]),
+            (7_999, [Stale, Fresh, Stale]),
+            (1, [Stale, Stale, Stale]),
+        ] {
+            let view = bench.view_after(after_ms);
+            assert_eq!(all(&view), expected, "at {:?}", bench.now);
+            let running = view.members[0].sample.reading(Quantity::Running);
+            assert_eq!(running.observed, EPOCH, "its age is what it is");
+        }
+        // Read in quick succession again, it is stale as soon as any other.
+        bench.scraped(0, only(Quantity::Running, 6.0));
+        bench.slots[0].paced(Duration::ZERO, Duration::from_millis(500), Some(FRESH_WITHIN.usual));
+        assert_eq!(all(&bench.view_after(2_000))[1], Fresh);
+        assert_eq!(all(&bench.view_after(1))[1], Stale);
     }
 
     /// A report of the queue's length alone, as vLLM sends it.

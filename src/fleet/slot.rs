@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::TargetSettings;
 use super::engine::{self, Observation};
 use super::gpu::{Found, GpusOf, Heard};
+use super::{MetricsAt, TargetSettings};
 use crate::snapshot::{GpuUuids, Health, Live, Moment, Quantity, Reported, Source, Target};
 
 /// One target's place in the fleet.
@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) models: Box<[Box<str>]>,
     /// Whose metrics it serves, if anybody said of this target.
     pub(super) engine: Option<Box<str>>,
+    /// Where its metrics are, as far as that is elsewhere.
+    pub(super) metrics_at: MetricsAt,
     /// Which GPUs are its; `None` if nobody is asked about them.
     pub(super) gpus_of: Option<GpusOf>,
     pub(super) live: Arc<Live>,
@@ -33,7 +35,6 @@ pub(super) struct Slot {
 #[derive(Clone, Debug)]
 struct Known {
     state: State,
-    problems: Problems,
     gpus: Heard,
 }
 
@@ -49,6 +50,8 @@ pub(super) struct State {
     pub(super) in_flight_at_scrape: Option<u32>,
     /// The GPUs that the GPU values are of.
     pub(super) gpu_uuids: Option<GpuUuids>,
+    /// Up to which age what the page said is fresh; zero before it said anything.
+    pub(super) fresh_within: Duration,
 }
 
 /// A value, when it was true and who said so.
@@ -73,24 +76,19 @@ impl Observed {
 /// What exporters of GPUs say.
 pub(super) const GPU_QUANTITIES: [Quantity; 2] = [Quantity::GpuUtilization, Quantity::GpuMemoryUtilization];
 
-/// What stands in the way of knowing a target, besides what [`Watched`](crate::snapshot::Watched) says of its page: for
-/// operators, not for choices.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Problems {
-    /// How long the last scrape took, good or not; `None` before the first.
-    pub scrape_duration: Option<Duration>,
-    /// How long after the start of the last scrape the next one starts; more than configured if it was stretched.
-    pub scrape_interval: Option<Duration>,
-    /// Why the last probe failed; `None` if it did not.
-    pub probe_error: Option<Box<str>>,
-}
-
 impl Slot {
     /// Nothing is known of the target yet.
     pub(super) fn new(slot: u32, settings: &TargetSettings) -> Self {
         let (values, gives) = ([None; Quantity::COUNT], engine::EXPECTED);
-        let state = State { health: Health::Unknown, values, gives, in_flight_at_scrape: None, gpu_uuids: None };
-        let known = Known { state, problems: Problems::default(), gpus: Heard::default() };
+        let state = State {
+            health: Health::Unknown,
+            values,
+            gives,
+            in_flight_at_scrape: None,
+            gpu_uuids: None,
+            fresh_within: Duration::ZERO,
+        };
+        let known = Known { state, gpus: Heard::default() };
         Self::of(slot, settings, Arc::default(), known)
     }
 
@@ -118,12 +116,15 @@ impl Slot {
     }
 
     fn of(slot: u32, settings: &TargetSettings, live: Arc<Live>, known: Known) -> Self {
-        let TargetSettings { name, address, gpus, gpus_of, models, engine, place } = settings;
-        let target = Target { gpus: *gpus, place: place.clone(), ..Target::new(slot, name, address) };
+        let TargetSettings { name, address, gpus, gpus_of, models, engine, metrics_at, place, ask_for_load_report } =
+            settings;
+        let (gpus, ask_for_load_report) = (*gpus, *ask_for_load_report);
+        let target = Target { gpus, place: place.clone(), ask_for_load_report, ..Target::new(slot, name, address) };
         Self {
             target: Arc::new(target),
             models: models.iter().map(|model| model.as_str().into()).collect(),
             engine: engine.as_deref().map(Into::into),
+            metrics_at: metrics_at.clone(),
             gpus_of: gpus_of.clone(),
             live,
             newcomer: false,
@@ -135,14 +136,16 @@ impl Slot {
 
     /// Whether this is its description, too.
     pub(super) fn is_described(&self, settings: &TargetSettings) -> bool {
-        let Target { name, address, gpus, place, .. } = &*self.target;
+        let Target { slot: _, name, address, gpus, place, ask_for_load_report } = &*self.target;
         let models = self.models.iter().map(|model| &**model);
         **name == *settings.name
             && **address == *settings.address
             && *gpus == settings.gpus
             && self.engine.as_deref() == settings.engine.as_deref()
+            && self.metrics_at == settings.metrics_at
             && self.gpus_of == settings.gpus_of
             && *place == settings.place
+            && *ask_for_load_report == settings.ask_for_load_report
             && models.eq(settings.models.iter().map(String::as_str))
     }
 
@@ -291,17 +294,26 @@ impl Slot {
         self.lock().gpus.problem().map(Box::from)
     }
 
-    /// How long a scrape took, and how long after its start the next one comes.
-    pub(super) fn paced(&self, duration: Duration, interval: Duration) {
-        let problems = &mut self.lock().problems;
-        problems.scrape_duration = Some(duration);
-        problems.scrape_interval = Some(interval);
+    /// How long a scrape took, how long after its start the next one comes, and up to which age what it said is fresh; `None`
+    /// if it said nothing.
+    pub(super) fn paced(&self, duration: Duration, interval: Duration, fresh_within: Option<Duration>) {
+        self.live.watch(|watched| {
+            watched.scrape_duration = Some(duration);
+            watched.scrape_interval = Some(interval);
+            watched.fresh_within = fresh_within.or(watched.fresh_within);
+        });
+        let Some(fresh_within) = fresh_within else { return };
+        let mut known = self.lock();
+        if std::mem::replace(&mut known.state.fresh_within, fresh_within) != fresh_within {
+            drop(known);
+            self.changed.store(true, Ordering::Release);
+        }
     }
 
     /// How a probe ended, and what that makes of the target.
     pub(super) fn probed(&self, health: Health, error: Option<&str>) {
+        self.live.watch(|watched| watched.probe_error = error.map(Into::into));
         let mut known = self.lock();
-        known.problems.probe_error = error.map(Into::into);
         if known.state.health != health {
             known.state.health = health;
             drop(known);
@@ -329,10 +341,6 @@ impl Slot {
     /// What is known now.
     pub(super) fn known(&self) -> State {
         self.lock().state.clone()
-    }
-
-    pub(super) fn problems(&self) -> Problems {
-        self.lock().problems.clone()
     }
 
     /// A writer that panicked has left whole values behind: every write above is complete in itself.

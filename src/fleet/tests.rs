@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{EngineSettings, Fleet, Input, Problems, Row, Settings, TargetSettings};
+use super::{EngineSettings, Fleet, Input, MetricsAt, Row, Settings, TargetSettings};
 use crate::clock::Clock;
 use crate::snapshot::{Freshness, Health, Member, Quantity, Reading, Source, Watched};
 use crate::telemetry::Metrics;
@@ -198,10 +198,6 @@ impl Running {
         self.member(target).live.watched()
     }
 
-    fn problems(&self, target: usize) -> Problems {
-        self.fleet.problems().swap_remove(target)
-    }
-
     /// Ends the fleet as the program does.
     async fn end(mut self) {
         self.stop.send(()).unwrap();
@@ -235,9 +231,9 @@ async fn a_pods_page_becomes_the_view() {
     assert_eq!((waiting.freshness, waiting.source), (Freshness::Fresh, Some(Source::Scrape)));
     assert!(waiting.observed <= sample.published && sample.published <= view.published);
     assert_eq!((&*view.pools.all().eligible, sample.target.gpus), (&[0][..], Some(8)));
-    let (problems, watched) = (running.problems(0), running.watched(0));
-    assert_eq!((&watched.scrape_error, &problems.probe_error, watched.garbage_lines), (&None, &None, 0));
-    assert!(watched.series_missing.is_empty() && problems.scrape_duration.is_some());
+    let watched = running.watched(0);
+    assert_eq!((&watched.scrape_error, &watched.probe_error, watched.garbage_lines), (&None, &None, 0));
+    assert!(watched.series_missing.is_empty() && watched.scrape_duration.is_some());
     assert!(running.metrics.page().contains("snapgate_scrapes_total{target=\"t0\"}"));
 }
 
@@ -277,7 +273,6 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
     });
     for (target, (reason, words)) in expected.into_iter().enumerate() {
         until(&format!("{reason} of {target}"), || running.watched(target).scrape_failures >= 2).await;
-        let problems = running.problems(target);
         let watched = running.watched(target);
         let error = watched.scrape_error.as_ref().unwrap();
         assert!(error.contains(words), "{target}: {error}");
@@ -285,7 +280,7 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
         let page = running.metrics.page();
         assert!(page.contains(&counted), "{counted} is not in {page}");
         assert_eq!(running.reading(target, Quantity::Waiting), Reading::MISSING, "{target}");
-        assert!(problems.scrape_duration.is_some() && problems.scrape_interval.is_some());
+        assert!(watched.scrape_duration.is_some() && watched.scrape_interval.is_some());
     }
 }
 
@@ -396,13 +391,13 @@ async fn probes_alone_decide_on_health() {
     pods[1].health(Reply::Answer(503, "going down".into()));
     until("unhealthy", || health(1) == Health::Unhealthy).await;
     assert_eq!(eligible(), (vec![0], 1));
-    assert_eq!(running.problems(1).probe_error.as_deref(), Some("status 503 Service Unavailable instead of 2xx"));
+    assert_eq!(running.watched(1).probe_error.as_deref(), Some("status 503 Service Unavailable instead of 2xx"));
     until("its page is still read", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
 
     // The status decides, even if the body never ends.
     pods[1].health(Reply::Endless);
     until("healthy again", || health(1) == Health::Healthy).await;
-    assert_eq!((eligible(), running.problems(1).probe_error), ((vec![0, 1], 0), None));
+    assert_eq!((eligible(), &running.watched(1).probe_error), ((vec![0, 1], 0), &None));
 }
 
 #[tokio::test]
@@ -445,10 +440,65 @@ async fn connections_are_kept_and_all_are_closed_at_the_end() {
 async fn a_slow_page_is_asked_for_less_often() {
     let pod = Pod::start(Reply::Late(20 * MS, BUSY.into()), ok("")).await;
     let running = start(&[&pod.address], |settings| settings.poll_target_share = 0.02);
-    until("a page", || running.problems(0).scrape_interval.is_some()).await;
-    let problems = running.problems(0);
-    let (duration, interval) = (problems.scrape_duration.unwrap(), problems.scrape_interval.unwrap());
-    assert!(duration >= 20 * MS && interval >= duration.mul_f64(49.9), "{interval:?} after {duration:?}");
+    until("it keeps to its share", || {
+        let watched = running.watched(0);
+        let Some((duration, interval)) = watched.scrape_duration.zip(watched.scrape_interval) else { return false };
+        assert!(duration >= 20 * MS, "{duration:?}");
+        interval >= duration.mul_f64(49.9)
+    })
+    .await;
+}
+
+/// Looks on until a target's page has been read so many times more; answers how often its value was stale at a look.
+async fn stale_during(running: &Running, pages: usize) -> usize {
+    let (mut seen, mut stale, mut observed) = (0, 0, running.reading(0, Quantity::Waiting).observed);
+    until("its page is read again and again", || {
+        let reading = running.reading(0, Quantity::Waiting);
+        seen += usize::from(reading.observed != observed);
+        observed = reading.observed;
+        stale += usize::from(reading.freshness == Freshness::Stale);
+        seen >= pages
+    })
+    .await;
+    stale
+}
+
+#[tokio::test]
+async fn a_page_that_is_read_seldom_stays_fresh_until_it_is_read_again_and_a_frozen_one_does_not() {
+    const PAGE: &str = "vllm:num_requests_waiting 3\n";
+    let pod = Pod::start(Reply::Late(50 * MS, PAGE.into()), ok("")).await;
+    let running = start(&[&pod.address], |settings| {
+        settings.poll_target_share = 0.1;
+        settings.poll_timeout = 300 * MS;
+        settings.fresh_within = 200 * MS;
+    });
+    let interval = || running.watched(0).scrape_interval.unwrap_or_default();
+    until("it is read seldom", || interval() >= 500 * MS).await;
+    assert_eq!(stale_during(&running, 4).await, 0, "between two pages of the same pace");
+    let (fresh_within, seldom) = (running.watched(0).fresh_within.unwrap(), running.fleet.seldom());
+    assert!(fresh_within >= 1_250 * MS && seldom == 0, "{fresh_within:?}, {seldom} seldom");
+
+    pod.metrics(Reply::Hang);
+    until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
+    let sample = running.member(0).sample;
+    let age = Duration::from_millis(sample.reading(Quantity::Waiting).age_ms(sample.published).unwrap());
+    let watched = running.watched(0);
+    // A failure takes time, and an interval that it makes longer makes nothing fresh for longer.
+    assert!(watched.scrape_failures > 0 && age + MS >= watched.fresh_within.unwrap(), "{age:?}: {watched:?}");
+    assert!(age < 5_000 * MS, "{age:?}: {watched:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_is_read_too_seldom_to_stay_fresh_is_told_of() {
+    let pod = Pod::start(Reply::Late(50 * MS, "vllm:num_requests_waiting 3\n".into()), ok("")).await;
+    let running = start(&[&pod.address], |settings| {
+        settings.poll_target_share = 0.1;
+        settings.fresh_within = 100 * MS;
+        settings.fresh_within_max = 300 * MS;
+    });
+    until("it is read too seldom", || running.fleet.seldom() == 1).await;
+    assert_eq!(running.watched(0).fresh_within, Some(300 * MS));
+    assert!(stale_during(&running, 2).await > 0, "it is never stale, though nothing is there for so long");
 }
 
 #[tokio::test]
@@ -472,11 +522,30 @@ async fn a_tick_that_panics_ends_neither_ticks_nor_polls() {
 }
 
 #[tokio::test]
+async fn a_page_may_be_at_another_port_than_requests_and_move() {
+    let pod = Pod::start(Reply::Answer(404, String::new()), ok("")).await;
+    let (page, moved) = (
+        Pod::start(ok("vllm:num_requests_waiting 3\n"), ok("")).await,
+        Pod::start(ok("vllm:num_requests_waiting 4\n"), ok("")).await,
+    );
+    let at = |page: &Pod| MetricsAt::parse(&format!(":{}", page.address.rsplit_once(':').unwrap().1)).unwrap();
+    let running = start(&[&pod.address], |settings| settings.targets[0].metrics_at = at(&page));
+    until("its page is read there", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+    until("and its health here", || running.member(0).sample.health == Health::Healthy).await;
+    assert_eq!(pod.script.pages.load(Relaxed), 0, "nobody asks for metrics where there are none");
+    let elsewhere = TargetSettings { metrics_at: at(&moved), ..described("t0", &pod.address) };
+    let change = running.fleet.set_targets(&[elsewhere], None);
+    assert_eq!((change.kept, change.added.len()), (1, 0), "it is the same target");
+    until("its page is read where it is now", || running.reading(0, Quantity::Waiting).fresh() == Some(4.0)).await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn an_address_that_cannot_be_used_is_a_problem_and_no_panic() {
     let pod = Pod::start(ok(BUSY), ok("")).await;
     let running = start(&["not an address", &pod.address], |_| {});
     until("excluded", || *running.fleet.view().pools.all().eligible == [1]).await;
-    assert!(running.problems(0).probe_error.unwrap().contains("no part of a URL"));
+    assert!(running.watched(0).probe_error.as_ref().unwrap().contains("no part of a URL"));
     until("the other is watched", || running.reading(1, Quantity::Waiting).fresh() == Some(2.0)).await;
 }
 
@@ -537,7 +606,7 @@ async fn a_target_that_is_described_otherwise_keeps_the_health_that_it_had() {
     until("healthy", || running.member(0).sample.health == Health::Healthy).await;
     running.fleet.set_targets(&[TargetSettings::new("t0", &pod.address)], None);
     pod.health(Reply::Answer(503, String::new()));
-    let failed = |running: &Running| running.problems(0).probe_error.is_some_and(|error| error.contains("503"));
+    let failed = |running: &Running| running.watched(0).probe_error.as_ref().is_some_and(|error| error.contains("503"));
     until("its next watcher has seen a failure", || failed(&running)).await;
     running.fleet.publish();
     assert_eq!(running.member(0).sample.health, Health::Healthy, "one failure is none");
@@ -569,7 +638,7 @@ async fn a_thousand_targets_are_read_within_the_share_of_a_processor() {
         used <= SHARE
     })
     .await;
-    let interval = running.problems(0).scrape_interval.expect("it was read");
+    let interval = running.watched(0).scrape_interval.expect("it was read");
     assert!(interval > 10 * MS, "{interval:?} is more often than a thousand targets can be asked");
     running.end().await;
 }

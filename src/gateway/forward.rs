@@ -197,7 +197,7 @@ fn address(headers: &mut HeaderMap, recorder: &Recorder, number: usize, target: 
     let span = SpanId::of_attempt(recorder.id(), number);
     let traceparent = recorder.trace().traceparent(span);
     headers.insert(TRACEPARENT, HeaderValue::from_str(&traceparent).expect("hex digits are a header value"));
-    match recorder.current().settings.load_reports.asked_of(&target.name) {
+    match recorder.current().settings.load_reports.asked_of(target) {
         Some(format) => drop(headers.insert(load_reports::FORMAT, load_reports::format_value(format))),
         // Only an attempt at another target can have set it.
         None if number > 0 => drop(headers.remove(load_reports::FORMAT)),

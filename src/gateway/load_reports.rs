@@ -4,13 +4,11 @@
 //! asked. Kept for the pipeline to read, it would come too late for the next choice, and hold the whole head of an answer in
 //! memory for as long as the answer lasts.
 
-use std::collections::HashMap;
-
 use http::{HeaderMap, HeaderName, HeaderValue, request};
 
 use super::recorder::Recorder;
 use crate::orca::{self, FORMAT_HEADER, HEADERS, METRICS, Rules};
-use crate::snapshot::{ReportFormat, ReportPhase};
+use crate::snapshot::{ReportFormat, ReportPhase, Target};
 use crate::telemetry::{Metrics, Untold};
 use crate::tenant::{Network, Peer};
 
@@ -22,10 +20,8 @@ pub(super) const FORMAT: HeaderName = HeaderName::from_static(FORMAT_HEADER);
 pub struct LoadReports {
     /// How those of targets are read; `None`: not at all.
     pub rules: Option<Rules>,
-    /// In which format targets are asked for them; `None`: they are not.
+    /// In which format targets are asked for them, unless one is asked otherwise; `None`: they are not.
     pub ask: Option<ReportFormat>,
-    /// The same for single targets, by their names.
-    pub ask_of: HashMap<String, Option<ReportFormat>>,
     /// What clients get.
     pub to_clients: ToClients,
     /// Who may ask.
@@ -58,8 +54,8 @@ impl LoadReports {
     }
 
     /// In which format this target is asked for its report.
-    pub(super) fn asked_of(&self, target: &str) -> Option<ReportFormat> {
-        self.ask_of.get(target).copied().unwrap_or(self.ask)
+    pub(super) fn asked_of(&self, target: &Target) -> Option<ReportFormat> {
+        target.ask_for_load_report.unwrap_or(self.ask)
     }
 
     /// In which format the client gets a report; `None` if it gets none.
@@ -123,7 +119,7 @@ pub(super) fn tell(recorder: &Recorder, wish: ReportFormat, headers: &mut Header
     let metrics = recorder.metrics();
     let LoadReports { told, bytes_max, .. } = recorder.current().settings.load_reports;
     let wanted = |name: &str| METRICS.iter().zip(told).any(|(metric, told)| told && metric.name == name);
-    let entries = recorder.seen().map(|(decision, sample)| orca::state(decision, sample, wanted));
+    let entries = recorder.seen().map(|(decision, sample)| orca::state(decision.decided, sample, wanted));
     let report = entries.and_then(|entries| orca::tell(&entries, wish, bytes_max));
     let Some(report) = report else { return metrics.load_reports.untold(Untold::NothingKnown) };
     if let Ok(mut value) = HeaderValue::try_from(report.value) {

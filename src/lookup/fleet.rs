@@ -1,6 +1,7 @@
 //! `/v1/fleet`: the view that the next decision would be made from, with ages as of now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -106,6 +107,16 @@ struct TargetPart<'a> {
     /// Scrapes that have failed since the last good one, and why the last did.
     scrape_failures: u32,
     scrape_error: Option<Box<str>>,
+    /// How long the last scrape took, and how long after its start the next one starts.
+    scrape_duration_us: Option<u64>,
+    scrape_interval_ms: Option<u64>,
+    /// Up to which age what its page says is fresh.
+    fresh_within_ms: Option<u64>,
+    /// Why the last probe failed.
+    probe_error: Option<Box<str>>,
+    /// Its page is read too seldom for what it says to stay fresh: `scrape_interval_ms` is more than `fresh_within_ms`.
+    #[serde(skip)]
+    is_seldom: bool,
     state: State,
 }
 
@@ -149,13 +160,13 @@ impl<'a> FleetPage<'a> {
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
         let mut text =
             format!("{}\n{}", words::wrapped(&sentence, width), candidates::lay_out(&COLUMNS, 3, &rows, width));
-        let troubles = self.targets.iter().filter_map(|target| Some(("GPUs of", target.name, target.gpu_problem?)));
         let exporters = self.gpu_exporters.iter();
-        let troubles =
-            troubles.chain(exporters.filter_map(|exporter| Some(("GPU exporter of", exporter.node, exporter.error?))));
+        let exporters =
+            exporters.filter_map(|exporter| Some(("GPU exporter of", exporter.node, words::clean(exporter.error?))));
+        let troubles = self.targets.iter().flat_map(TargetPart::troubles).chain(exporters);
         for (place, (what, whose, trouble)) in troubles.take(TROUBLES_MAX).enumerate() {
             text.push_str(if place == 0 { "\n" } else { "" });
-            let line = format!("{what} {}: {}", words::clean(whose), words::clean(trouble));
+            let line = format!("{what} {}: {}", words::clean(whose), trouble);
             text.push_str(&words::hanging("", &line, 2, width));
         }
         for note in self.notes() {
@@ -184,7 +195,7 @@ impl<'a> FleetPage<'a> {
     }
 }
 
-/// Troubles with GPUs that the page for a terminal shows; the JSON has all.
+/// Troubles with watching targets and GPUs that the page for a terminal shows; the JSON has all.
 const TROUBLES_MAX: usize = 20;
 
 impl<'a> ExporterPart<'a> {
@@ -226,6 +237,8 @@ impl<'a> TargetPart<'a> {
     fn of(member: &'a Member, eligible: bool, now: Moment) -> Self {
         let sample = &member.sample;
         let watched = Watched::clone(&member.live.watched());
+        let is_seldom = watched.is_seldom();
+        let millis = |time: Option<Duration>| Some(time?.as_millis() as u64);
         let (gateway_requests_per_second, gateway_tokens_per_second) = member.live.rates();
         let state = State::at(sample, now);
         Self {
@@ -247,8 +260,29 @@ impl<'a> TargetPart<'a> {
             garbage_lines: watched.garbage_lines,
             scrape_failures: watched.scrape_failures,
             scrape_error: watched.scrape_error,
+            scrape_duration_us: watched.scrape_duration.map(|time| time.as_micros() as u64),
+            scrape_interval_ms: millis(watched.scrape_interval),
+            fresh_within_ms: millis(watched.fresh_within),
+            probe_error: watched.probe_error,
+            is_seldom,
             state,
         }
+    }
+
+    /// What is in the way of knowing it: of what, whose, and what, ready to be shown.
+    fn troubles(&self) -> impl Iterator<Item = (&'static str, &str, String)> {
+        let of = |what, trouble: Option<String>| Some((what, self.name, trouble?));
+        let said = |text: &Option<Box<str>>| text.as_deref().map(words::clean);
+        let seldom = self.scrape_interval_ms.zip(self.fresh_within_ms).filter(|_| self.is_seldom);
+        let seldom = seldom.map(|(interval, fresh)| {
+            format!("read every {}, and fresh for {}", words::millis(interval), words::millis(fresh))
+        });
+        let troubles = [
+            of("probe of", said(&self.probe_error)),
+            of("metrics of", said(&self.scrape_error).or(seldom)),
+            of("GPUs of", self.gpu_problem.map(words::clean)),
+        ];
+        troubles.into_iter().flatten()
     }
 
     fn row(&self) -> Vec<String> {

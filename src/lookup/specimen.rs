@@ -1,6 +1,7 @@
 //! Typical requests, for tests of what reads and writes them: what a gateway in front of three pods records on an ordinary day.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{
@@ -347,6 +348,16 @@ pub(crate) fn view(published: Moment) -> FleetView {
         let live = Arc::new(Live::default());
         live.begin();
         live.set_rates(9.5, 1480.0);
+        live.watch(|watched| {
+            watched.scrape_duration = Some(Duration::from_micros(412_500));
+            watched.scrape_interval = Some(Duration::from_millis(20_625));
+            watched.fresh_within = Some(Duration::from_secs(15));
+            if health == Health::Unhealthy {
+                watched.probe_error = Some("cannot connect".into());
+                watched.scrape_error = Some("no complete answer within 2s".into());
+                watched.scrape_failures = 3;
+            }
+        });
         Member { sample: Arc::new(sample), live }
     };
     let members = [member(0, Health::Healthy), member(1, Health::Unhealthy), member(2, Health::Unknown)];

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::proto::{self, OrcaLoadReport};
 use super::{BIN_HEADER, HEADER};
-use crate::snapshot::{Decision, Quantity, ReportFormat, Sample};
+use crate::snapshot::{Moment, Quantity, ReportFormat, Sample};
 
 /// A metric that can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub struct Told {
     pub dropped: usize,
 }
 
-/// What was known of a target when it was chosen, in the order of [`METRICS`]; of those only the `wanted`.
-pub fn state(decision: &Decision, sample: &Sample, wanted: impl Fn(&str) -> bool) -> Vec<Entry> {
+/// What was known of a target at this moment, that of the choice, in the order of [`METRICS`]; of those only the `wanted`.
+pub fn state(decided: Moment, sample: &Sample, wanted: impl Fn(&str) -> bool) -> Vec<Entry> {
     let fresh = |quantity| sample.reading(quantity).fresh();
     let (kv_cache, gpu) = (fresh(Quantity::KvCacheUsage), fresh(Quantity::GpuUtilization));
     let entry = |metric: Metric| {
@@ -79,7 +79,7 @@ pub fn state(decision: &Decision, sample: &Sample, wanted: impl Fn(&str) -> bool
     };
     let mut entries: Vec<_> = METRICS.into_iter().filter(|metric| wanted(metric.name)).filter_map(entry).collect();
     let told = sample.readings.iter().filter(|reading| reading.fresh().is_some());
-    let oldest = told.filter_map(|reading| reading.age_ms(decision.decided)).max();
+    let oldest = told.filter_map(|reading| reading.age_ms(decided)).max();
     let age = METRICS[METRICS.len() - 1];
     if let Some(oldest) = oldest.filter(|_| wanted(age.name) && !entries.is_empty()) {
         entries.push(Entry { metric: age, value: oldest as f64 });
@@ -174,8 +174,11 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::super::{Rules, read};
     use super::*;
+    use crate::snapshot::{Freshness, Health, Reading, Source, Target};
 
     fn entries(values: &[(&str, f64)]) -> Vec<Entry> {
         let of = |metric: Metric| {
@@ -241,6 +244,48 @@ mod tests {
             assert!(first.iter().all(|metric| kept.iter().any(|name| name == metric.name)), "{kept:?}");
             assert_eq!(tell(&all, format, 20), None, "never an empty report");
         }
+    }
+
+    /// A target of which these values are known, each so many milliseconds old at [`DECIDED`].
+    fn sample(known: &[(Quantity, f64, u64, Freshness)]) -> Sample {
+        let mut readings = [Reading::MISSING; Quantity::COUNT];
+        for &(quantity, value, age_ms, freshness) in known {
+            let observed = Moment(DECIDED.0 - age_ms * 1_000);
+            readings[quantity as usize] =
+                Reading { value: Some(value), observed, source: Some(Source::Scrape), freshness };
+        }
+        let target = Arc::new(Target::new(0, "t0", "127.0.0.1:8000"));
+        Sample::new(target, 1, Moment(DECIDED.0 - 50_000), Health::Healthy, readings, 10_000)
+    }
+
+    const DECIDED: Moment = Moment(1_795_435_995_000_000);
+
+    /// What is told of it, all that there is being wanted.
+    fn told(known: &[(Quantity, f64, u64, Freshness)]) -> Vec<(&'static str, f64)> {
+        let entries = state(DECIDED, &sample(known), |_| true);
+        entries.into_iter().map(|Entry { metric, value }| (metric.name, value)).collect()
+    }
+
+    #[test]
+    fn what_is_stale_is_never_told_and_neither_is_its_age() {
+        use Freshness::{Fresh, Stale};
+        let all = |freshness| Quantity::ALL.map(|quantity| (quantity, 0.5, 9_000, freshness));
+        assert_eq!(told(&all(Fresh)).len(), METRICS.len(), "each of them has a value to tell");
+        assert_eq!(told(&all(Stale)), [], "and none that is stale");
+        for quantity in Quantity::ALL {
+            let one_stale = all(Fresh).map(|(other, value, ..)| {
+                if other == quantity { (other, 0.75, 60_000, Stale) } else { (other, value, 9_000, Fresh) }
+            });
+            let told = told(&one_stale);
+            assert!(told.iter().all(|(_, value)| *value != 0.75), "{quantity:?}: {told:?}");
+            assert_eq!(told.last(), Some(&("snapshot_age_ms", 9_000.0)), "{quantity:?}: of those that are told");
+        }
+        // Without a fresh share of the cache the GPUs say how full it is, and without those nobody does.
+        let full = |kv, gpu| told(&[(Quantity::KvCacheUsage, 0.25, 1, kv), (Quantity::GpuUtilization, 0.5, 2, gpu)]);
+        let of = |told: Vec<(&'static str, f64)>| told.into_iter().find(|(name, _)| *name == "application_utilization");
+        assert_eq!(of(full(Fresh, Fresh)), Some(("application_utilization", 0.25)));
+        assert_eq!(of(full(Stale, Fresh)), Some(("application_utilization", 0.5)));
+        assert_eq!(of(full(Stale, Stale)), None);
     }
 
     #[test]

@@ -32,6 +32,17 @@ impl ReportFormat {
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name().as_bytes().eq_ignore_ascii_case(name))
     }
+
+    /// In which format a target is to be asked, as it is written: `none` is an answer, too.
+    pub fn asked(text: &str) -> Result<Option<Self>, String> {
+        match Self::from_name(text.as_bytes()) {
+            None if text != "none" => {
+                let names = Self::ALL.map(Self::name).join(", ");
+                Err(format!("`ask_for_load_report` has to be one of none, {names}"))
+            }
+            format => Ok(format),
+        }
+    }
 }
 
 /// With which part of an answer a report came.

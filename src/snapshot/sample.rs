@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::document::StateJson;
+use super::load_report::ReportFormat;
 use super::moment::Moment;
 use super::place::Place;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct Target {
     pub gpus: Option<u32>,
     /// The pod that it is, if discovery said.
     pub place: Option<Arc<Place>>,
+    /// In which format it is asked for load reports, none being one, too; `None` if as all others are. No record has it.
+    pub ask_for_load_report: Option<Option<ReportFormat>>,
 }
 
 /// What stands before the address of a target that is spoken to in TLS.
@@ -28,7 +31,8 @@ pub const TLS_SCHEME: &str = "https://";
 impl Target {
     /// One of which nothing else is known.
     pub fn new(slot: u32, name: &str, address: &str) -> Self {
-        Self { slot, name: name.into(), address: address.into(), gpus: None, place: None }
+        let (name, address) = (name.into(), address.into());
+        Self { slot, name, address, gpus: None, place: None, ask_for_load_report: None }
     }
 
     /// Whether it is spoken to in TLS.

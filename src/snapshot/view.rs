@@ -6,6 +6,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::members::{Member, Members};
 use super::moment::Moment;
@@ -82,7 +83,7 @@ pub struct Reported {
     pub in_flight: u32,
 }
 
-/// How it goes with the target's metrics page: for operators, not for choices.
+/// How it goes with watching the target, its metrics page above all: for operators, not for choices.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Watched {
     /// Whose page it is; `None` until one could be read.
@@ -95,6 +96,21 @@ pub struct Watched {
     pub scrape_failures: u32,
     /// Why the last scrape failed; `None` if it did not.
     pub scrape_error: Option<Box<str>>,
+    /// How long the last scrape took, good or not; `None` before the first.
+    pub scrape_duration: Option<Duration>,
+    /// How long after the start of the last scrape the next one starts; more than configured if it was stretched.
+    pub scrape_interval: Option<Duration>,
+    /// Up to which age what the last good page said is fresh; `None` before it.
+    pub fresh_within: Option<Duration>,
+    /// Why the last probe failed; `None` if it did not.
+    pub probe_error: Option<Box<str>>,
+}
+
+impl Watched {
+    /// What a good page said is stale before the next one is asked for. Of a page that fails something else is wrong.
+    pub fn is_seldom(&self) -> bool {
+        self.scrape_failures == 0 && self.fresh_within.is_some_and(|fresh| self.scrape_interval > Some(fresh))
+    }
 }
 
 impl Live {
@@ -103,7 +119,7 @@ impl Live {
         Arc::clone(&self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changed by the fleet's scrapes only. Whoever looked before keeps what was there.
+    /// Changed by the fleet's scrapes and probes only. Whoever looked before keeps what was there.
     pub fn watch<T>(&self, change: impl FnOnce(&mut Watched) -> T) -> T {
         change(Arc::make_mut(&mut *self.watched.lock().unwrap_or_else(PoisonError::into_inner)))
     }

@@ -359,8 +359,8 @@ impl Known {
         let mut statement = connection
             .prepare_cached("SELECT slot, name, address, gpus, gpu_uuids, place FROM targets WHERE target = ?1")?;
         let read = statement.query_row([row], |row| {
-            let target =
-                Target { slot: row.get(0)?, name: row.get(1)?, address: row.get(2)?, gpus: row.get(3)?, place: None };
+            let (name, address) = (row.get::<_, String>(1)?, row.get::<_, String>(2)?);
+            let target = Target { gpus: row.get(3)?, ..Target::new(row.get(0)?, &name, &address) };
             Ok((target, row.get::<_, Option<String>>(4)?, row.get::<_, Option<String>>(5)?))
         });
         let (target, uuids, place) = found(read, "target", row)?;

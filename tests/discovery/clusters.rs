@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::api_server::ApiServer;
-use super::{PODS, Pod, churn, completion, until_fleet, until_no_problem, until_problem};
+use super::churn::{self, churn};
+use super::{completion, until_fleet, until_no_problem, until_problem};
 use crate::gateway::{Gateway, Setup, until};
 
 /// A gateway that follows this cluster.
@@ -28,7 +29,7 @@ fn put(server: &ApiServer, pods: &[&str]) {
 
 #[test]
 fn sixty_changes_in_a_cluster_lose_no_request_and_send_none_to_who_is_gone() {
-    let pods: Vec<_> = (0..PODS).map(|_| Pod::start()).collect();
+    let pods = churn::Pod::all();
     let server = ApiServer::start();
     let gateway = start(&server, "");
     let (mut there, mut round) = (Vec::<u16>::new(), 0);

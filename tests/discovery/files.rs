@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{PODS, Pod, churn, completion, until_fleet, until_no_problem, until_problem};
-use crate::gateway::{Gateway, Setup, until};
+use super::churn::{self, churn};
+use super::{Pod, completion, until_fleet, until_no_problem, until_problem};
+use crate::gateway::{Gateway, Setup, Then, Upstream, until};
 
 /// A file of targets that is written by a test.
 struct Listing {
@@ -54,7 +55,7 @@ fn list(pods: &[(&str, &Pod)]) -> String {
 
 #[test]
 fn sixty_changes_of_a_file_lose_no_request_and_send_none_to_who_is_gone() {
-    let pods: Vec<_> = (0..PODS).map(|_| Pod::start()).collect();
+    let pods = churn::Pod::all();
     let listing = Listing::new();
     listing.put("[]");
     let gateway = listing.start();
@@ -131,6 +132,45 @@ fn an_empty_list_is_obeyed_and_no_file_at_the_start_is_none() {
 }
 
 #[test]
+fn what_a_source_and_its_file_say_of_a_target_is_how_it_is_read_and_asked() {
+    let serve = |page: &'static str| {
+        Upstream::start(move |exchange| {
+            let is_page = exchange.request.head.path() == "/page";
+            exchange.answer("200 OK", "", if is_page { page } else { "{}" });
+            Then::Next
+        })
+    };
+    let (usual, other) = (serve("tgi_queue_size 3\n"), serve("llamacpp:requests_deferred 4\n"));
+    let listing = Listing::new();
+    let entry = |name: &str, pod: &Upstream, more: &str| {
+        format!(r#"{{"name": "{name}", "url": "http://{}"{more}}}"#, pod.address)
+    };
+    let said = r#", "engine": "llama_cpp", "ask_for_load_report": "none""#;
+    listing.put(&format!("[{}, {}]", entry("usual", &usual, ""), entry("other", &other, said)));
+    let source = format!(
+        r#"[{{ kind = "file", path = "{}", interval = "10ms", engine = "tgi", metrics = "/page", ask_for_load_report = "json" }}]"#,
+        listing.path().display()
+    );
+    let gateway = Setup::before(&[]).set("discovery", source).set("policy", "round_robin").start();
+    let known = || {
+        let page = gateway.admin("/v1/fleet");
+        let targets = page.list("/targets").iter();
+        targets.map(|it| json!([it["name"], it["engine"], it["state"]["waiting"]])).collect::<Vec<_>>()
+    };
+    let expected = [json!(["other", "llama_cpp", 4]), json!(["usual", "tgi", 3])];
+    until("both pages are read by their engines' tables", || (known() == expected).then_some(()));
+    for _request in 0..4 {
+        assert_eq!(gateway.ask(&completion()).status, 200);
+    }
+    for (pod, format) in [(&usual, Some("json")), (&other, None)] {
+        let received = pod.received().into_iter().filter(|request| request.head.first_line.starts_with("POST"));
+        let asked: Vec<_> =
+            received.map(|request| request.head.header("endpoint-load-metrics-format").map(str::to_owned)).collect();
+        assert_eq!(asked, [format.map(str::to_owned), format.map(str::to_owned)]);
+    }
+}
+
+#[test]
 fn names_belong_to_who_has_them_first() {
     let (configured, one, other) = (Pod::start(), Pod::start(), Pod::start());
     let listing = Listing::new();
@@ -160,8 +200,6 @@ fn names_belong_to_who_has_them_first() {
 fn a_target_that_leaves_ends_what_it_has_and_gets_nothing_new() {
     use std::sync::mpsc;
     use std::time::Duration;
-
-    use crate::gateway::{Then, Upstream};
 
     let (release, released) = mpsc::channel::<()>();
     let (arrived, arrival) = mpsc::channel::<()>();

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::churn::{self, churn};
 use super::zone::{A, AAAA, Mode, SRV, Server};
-use super::{PODS, Pod, churn, completion, until_fleet, until_no_problem, until_problem};
+use super::{Pod, completion, until_fleet, until_no_problem, until_problem};
 use crate::gateway::{Gateway, Setup, until};
 
 const HOST: &str = "vllm.test.";
@@ -27,7 +28,7 @@ fn address(last: u8) -> IpAddr {
 
 #[test]
 fn sixty_changes_of_a_zone_lose_no_request_and_send_none_to_who_is_gone() {
-    let pods: Vec<_> = (0..PODS).map(|_| Pod::start()).collect();
+    let pods = churn::Pod::all();
     let server = Server::start(0);
     server.set_addresses("pods.test.", &[LOOPBACK]);
     let gateway = start(&server, r#"record = "srv""#);

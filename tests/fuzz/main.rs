@@ -9,6 +9,8 @@
 
 mod attack;
 mod config;
+mod gpus;
+mod listing;
 mod mutate;
 mod orca;
 mod prometheus;
@@ -38,4 +40,14 @@ fn load_reports_are_read_without_a_crash_or_a_hang() {
 #[test]
 fn configurations_are_read_without_a_crash_or_a_hang() {
     attack::run(&config::PARSER);
+}
+
+#[test]
+fn gpu_pages_are_read_without_a_crash_or_a_hang() {
+    attack::run(&gpus::PARSER);
+}
+
+#[test]
+fn lists_of_targets_are_read_without_a_crash_or_a_hang() {
+    attack::run(&listing::PARSER);
 }

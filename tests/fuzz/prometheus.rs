@@ -29,6 +29,13 @@ pub(crate) const PARSER: Parser = Parser {
         "sglang:prompt_tokens_total",
         "sglang:cached_tokens_total",
         "sglang:num_requests_total",
+        "nv_trt_llm_request_metrics",
+        "nv_trt_llm_kv_cache_block_metrics",
+        "nv_gpu_utilization",
+        "nv_inference_request_success",
+        "{model=\"m\",request_type=\"waiting\",version=\"1\"}",
+        "{request_type=\"active\"}",
+        "{kv_cache_block_type=\"fraction\"}",
         "_total",
         "_created",
         "{engine=\"0\"}",
@@ -44,9 +51,14 @@ pub(crate) const PARSER: Parser = Parser {
     read,
 };
 
-/// Whatever comes: values that can be true, no more garbage than lines, and the same garbage however lines are handed over.
+/// By the engines that are recognised, and by one whose series are told apart by a label.
 fn read(bytes: &[u8]) -> String {
-    let (mut pages, start) = (Pages::new(Engines::new(&[]).possible(AUTO), Duration::from_secs(10)), Instant::now());
+    [AUTO, "triton"].map(|engine| read_as(engine, bytes)).concat()
+}
+
+/// Whatever comes: values that can be true, no more garbage than lines, and the same garbage however lines are handed over.
+fn read_as(engine: &str, bytes: &[u8]) -> String {
+    let (mut pages, start) = (Pages::new(Engines::new(&[]).possible(engine), Duration::from_secs(10)), Instant::now());
     let first = pages.read(bytes, start);
     check(first.as_ref(), bytes);
     // A part of the page, and the page again: counters fall and grow.
@@ -77,7 +89,8 @@ fn check(page: Option<&Observation>, text: &[u8]) {
     assert!(page.garbage as usize <= lines, "{page:?}");
     for quantity in Quantity::ALL {
         let value = page.values[quantity as usize].unwrap_or(0.0);
-        let share = matches!(quantity, Quantity::KvCacheUsage | Quantity::PrefixCacheHitRatio);
+        let share =
+            matches!(quantity, Quantity::KvCacheUsage | Quantity::PrefixCacheHitRatio | Quantity::GpuUtilization);
         assert!(value.is_finite() && value >= 0.0 && (!share || value <= 1.0), "{quantity:?} is {value}");
     }
 }

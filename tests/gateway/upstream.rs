@@ -131,8 +131,16 @@ impl Upstream {
         wire: impl Fn(TcpStream) -> Wire + Send + Sync + 'static,
         script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static,
     ) -> Self {
+        Self::on(TcpListener::bind(ANY_PORT).expect("a port is free"), wire, script)
+    }
+
+    /// One whose port somebody has taken.
+    pub(crate) fn on(
+        listener: TcpListener,
+        wire: impl Fn(TcpStream) -> Wire + Send + Sync + 'static,
+        script: impl Fn(&mut Exchange<'_>) -> Then + Send + Sync + 'static,
+    ) -> Self {
         let wire = Arc::new(wire);
-        let listener = TcpListener::bind(ANY_PORT).expect("a port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (received, stop) = (Arc::<Mutex<Vec<Received>>>::default(), Arc::<AtomicBool>::default());
         let pod = Pod { script: Box::new(script), received: Arc::clone(&received), connections: AtomicUsize::new(0) };

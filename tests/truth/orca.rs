@@ -260,6 +260,49 @@ fn a_client_that_asks_and_may_is_told_what_the_choice_saw_in_the_format_it_asked
 }
 
 #[test]
+fn after_a_second_attempt_the_target_that_answers_is_told_of_and_not_the_one_that_was_chosen_first() {
+    let page = |waiting: u32| {
+        Upstream::start(move |exchange| {
+            let page = format!("vllm:num_requests_waiting {waiting}\n");
+            let is_page = exchange.request.head.path() == "/page";
+            exchange.answer("200 OK", "", if is_page { &page } else { "{}" });
+            Then::Next
+        })
+    };
+    // What refuses requests has a page all the same, so that there is something wrong to tell.
+    let (gone, of_gone, there) = (Sims::refusing(1), page(7), page(3));
+    let targets = format!(
+        "[{{ name = \"gone\", url = \"http://{}\", metrics = \":{}/page\" }}, \
+          {{ name = \"there\", url = \"http://{}\", metrics = \"/page\" }}]",
+        gone.addresses()[0],
+        of_gone.address.port(),
+        there.address
+    );
+    let gateway = Setup::before(&[])
+        .set("targets", targets)
+        .set("policy", "round_robin")
+        .set("fleet.unhealthy_after", "1000")
+        .set("fleet.eject_after", "0")
+        .set("load_reports.to_clients", "always")
+        .start();
+    until("both are known", || {
+        let fleet = gateway.admin("/v1/fleet");
+        let waiting = |target: usize| fleet.at(&format!("/targets/{target}/state/waiting")).as_f64();
+        ([waiting(0), waiting(1)] == [Some(7.0), Some(3.0)]).then_some(())
+    });
+    let mut attempts = Vec::new();
+    for _request in 0..4 {
+        let answer = gateway.ask(&ask_for("json"));
+        let [(_, value)] = reports(&answer)[..] else { panic!("one report: {:?}", answer.head) };
+        assert!(value.contains("\"num_requests_waiting\":3"), "{value}");
+        let found = gateway.ended(&answer.id());
+        assert_eq!(found.text_at("/outcome/target"), Some("there"));
+        attempts.push((found.at("/outcome/attempt_count").clone(), found.at("/decision/state/waiting").clone()));
+    }
+    assert!(attempts.contains(&(2.into(), 7.into())), "one was first sent to who refuses it: {attempts:?}");
+}
+
+#[test]
 fn who_may_not_ask_is_not_told() {
     let sims = Sims::one();
     for (to_clients, trusted, reason) in

@@ -113,11 +113,9 @@ fn target(
     let name = place.as_ref().and_then(|place| check_name(&place.pod).ok());
     let name = name.map_or_else(|| default_name(&address), Ok)?;
     Ok(TargetSettings {
-        gpus: defaults.gpus,
         gpus_of: defaults.gpus_of(place.as_ref(), None),
-        models: defaults.models.clone(),
         place: place.map(Arc::new),
-        ..TargetSettings::new(&name, &address)
+        ..defaults.target(&name, &address)
     })
 }
 

@@ -37,7 +37,7 @@ use crate::snapshot::{GpuExporter, GpuHealth, Moment};
 pub(super) use heard::Heard;
 pub(super) use join::Found;
 pub use join::{GpuId, GpusOf, PodGpus};
-use page::{Gpu, GpuPage};
+pub use page::{Gpu, GpuPage};
 
 /// A pod that is on no page for so long is not only new: an exporter measures every 30 s unless it is told otherwise.
 const MISSED_AFTER: Duration = Duration::from_secs(60);
@@ -254,6 +254,7 @@ pub(super) async fn run(watch: Arc<Watch>) -> Infallible {
 async fn poll(watch: &Watch, exporter: &Exporter) {
     let Some(uri) = &exporter.uri else { return std::future::pending().await };
     let (settings, budget, mut told) = (&watch.settings, &watch.budget, Vec::new());
+    let mut interval = settings.gpu_poll_interval;
     tokio::time::sleep(budget.scrape_interval_min().mul_f64(rand::random())).await;
     loop {
         let start = tokio::time::Instant::now();
@@ -262,7 +263,7 @@ async fn poll(watch: &Watch, exporter: &Exporter) {
         let duration = start.elapsed();
         let failures = settle(watch, exporter, at, result, duration);
         let every = settings.gpu_poll_interval;
-        let interval = next_interval(settings, every, failures, duration, budget.scrape_interval_min());
+        interval = next_interval(settings, every, failures, duration, budget.scrape_interval_min(), interval);
         tokio::time::sleep_until(start + interval).await;
     }
 }

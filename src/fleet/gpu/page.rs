@@ -69,14 +69,14 @@ pub(super) struct Identity {
 
 /// What is said of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Gpu {
+pub struct Gpu {
     pub(super) identity: Identity,
     values: [Option<f64>; Field::COUNT],
 }
 
 impl Gpu {
     /// By what it is called in samples.
-    pub(super) fn name(&self) -> Box<str> {
+    pub fn name(&self) -> Box<str> {
         match self.identity.instance {
             Some(instance) => format!("{}/{instance}", self.identity.uuid).into(),
             None => self.identity.uuid.clone(),
@@ -84,12 +84,12 @@ impl Gpu {
     }
 
     /// Share of time in which it was busy, 0..1.
-    pub(super) fn utilization(&self) -> Option<f64> {
+    pub fn utilization(&self) -> Option<f64> {
         self.value(Field::Busy).map(|percent| percent / 100.0).or_else(|| self.value(Field::Active))
     }
 
     /// Memory in use, and all there is.
-    pub(super) fn memory(&self) -> Option<(f64, f64)> {
+    pub fn memory(&self) -> Option<(f64, f64)> {
         let (used, free) = self.value(Field::Used).zip(self.value(Field::Free))?;
         let all = used + free + self.value(Field::Reserved).unwrap_or(0.0);
         (all > 0.0).then_some((used, all))
@@ -102,16 +102,16 @@ impl Gpu {
 
 /// One page.
 #[derive(Debug, PartialEq)]
-pub(super) struct GpuPage {
+pub struct GpuPage {
     /// In the order of their places on the node.
-    pub(super) gpus: Vec<Gpu>,
+    pub gpus: Vec<Gpu>,
     /// Lines that could not be read or believed.
-    pub(super) garbage: u32,
+    pub garbage: u32,
 }
 
 impl GpuPage {
     /// `None` if nothing on it is of a GPU.
-    pub(super) fn read(text: &[u8]) -> Option<Self> {
+    pub fn read(text: &[u8]) -> Option<Self> {
         let mut all: HashMap<Identity, [Option<f64>; Field::COUNT]> = HashMap::new();
         let mut refused = 0;
         let garbage = prometheus::read(text, field_of, |line| {

@@ -385,6 +385,11 @@ async fn the_fleet_is_shown_as_it_is_now() {
         ("engine_tokens_per_second_per_gpu", json!(1471.5)),
         ("gateway_requests_per_second_per_gpu", json!(9.5)),
         ("sample", json!(17)),
+        ("scrape_error", json!("no complete answer within 2s")),
+        ("scrape_duration_us", json!(412_500)),
+        ("scrape_interval_ms", json!(20_625)),
+        ("fresh_within_ms", json!(15_000)),
+        ("probe_error", json!("cannot connect")),
     ] {
         assert_eq!(target[key], want, "{key}");
     }
@@ -404,7 +409,9 @@ async fn the_fleet_is_shown_as_it_is_now() {
         text.lines().all(|line| line.chars().count() <= 100) && text.contains("vllm-1 unhealthy 10.0.3.1:8000"),
         "{text}"
     );
-    let troubles = "  GPUs of vllm-1: no exporter has told of its GPUs yet\n  GPU exporter of node-2: cannot connect\n";
+    let troubles = "  metrics of vllm-0: read every 20.6 s, and fresh for 15.0 s\n  probe of vllm-1: cannot connect\n  metrics of \
+                    vllm-1: no complete answer within 2s\n  GPUs of vllm-1: no exporter has told of its GPUs yet\n  metrics of vllm-2: read \
+                    every 20.6 s, and fresh for 15.0 s\n  GPU exporter of node-2: cannot connect\n";
     assert!(text.ends_with(troubles), "{text}");
 }
 
