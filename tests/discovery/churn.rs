@@ -15,7 +15,7 @@ use crate::gateway::wire::Wire;
 use crate::gateway::{Client, End, Exchange, Gateway, Request, Then, Upstream, until};
 
 /// Pods of a churn, and how many of them are there at a time. One that goes is back after as many changes as there are others.
-const PODS: usize = 44;
+const PODS: usize = 64;
 const THERE: usize = 8;
 
 /// How often somebody goes and somebody comes, and when: by the clock, whether or not the gateway has followed.
@@ -26,8 +26,8 @@ const PACE: Duration = Duration::from_millis(100);
 const RATE_MIN: f64 = 9.0;
 
 /// From when it is gone a pod still answers for so long, and then ends with all of its connections. Far longer than a source
-/// takes to say so, and than a stream.
-const DRAIN: Duration = Duration::from_millis(2_500);
+/// takes to say so, pauses after a watch that broke included, and than a stream.
+const DRAIN: Duration = Duration::from_secs(4);
 
 /// Clients that send one request after the other meanwhile, and those that read one stream after the other.
 const CLIENTS: usize = 4;
@@ -201,7 +201,7 @@ pub(super) fn churn(pods: &[Pod], gateway: Gateway, mut publish: impl FnMut(&[&P
     });
     let rate = CHANGES as f64 / took.as_secs_f64();
     assert!(rate > RATE_MIN, "{rate} changes in a second");
-    assert!(ended > CHANGES / 2, "{ended} pods ended: the test is no test");
+    assert!(ended > CHANGES / 4, "{ended} pods ended: the test is no test");
     let met = stays.iter().filter(|(pod, from, to)| pods[*pod].was_asked(*from, *to)).count();
     assert!(
         met as f64 >= MET_SHARE_MIN * stays.len() as f64,
