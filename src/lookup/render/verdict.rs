@@ -1,7 +1,7 @@
 //! One sentence: how it ended, whose fault that was, which target it was and why, and what was unusual about its state.
 
 use super::candidates::{Trust, scored, state_of};
-use super::words;
+use super::{Sight, words};
 use crate::snapshot::document::{DecisionPart, Phase};
 use crate::snapshot::{Document, Ending, Fallback, Fault, Freshness, Policy, Quantity, Reason};
 
@@ -24,13 +24,13 @@ const PAUSE_LONG_US: u64 = 1_000_000;
 const VIEW_OLD_MS: u64 = 1_000;
 
 /// The sentence, with its full stop.
-pub(super) fn of(document: &Document<'_>) -> String {
+pub(super) fn of(document: &Document<'_>, sight: Sight) -> String {
     let whose = match failover(document) {
         Some(chosen) => format!("{}'s", words::clean(chosen)),
         None => "its".to_owned(),
     };
     let mut clauses = vec![ending(document)];
-    clauses.extend(choice(document));
+    clauses.extend(choice(document, sight));
     clauses.extend(trust(&document.decision, &whose));
     clauses.extend(unusual(document, &whose));
     format!("{}.", clauses.join("; "))
@@ -114,7 +114,7 @@ fn failover<'a>(document: &'a Document<'_>) -> Option<&'a str> {
 }
 
 /// Why the target was chosen, and that another one answered if so.
-fn choice(document: &Document<'_>) -> Option<String> {
+fn choice(document: &Document<'_>, sight: Sight) -> Option<String> {
     let decision = &document.decision;
     decision.target.as_deref()?;
     let scores = words::counted(scored(decision) as u64, "score");
@@ -125,6 +125,10 @@ fn choice(document: &Document<'_>) -> Option<String> {
             let policy = decision.policy.map_or("an unknown policy", Policy::name);
             let reason = match reason {
                 Reason::OnlyCandidate => "the only candidate".to_owned(),
+                Reason::NextInTurn if sight == Sight::Own => "next in turn".to_owned(),
+                Reason::LowestScore if sight == Sight::Own => "the lowest score".to_owned(),
+                Reason::TieBrokenByDraw if sight == Sight::Own => "drawn among the lowest scores".to_owned(),
+                Reason::Drawn if sight == Sight::Own => "drawn".to_owned(),
                 Reason::NextInTurn => format!("next in turn of {}", decision.candidates.len()),
                 Reason::LowestScore => format!("lowest of {scores}"),
                 Reason::TieBrokenByDraw => format!("drawn among the lowest of {scores}"),
