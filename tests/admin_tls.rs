@@ -156,5 +156,23 @@ fn tokens_in_clear_are_warned_of_beyond_loopback_only() {
         let mut gateway = place.start(admin, if tls { &files } else { &[] });
         assert!(gateway.stop().success());
         assert_eq!(gateway.last_words().contains(WARNING), warned, "{}", gateway.last_words());
+        let closed = gateway.last_words().contains("lookups are closed");
+        assert_eq!(closed, admin.starts_with("0.0.0.0"), "there are no tokens: {}", gateway.last_words());
     }
+}
+
+#[test]
+fn a_certificate_that_may_sign_others_is_named_as_that() {
+    let place = Place::new();
+    let mut parameters = rcgen::CertificateParams::new([LOCALHOST.to_owned()]).expect("it is a name");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key can be made");
+    let certificate = parameters.self_signed(&key).expect("these parameters can be signed");
+    for (name, pem) in [("own.crt", certificate.pem()), ("own.key", key.serialize_pem())] {
+        fs::write(place.file(name), pem).expect("a file can be written");
+    }
+    let gateway = place.start("127.0.0.1:0", &[("CERT", place.file("own.crt")), ("KEY", place.file("own.key"))]);
+    let refused = place.asks(&gateway, "https", "lookup --ca own.crt 019ab3c2d1e0a7f14c1f7a0f3e5b9d26");
+    let said = said(&refused);
+    assert!(said.contains("marked CA:TRUE") && said.contains("CA:FALSE") && !said.contains("OtherError"), "{said}");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use serde_json::Value;
 
 use crate::gateway::{Client, Gateway, Request, Setup, Sims, until};
-use crate::process::binary;
+use crate::process::{self, Engine, binary, completion};
 use crate::schema::checked;
 
 fn snapgate(arguments: &[&str]) -> Command {
@@ -60,7 +60,7 @@ fn an_export_is_the_same_from_a_gateway_and_from_its_store() {
     assert_eq!(text(&read(&[]).stdout), text(&documents.stdout));
     let file = stopped.dir.path().join("all.csv");
     let name = file.to_str().expect("it has a plain name");
-    let written = read(&["--format", "csv", "-o", name]);
+    let written = read(&["-o", name]);
     assert_eq!(std::fs::read_to_string(&file).expect("the file is there"), text(&table.stdout));
     assert_eq!(
         (text(&written.stdout), text(&written.stderr)),
@@ -81,6 +81,8 @@ fn an_export_that_fails_leaves_no_file_and_says_why() {
         (vec!["--data-dir", &absent, "-o", name], 1, "absent"),
         (vec!["--since", "soon", "-o", name], 64, "since=\"soon\" is no time"),
         (vec!["--shape", "document", "--format", "csv", "-o", name], 64, "no columns"),
+        (vec!["--shape", "document", "--columns"], 64, "no columns"),
+        (vec!["--tenant", "foo", "-o", name], 64, "no tenant"),
         (vec!["--label", "nothing"], 64, "NAME=VALUE"),
     ] {
         let done = run(&[&["export"], &arguments[..]].concat());
@@ -88,8 +90,10 @@ fn an_export_that_fails_leaves_no_file_and_says_why() {
         assert!(text(&done.stderr).contains(words), "{arguments:?}: {done:?}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).expect("it can be read").count(), 0);
-    let columns = run(&["export", "--shape", "flat", "--columns"]);
-    assert!(text(&columns.stdout).starts_with("column,type,description\nschema,string,"), "{columns:?}");
+    for words in [&["export", "--columns"][..], &["export", "--shape", "flat", "--columns"]] {
+        let columns = run(words);
+        assert!(text(&columns.stdout).starts_with("column,type,description\nschema,string,"), "{columns:?}");
+    }
 }
 
 /// `snapgate tail`, and its lines.
@@ -185,7 +189,9 @@ fn a_tail_of_nobody_ends_at_once() {
     let done = run(&["tail", "--admin", &format!("http://{nobody}")]);
     assert_eq!(done.status.code(), Some(1));
     assert!(text(&done.stderr).contains("is the gateway running"), "{done:?}");
-    assert_eq!(run(&["tail", "--status", "bad"]).status.code(), Some(64));
+    for nonsense in [["--status", "bad"], ["--status", "6xx"], ["--tenant", "foo"]] {
+        assert_eq!(run(&[&["tail"], &nonsense[..]].concat()).status.code(), Some(64), "{nonsense:?}");
+    }
 }
 
 #[test]
@@ -313,4 +319,29 @@ fn on_a_terminal(command: &str, token: &str, typed: &str) -> Output {
         script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`script` is there");
     child.stdin.as_mut().expect("it is piped").write_all(typed.as_bytes()).expect("it reads what is typed");
     child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn the_files_alone_do_not_say_of_a_request_in_flight_that_it_was_never_issued() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let pod = Engine::start();
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
+    command.args(["--target", &format!("pod=http://{}", pod.address)]);
+    let mut gateway = process::Gateway::start(command);
+    // The tag is that of an answer; the time is now, and nothing has it: as of a request that is not committed yet.
+    let answer = process::Client::connect(gateway.data).and_then(|mut client| client.ask(&completion(false), |_| {}));
+    let answered = answer.expect("it is answered").id.expect("every answer has an ID");
+    let id = format!("{}0123456789abcdef", &answered[..16]);
+    let data = dir.path().to_str().expect("a temporary directory has a plain name");
+    let look =
+        || text(&run(&["lookup", "--data-dir", data, &id]).stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    let alive = look();
+    assert!(
+        alive.starts_with("Not in the files: ") && alive.contains("a gateway is running on these files"),
+        "{alive}"
+    );
+    gateway.kill();
+    let dead = look();
+    assert!(dead.contains("state lost"), "{dead}");
 }

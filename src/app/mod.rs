@@ -422,6 +422,12 @@ fn start_lookup(
                  admin_tls.cert and admin_tls.key"
             );
         }
+        if settings.load().tokens.is_empty() && !address.ip().is_loopback() {
+            tracing::warn!(
+                "lookups are closed, from this machine too: the admin listener is bound beyond loopback, and there are no \
+                 lookup.tokens; callers can look up their own requests if lookup.own_records is on"
+            );
+        }
         let _context = control.enter();
         tokio::net::TcpListener::from_std(listener)
     };

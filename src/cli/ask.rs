@@ -106,14 +106,14 @@ pub struct ExportArgs {
     /// What of each request [default: document; flat for CSV]
     #[arg(long, value_name = "SHAPE")]
     pub shape: Option<Shape>,
-    /// How it is written: ndjson or csv
-    #[arg(long, value_name = "FORMAT", default_value = "ndjson", value_parser = table_format)]
-    pub format: Format,
+    /// How it is written: ndjson or csv [default: csv for an --output that ends in .csv, else ndjson]
+    #[arg(long, value_name = "FORMAT", value_parser = table_format)]
+    format: Option<Format>,
     /// Where to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Print what the columns of the shape are, as CSV, and export nothing
-    #[arg(long, requires = "shape")]
+    /// Print what the columns of the shape are, flat if nothing else is said, as CSV, and export nothing
+    #[arg(long)]
     pub columns: bool,
 }
 
@@ -168,6 +168,13 @@ impl FilterArgs {
 }
 
 impl ExportArgs {
+    /// How it is written: as was said, else as the output's name does.
+    pub fn format(&self) -> Format {
+        let named_csv = |file: &PathBuf| file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+        let by_name = || if self.output.as_ref().is_some_and(named_csv) { Format::Csv } else { Format::Ndjson };
+        self.format.unwrap_or_else(by_name)
+    }
+
     /// As parameters of a list.
     pub fn parameters(&self) -> Vec<(String, String)> {
         let times = [("since", &self.since), ("until", &self.until)];

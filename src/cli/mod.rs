@@ -446,7 +446,20 @@ mod tests {
         let Command::Export(export) = typed(line).unwrap() else { panic!("export is export") };
         let want = [("since", "1h"), ("status", "5xx"), ("label.x-run-id", "a=b")];
         assert_eq!(export.parameters(), want.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        assert_eq!((export.format, export.shape, export.output), (Format::Csv, None, Some("f".into())));
+        assert_eq!((export.format(), export.shape, export.output), (Format::Csv, None, Some("f".into())));
+        for (words, format) in [
+            ("", Format::Ndjson),
+            ("-o f.csv", Format::Csv),
+            ("-o f.CSV", Format::Csv),
+            ("-o f.jsonl", Format::Ndjson),
+            ("-o csv", Format::Ndjson),
+            ("-o f.csv --format ndjson", Format::Ndjson),
+        ] {
+            let Command::Export(export) = typed(&format!("snapgate export {words}")).unwrap() else {
+                panic!("export is export")
+            };
+            assert_eq!(export.format(), format, "{words}");
+        }
         let Command::Tail(tail) = typed("snapgate tail --model m --json").unwrap() else { panic!("tail is tail") };
         assert_eq!((tail.filters.parameters(), tail.json), (vec![("model".to_owned(), "m".to_owned())], true));
     }

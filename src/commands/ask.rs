@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::lookup::client::{self, Admin, Fetched, Subject};
 use crate::lookup::export::{ExportError, Output, Pages, Selection};
 use crate::lookup::resolve::{self, Matches};
-use crate::lookup::shape::{self, Layout};
+use crate::lookup::shape::{self, Layout, NoColumns, Shape};
 use crate::lookup::tail::{self, TailError};
 use crate::lookup::terminal::shown;
 use crate::lookup::{Key, Links, Problem, Width, look_in, render};
@@ -40,7 +40,7 @@ fn lookup_at_gateway(args: &LookupArgs) -> Result<Exit, Exit> {
         Fetched::One(found) if args.json => print(&format!("{}\n", found.json())),
         Fetched::One(found) => {
             let extras = render::extras(&found.links, found.around.as_ref(), COLUMNS);
-            print(&(render::render(&found.document(), COLUMNS) + &extras))
+            print(&(render::render_seen(&found.document(), found.sight, COLUMNS) + &extras))
         }
         Fetched::Several { documents, .. } if args.json => {
             print(&documents.iter().map(|document| format!("{}\n", document.json())).collect::<String>())
@@ -132,9 +132,12 @@ pub(super) fn tail(args: &TailArgs) -> Result<Exit, Exit> {
 
 pub(super) fn export(args: &ExportArgs) -> Result<Exit, Exit> {
     if args.columns {
-        return print(&shape::columns_page(args.shape.unwrap_or_default()));
+        return match args.shape.unwrap_or(Shape::Flat) {
+            Shape::Document => Err(misused(&NoColumns)),
+            shape => print(&shape::columns_page(shape)),
+        };
     }
-    let layout = Layout::new(args.shape, args.format).map_err(|error| misused(&error))?;
+    let layout = Layout::new(args.shape, args.format()).map_err(|error| misused(&error))?;
     let now = Clock::start().now();
     let selection = selection(&args.parameters(), now)?;
     let mut pages = match &args.data_dir {

@@ -147,7 +147,7 @@ pub fn run(
         traffic::run(traffic, ended(stopping)).await;
     });
 
-    let shown = runtime.block_on(guide(settings, &app, colour, stopped, out));
+    let shown = runtime.block_on(guide(settings, (&app, &scratch.0), colour, stopped, out));
     // Without a receiver they have all ended.
     stop.send(()).ok();
     runtime.block_on(async { while tasks.join_next().await.is_some() {} });
@@ -158,7 +158,7 @@ pub fn run(
 /// The tour, and then, unless that was all, waiting.
 async fn guide(
     settings: &Settings,
-    app: &App,
+    (app, data_dir): (&App, &Path),
     colour: bool,
     stopped: impl Future<Output = ()>,
     out: &mut (dyn Write + Send),
@@ -166,8 +166,15 @@ async fn guide(
     let mut stopped = std::pin::pin!(stopped);
     let Settings { targets, rate, once, otlp } = settings;
     writeln!(out, "{targets} simulated pods, a gateway in front of them, and {rate} requests a second.\n")?;
-    let tour =
-        TourSettings { data: app.data, admin: app.admin, model: SimSettings::default().model, once: *once, colour };
+    let tour = TourSettings {
+        data: app.data,
+        admin: app.admin,
+        model: SimSettings::default().model,
+        program: tour::program(),
+        data_dir: data_dir.to_owned(),
+        once: *once,
+        colour,
+    };
     let toured = async {
         tokio::time::sleep(WARM_UP).await;
         tour::run(&tour, out).await

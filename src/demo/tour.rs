@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,10 @@ pub struct TourSettings {
     pub admin: SocketAddr,
     /// The model to ask.
     pub model: String,
+    /// How this program is called from a shell.
+    pub program: String,
+    /// Where the gateway's records are.
+    pub data_dir: PathBuf,
     /// The gateway ends with the tour, so that nothing can be tried at it afterwards.
     pub once: bool,
     /// Whether headings are in bold: set it when the output is a terminal.
@@ -105,6 +110,8 @@ pub async fn run(settings: &TourSettings, out: &mut (dyn Write + Send)) -> Resul
     let guide = Guide {
         data: format!("http://{}", reachable(settings.data)),
         admin: format!("http://{}", reachable(settings.admin)),
+        program: settings.program.clone(),
+        data_dir: quoted(&settings.data_dir),
         colour: settings.colour,
         client: Client::builder(TokioExecutor::new()).build_http(),
     };
@@ -112,6 +119,25 @@ pub async fn run(settings: &TourSettings, out: &mut (dyn Write + Send)) -> Resul
     guide.show_snapshot(&id, out).await?;
     guide.show_next_steps(settings.once, &id, out)?;
     Ok(id)
+}
+
+/// How to call this program again, from wherever: by its name if it was found by that, else by its whole path.
+pub fn program() -> String {
+    let typed = std::env::args_os().next().map(PathBuf::from).unwrap_or_else(|| "snapgate".into());
+    let found = typed.components().count() == 1;
+    let path = if found { Ok(typed.clone()) } else { std::env::current_exe() };
+    quoted(&path.unwrap_or(typed))
+}
+
+/// As a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// An address that listens everywhere is reached on the loopback.
@@ -129,6 +155,8 @@ struct Guide {
     data: String,
     /// The admin listener's URL, without a path.
     admin: String,
+    program: String,
+    data_dir: String,
     colour: bool,
     client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -172,16 +200,17 @@ impl Guide {
     }
 
     fn show_next_steps(&self, once: bool, id: &str, out: &mut (dyn Write + Send)) -> Result<(), TourError> {
-        let admin = &self.admin;
+        let (admin, program, data_dir) = (&self.admin, &self.program, &self.data_dir);
         self.heading("What to try next", out)?;
         if once {
-            writeln!(out, "  run `snapgate demo` and resolve an ID yourself")?;
+            writeln!(out, "  run `{program} demo` and resolve an ID yourself")?;
             return Ok(());
         }
         for (why, command) in [
-            ("this snapshot again, as a person reads it", format!("snapgate lookup --admin {admin} {id}")),
+            ("this snapshot again, as a person reads it", format!("{program} lookup --admin {admin} {id}")),
+            ("from the files alone, gateway or not", format!("{program} lookup --data-dir {data_dir} {id}")),
             ("and as a program does", format!("curl {admin}/v1/snapshots/{id}")),
-            ("the others as they end", format!("snapgate tail --admin {admin}")),
+            ("the others as they end", format!("{program} tail --admin {admin}")),
             ("what the gateway knows of each target now", format!("curl -H 'accept: text/plain' {admin}/v1/fleet")),
             ("what the gateway counts about itself", format!("curl {admin}/metrics")),
         ] {
@@ -291,12 +320,25 @@ mod tests {
         Router::new().route("/v1/chat/completions", post(chat)).route("/v1/snapshots/{id}", get(lookup))
     }
 
+    fn anywhere() -> TourSettings {
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        TourSettings {
+            data: nobody,
+            admin: nobody,
+            model: "m".to_owned(),
+            program: "snapgate".to_owned(),
+            data_dir: "a b".into(),
+            once: false,
+            colour: false,
+        }
+    }
+
     /// What the tour wrote and how it ended, with the gateway's address in the text made plain.
     async fn tour(gateway: Router, once: bool) -> (String, Result<String, TourError>) {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings =
-            TourSettings { data: address, admin: address, model: "a \"model\"".to_owned(), once, colour: false };
+            TourSettings { data: address, admin: address, model: "a \"model\"".to_owned(), once, ..anywhere() };
         let mut out = Vec::new();
         let result = tokio::select! {
             result = run(&settings, &mut out) => result,
@@ -319,6 +361,7 @@ mod tests {
             "JSON document of 1234 bytes",
             "  snapgate lookup --admin http://ADDRESS 019ab3c2d1e0a7f1c0ffee0123456789\n",
             "  curl http://ADDRESS/v1/snapshots/019ab3c2d1e0a7f1c0ffee0123456789\n",
+            "  snapgate lookup --data-dir 'a b' 019ab3c2d1e0a7f1c0ffee0123456789\n",
             "  snapgate tail --admin http://ADDRESS\n",
             "  curl -H 'accept: text/plain' http://ADDRESS/v1/fleet\n",
             "  curl http://ADDRESS/metrics\n",
@@ -351,10 +394,18 @@ mod tests {
     #[tokio::test]
     async fn a_gateway_that_is_not_there_is_named() {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let settings = TourSettings { data: nobody, admin: nobody, model: "m".to_owned(), once: false, colour: true };
+        let settings = TourSettings { data: nobody, admin: nobody, colour: true, ..anywhere() };
         let error = run(&settings, &mut Vec::new()).await.unwrap_err();
         assert!(error.to_string().contains("http://127.0.0.1:1/v1/chat/completions"), "{error}");
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn a_path_is_typed_as_a_shell_takes_it() {
+        for (path, typed) in [("/usr/bin/snapgate", "/usr/bin/snapgate"), ("/a b/c", "'/a b/c'"), ("a'b", r"'a'\''b'")]
+        {
+            assert_eq!(quoted(std::path::Path::new(path)), typed);
+        }
     }
 
     #[test]

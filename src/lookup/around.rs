@@ -101,7 +101,9 @@ impl Nearest {
     fn shown(&self) -> String {
         let status = self.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         let took = self.end_offset_us.map_or_else(|| "-".to_owned(), words::micros);
-        format!("  {}  {status:>3}  {}  {took}", words::clean(&self.id), self.ending.name())
+        // It went wrong, so what came to its end was an error.
+        let ending = if self.ending == Ending::Completed { "failed" } else { self.ending.name() };
+        format!("  {}  {status:>3}  {ending}  {took}", words::clean(&self.id))
     }
 }
 
@@ -223,6 +225,6 @@ mod tests {
             words.contains("412 other requests") && words.contains("4 went wrong: 3 x upstream_reset, 1 x 404; "),
             "{text}"
         );
-        assert!(text.ends_with("\n  019ab3c2d1e0a7f11122334455667788  404  completed  1.04 ms\n"), "{text}");
+        assert!(text.ends_with("\n  019ab3c2d1e0a7f11122334455667788  404  failed  1.04 ms\n"), "{text}");
     }
 }

@@ -18,12 +18,13 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::rustls::Error as TlsError;
+use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
 use super::around::Around;
 use super::erase::Deleted;
 use super::links::{Offered, encode};
 use super::problem::Problem;
+use super::render::Sight;
 use crate::snapshot::{Document, SnapshotId};
 use crate::tls::{ClientSettings, Connector, Dialer, LoadError};
 
@@ -67,6 +68,8 @@ pub struct FetchedDocument {
     pub links: Offered,
     /// What else went on, if that was asked for.
     pub around: Option<Around>,
+    /// What of the decision it has.
+    pub sight: Sight,
 }
 
 /// What stands beside a document.
@@ -76,13 +79,16 @@ struct Beside {
     #[serde(default)]
     links: Offered,
     around: Option<Around>,
+    /// What is for operators was taken out.
+    #[serde(default)]
+    redacted: bool,
 }
 
 impl FetchedDocument {
     pub(super) fn read(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<Document<'_>>(json.get())?;
-        let Beside { links, around } = serde_json::from_str(json.get())?;
-        Ok(Self { json, links, around })
+        let Beside { links, around, redacted } = serde_json::from_str(json.get())?;
+        Ok(Self { json, links, around, sight: if redacted { Sight::Own } else { Sight::Whole } })
     }
 
     /// The document.
@@ -167,7 +173,7 @@ impl fmt::Display for FetchError {
                 )
             }
             Self::Files(error) => error.fmt(f),
-            Self::Tls { admin, source } => write!(f, "no connection to {admin}: {source}: {}", advice(source)),
+            Self::Tls { admin, source } => write!(f, "no connection to {admin}: {}: {}", said(source), advice(source)),
             Self::TimedOut { admin, after } => {
                 write!(f, "no answer from {admin} within {} s: try again", after.as_secs())
             }
@@ -214,9 +220,28 @@ fn tls_error(error: &(dyn Error + 'static)) -> Option<TlsError> {
     causes(error).find_map(inner)
 }
 
-/// What to do about it.
-const fn advice(error: &TlsError) -> &'static str {
+/// What went wrong, in words.
+fn said(error: &TlsError) -> String {
     match error {
+        TlsError::InvalidCertificate(why) if is_authority(why) => {
+            "its certificate is marked CA:TRUE, as one that issues others".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
+/// A certificate that may sign others is none for a server, whoever believes it. rustls has no name for that.
+fn is_authority(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity"))
+}
+
+/// What to do about it.
+fn advice(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::InvalidCertificate(why) if is_authority(why) => {
+            "give the gateway one that is a server's, as by openssl req -x509 -addext basicConstraints=critical,CA:FALSE \
+             (deploy/README.md has the line)"
+        }
         TlsError::InvalidCertificate(_) => {
             "is this the name in its certificate, and does --ca name who issued that? Without --ca it is the system's \
              authorities who have to"

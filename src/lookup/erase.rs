@@ -54,11 +54,15 @@ pub struct Deleted {
 impl Deleted {
     /// For a person.
     pub fn render(&self) -> String {
+        let kept_out = match self.kept_out {
+            0 => "0 on their way".to_owned(),
+            1 => "1 on its way, which can be looked up until it ends and is never stored".to_owned(),
+            some => format!("{some} on their way, which can be looked up until they end and are never stored"),
+        };
         format!(
-            "Deleted {}: {} stored, {} on their way. Not reached: {}.\n",
+            "Deleted {}: {} stored, {kept_out}. Not reached: {}.\n",
             words::clean(&self.subject),
             self.deleted,
-            self.kept_out,
             words::clean(&self.not_reached)
         )
     }

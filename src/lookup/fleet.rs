@@ -160,6 +160,8 @@ impl<'a> FleetPage<'a> {
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
         let mut text =
             format!("{}\n{}", words::wrapped(&sentence, width), candidates::lay_out(&COLUMNS, 3, &rows, width));
+        let stale = candidates::legend_of_stale(3, &rows);
+        text.push_str(&stale.map_or_else(String::new, |legend| words::hanging("", legend, 2, width)));
         let exporters = self.gpu_exporters.iter();
         let exporters =
             exporters.filter_map(|exporter| Some(("GPU exporter of", exporter.node, words::clean(exporter.error?))));

@@ -203,7 +203,7 @@ impl ListQuery {
             statuses: one("status", &self.status, |text| text.split(',').map(statuses).collect())?.unwrap_or_default(),
             endings: one("ending", &self.ending, |text| text.split(',').map(ending).collect())?.unwrap_or_default(),
             ended: one("phase", &self.phase, ended)?,
-            tenant: self.tenant.clone(),
+            tenant: one("tenant", &self.tenant, tenant)?,
             labels: self.labels.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             min_duration_us: one("min_duration", &self.min_duration, |text| {
                 duration(text).map(|duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
@@ -252,14 +252,22 @@ impl ListQuery {
 }
 
 fn statuses(text: &str) -> Result<(u16, u16), &'static str> {
-    let error = "no status: give three digits or a class such as 5xx, several with commas";
+    let error = "no status: give one from 100 to 599 or a class such as 5xx, several with commas";
     let (digits, class) = text.strip_suffix("xx").map_or((text, false), |digit| (digit, true));
     let number = digits.parse::<u16>().map_err(|_| error)?;
     match (number, class) {
-        (1..=9, true) => Ok((number * 100, number * 100 + 99)),
-        (100..=999, false) => Ok((number, number)),
+        (1..=5, true) => Ok((number * 100, number * 100 + 99)),
+        (100..=599, false) => Ok((number, number)),
         _ => Err(error),
     }
+}
+
+/// As documents show it; whoever types it may leave the `t_` out.
+fn tenant(text: &str) -> Result<String, &'static str> {
+    let digits = text.strip_prefix("t_").unwrap_or(text);
+    let is_one = digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let tenant = is_one.then(|| format!("t_{}", digits.to_ascii_lowercase()));
+    tenant.ok_or("no tenant: give t_ and 8 hex digits, as documents show it")
 }
 
 fn ending(name: &str) -> Result<Ending, String> {

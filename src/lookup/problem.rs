@@ -89,12 +89,14 @@ impl Problem {
         let problem = Self::of_absence(absence, key, ours);
         let Some(id) = key.id() else { return problem };
         // Nobody has typed the ID that zeros before these digits would make.
-        if let (Absence::Unknown | Absence::IssuedElsewhere, Some(digits)) = (absence, key.digits_of_short_id()) {
+        if let (Absence::Unknown | Absence::NotInFiles | Absence::IssuedElsewhere, Some(digits)) =
+            (absence, key.digits_of_short_id())
+        {
             return Self::too_short(digits).with("key", key.text());
         }
         // Only a plausible ID tells a time; for the others it would be an invention.
         let problem = match absence {
-            Absence::Unknown | Absence::NotKept => problem,
+            Absence::Unknown | Absence::NotKept | Absence::NotInFiles => problem,
             _ => problem.at("issued_at", issued(key)),
         };
         Self { id: Some(id.to_string()), ..problem }
@@ -112,6 +114,14 @@ impl Problem {
                  store.enabled = true to look up finished requests",
             )
             .because("store_off"),
+            Absence::NotInFiles => Self::new(
+                "unknown",
+                StatusCode::NOT_FOUND,
+                "Not in the files",
+                "the request is in flight, its record is not committed yet, or the ID was never issued: a gateway is \
+                 running on these files, ask it (without --data-dir)",
+            )
+            .because("not_in_files"),
             Absence::IssuedElsewhere => {
                 let tag = key.id().map_or(ours, |id| id.instance_tag());
                 let detail = format!(
@@ -363,9 +373,9 @@ impl Problem {
 
     /// To a caller who may see its own records alone. The same for every ID it may not see, whatever there is.
     pub(super) fn not_your_own(id: Option<SnapshotId>) -> Self {
-        let detail = "no request that is kept here has this snapshot ID and bore the API key presented: check that both \
-                      were copied whole. If the key was meant as an admin token, it is none of the configured ones";
-        let problem = Self::new("unknown", StatusCode::NOT_FOUND, "No such request", detail);
+        let detail = "it is none of the configured tokens, and not the API key of a request that has this ID and is kept \
+                      here: check that both were copied whole";
+        let problem = Self::new("unknown", StatusCode::NOT_FOUND, "Not found with this token", detail);
         Self { id: id.map(|id| id.to_string()), ..problem }
     }
 
@@ -469,6 +479,7 @@ mod tests {
         for (absence, status, state, reason, members) in [
             (Absence::Unknown, 404, "unknown", None, json!({})),
             (Absence::NotKept, 404, "unknown", Some("store_off"), json!({})),
+            (Absence::NotInFiles, 404, "unknown", Some("not_in_files"), json!({})),
             (
                 Absence::IssuedElsewhere,
                 404,

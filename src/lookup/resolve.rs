@@ -59,6 +59,8 @@ pub enum Absence {
     Unknown,
     /// Nobody knows: it is not in memory, and the store is off.
     NotKept,
+    /// It is not in the files, and the gateway that they belong to runs and may know it.
+    NotInFiles,
     /// Its tag is another instance's.
     IssuedElsewhere,
     /// Retention has deleted it.
@@ -87,7 +89,7 @@ pub enum Absence {
 impl Absence {
     /// The ID says nothing of a request here, so the key may be another name of one.
     const fn is_open(self) -> bool {
-        matches!(self, Self::Unknown | Self::NotKept | Self::IssuedElsewhere)
+        matches!(self, Self::Unknown | Self::NotKept | Self::NotInFiles | Self::IssuedElsewhere)
     }
 }
 
@@ -269,6 +271,7 @@ fn by_id(ledger: Option<&Ledger>, reader: Option<&Reader>, key: &Key, now: Momen
         }
         Resolution::Lost { run_started, last_heartbeat } => Err(Absence::Lost { run_started, last_heartbeat }),
         Resolution::Erased => Err(Absence::Erased),
+        Resolution::Unknown if reader.may_be_running(id, now) => Err(Absence::NotInFiles),
         Resolution::Unknown => Err(ledger.and_then(|ledger| not_stored_yet(ledger, id)).unwrap_or(Absence::Unknown)),
         Resolution::IssuedElsewhere => Err(Absence::IssuedElsewhere),
     })

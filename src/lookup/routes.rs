@@ -16,6 +16,7 @@ use super::fleet::FleetPage;
 use super::key::Key;
 use super::links::{Links, Offered};
 use super::problem::Problem;
+use super::render::Sight;
 use super::resolve::{Found, LookupError, Matches, resolve, write_with};
 use super::shape::{Format, Layout, Shape, Sheet};
 use super::wait::{Patience, until_complete};
@@ -154,10 +155,11 @@ async fn look_up_own(
     Ok(match form {
         Form::Json => {
             let mut body = Vec::new();
-            write_document(&document, found.stored, &Offered::default(), None, &mut body);
+            let more = [("links", to_json(&Offered::default())), ("redacted", b"true".to_vec())];
+            write_with(&document, found.stored, &more, &mut body);
             json(StatusCode::OK, body)
         }
-        Form::Text => text(render::render(&document, render::WIDTH_MAX)),
+        Form::Text => text(render::render_seen(&document, Sight::Own, render::WIDTH_MAX)),
     })
 }
 

@@ -247,7 +247,13 @@ impl Report {
         let (Some(first), Some(last)) = (&self.first_issued_at, &self.last_issued_at) else {
             return "no decision was recorded in this time\n".to_owned();
         };
-        let mut text = format!(
+        let mut text = if replayed == 0 {
+            let why = self.not_replayed.iter().max_by_key(|(_, count)| **count).map(|(why, _)| advice(why));
+            format!("nothing could be replayed: {}\n", why.unwrap_or("see the reasons below"))
+        } else {
+            String::new()
+        };
+        text += &format!(
             "{by} over {} decisions from {first} to {last}: {} of {replayed} ({}) would have gone elsewhere\n",
             self.decisions,
             self.different,
@@ -336,6 +342,17 @@ fn signed(value: f64) -> String {
 /// To a thousandth.
 fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
+}
+
+/// Why a policy cannot choose again, for whoever asked for it.
+fn advice(why: &str) -> &str {
+    match why {
+        "no_prefix_hash" => "recorded without a prefix hash, which only prefix_affinity's own decisions have",
+        "no_session_hash" => "recorded without a session hash, which only session_affinity's own decisions have",
+        "forced" => "the requests named their targets",
+        "too_old" => "recorded by a version that did not yet record places",
+        why => why,
+    }
 }
 
 fn percent(part: u64, whole: u64) -> String {

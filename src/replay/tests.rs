@@ -177,3 +177,12 @@ fn a_tie_is_counted_and_is_none_of_the_largest_differences() {
     let text = report.text();
     assert!(text.contains("1 of these between targets") && !text.contains("the largest differences"), "{text}");
 }
+
+#[test]
+fn a_report_leads_with_why_nothing_could_be_replayed() {
+    let mut report = Report::new(Some(Policy::SessionAffinity));
+    report.decision(Policy::LeastRequest, Moment(1_795_435_995_000_000));
+    report.not_replayed(Unanswerable::NoSessionHash.name());
+    let text = report.finished().text();
+    assert!(text.starts_with("nothing could be replayed: recorded without a session hash"), "{text}");
+}

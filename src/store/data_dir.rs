@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::snapshot::InstanceTag;
 
@@ -114,6 +115,30 @@ pub(super) fn make_file(file: &Path, truncate: bool) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(truncate).write(true).mode(FILE_MODE).open(file)
 }
 
+/// A start asks so often for the lock, and pauses so long in between: whoever only looks whether it is held has it for some
+/// microseconds.
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Takes the lock, unless another process has it.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            answer => return answer,
+        }
+    }
+    lock.try_lock()
+}
+
+/// Whether a process holds the lock of a data directory. Where that cannot be found out, one may.
+pub(super) fn is_held(dir: &Path) -> bool {
+    match File::open(dir.join(LOCK_FILE)) {
+        Ok(lock) => lock.try_lock_shared().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// The store's file in a data directory.
 pub(super) fn database_file(dir: &Path) -> PathBuf {
     dir.join("snapshots.db")
@@ -135,7 +160,7 @@ impl DataDir {
         made.map_err(|source| io_error("create the directory", path, source))?;
         let lock_file = path.join(LOCK_FILE);
         let lock = make_file(&lock_file, false).map_err(|source| io_error("open the lock file", &lock_file, source))?;
-        match lock.try_lock() {
+        match take(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io_error("lock the file", &lock_file, source)),

@@ -1,6 +1,6 @@
 //! Questions to the store. Every one blocks: callers in async code ask from a thread that may.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, ToSql};
 
 use super::alias::Alias;
 use super::codes::Coded as _;
-use super::data_dir::database_file;
+use super::data_dir::{database_file, is_held};
 use super::decode::{self, Known};
 use super::encode::COLUMNS;
 use super::erase::is_erased;
@@ -32,9 +32,6 @@ const LOST_BEFORE_START: Duration = Duration::from_secs(1);
 /// Heartbeats come each second, so a killed run has ended at most so long after its last one.
 pub(super) const LOST_AFTER_HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// For a reader that does not belong to the gateway: a newest run that gave a sign of life so recently is alive.
-const ALIVE_WITHIN: Duration = Duration::from_secs(5);
-
 /// A read transaction begins anew after this, well before it could hold up the log.
 pub(super) const TRANSACTION_MAX: Duration = Duration::from_millis(50);
 
@@ -46,14 +43,22 @@ const ROWS_PER_TRANSACTION: usize = 500;
 pub struct Reader {
     pub(super) pool: Arc<Pool>,
     tag: InstanceTag,
-    /// The first row of the run that this process is; `None` for the command line.
-    own_run: Option<i64>,
+    whose: Whose,
+}
+
+/// Who reads.
+#[derive(Clone, Debug)]
+enum Whose {
+    /// The gateway, whose run has this first row.
+    Run(i64),
+    /// The command line, in this directory: a gateway is alive as long as it holds the directory's lock.
+    Outside(Arc<PathBuf>),
 }
 
 impl Reader {
     pub(super) fn of_run(dir: &DataDir, writer: &Writer) -> Self {
         let pool = Pool::new(database_file(dir.path()), Some(writer.file()));
-        Self { pool: Arc::new(pool), tag: dir.tag(), own_run: Some(writer.run()) }
+        Self { pool: Arc::new(pool), tag: dir.tag(), whose: Whose::Run(writer.run()) }
     }
 
     /// For the command line: reads the store of a gateway that may be running. Makes nothing.
@@ -69,7 +74,8 @@ impl Reader {
         let file = database_file(dir);
         // Found out now rather than at the first question.
         drop(pool::connect(&file)?);
-        Ok(Self { pool: Arc::new(Pool::new(file, None)), tag, own_run: None })
+        let whose = Whose::Outside(Arc::new(dir.to_owned()));
+        Ok(Self { pool: Arc::new(Pool::new(file, None)), tag, whose })
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -81,7 +87,7 @@ impl Reader {
     /// # Errors
     /// The file could not be read.
     pub fn resolve(&self, id: SnapshotId, now: Moment) -> Result<Resolution, ReadError> {
-        if id.unix_ms() < EPOCH_UNIX_MS || id.unix_ms() > now.plus(AHEAD_MAX).unix_ms() {
+        if !is_possible(id, now) {
             return Ok(Resolution::Unknown);
         }
         if id.instance_tag() != self.tag {
@@ -93,10 +99,17 @@ impl Reader {
             }
             // Asked after the record, so what retention has deleted in between counts as expired.
             let transaction = session.connection.unchecked_transaction()?;
-            let answer = self.why_not_found(&transaction, id, now)?;
+            let answer = self.why_not_found(&transaction, id)?;
             transaction.finish()?;
             Ok(answer)
         })
+    }
+
+    /// Whether an ID of which the store knows nothing may be one of a gateway that runs: of a request in flight, or of one that is
+    /// not committed yet. Only a reader from outside has to ask: a gateway knows what it has issued.
+    pub fn may_be_running(&self, id: SnapshotId, now: Moment) -> bool {
+        let Whose::Outside(dir) = &self.whose else { return false };
+        is_possible(id, now) && id.instance_tag() == self.tag && is_held(dir)
     }
 
     /// Records of a trace, newest first, at most `limit` and at most [`MATCHES_MAX`].
@@ -260,7 +273,7 @@ impl Reader {
         self.pool.read(|session| Ok(session.connection.prepare_cached(sql)?.query_row([key], read).optional()?))
     }
 
-    fn why_not_found(&self, connection: &Connection, id: SnapshotId, now: Moment) -> Result<Resolution, ReadError> {
+    fn why_not_found(&self, connection: &Connection, id: SnapshotId) -> Result<Resolution, ReadError> {
         if is_erased(connection, id)? {
             return Ok(Resolution::Erased);
         }
@@ -271,11 +284,11 @@ impl Reader {
         if let Some(dropped) = dropped(connection, id.unix_ms() / 1000)? {
             return Ok(dropped);
         }
-        self.lost(connection, Moment(id.unix_ms() * 1000), now)
+        self.lost(connection, Moment(id.unix_ms() * 1000))
     }
 
     /// Whether a run that was killed may have issued an ID then.
-    fn lost(&self, connection: &Connection, issued: Moment, now: Moment) -> Result<Resolution, ReadError> {
+    fn lost(&self, connection: &Connection, issued: Moment) -> Result<Resolution, ReadError> {
         let mut statement = connection.prepare_cached(
             "SELECT run, started_unix_us, heartbeat_unix_us,
                     run_id = (SELECT run_id FROM runs ORDER BY run DESC LIMIT 1) FROM runs
@@ -285,9 +298,9 @@ impl Reader {
         while let Some(row) = rows.next()? {
             let (run, newest): (i64, bool) = (row.get(0)?, row.get(3)?);
             let (run_started, last_heartbeat) = (Moment(nat(row.get(1)?)), Moment(nat(row.get(2)?)));
-            let alive = match self.own_run {
-                Some(own) => run == own,
-                None => newest && now <= last_heartbeat.plus(ALIVE_WITHIN),
+            let alive = match &self.whose {
+                Whose::Run(own) => run == *own,
+                Whose::Outside(dir) => newest && is_held(dir),
             };
             let window = run_started.minus(LOST_BEFORE_START)..=last_heartbeat.plus(LOST_AFTER_HEARTBEAT);
             if !alive && window.contains(&issued) {
@@ -296,6 +309,11 @@ impl Reader {
         }
         Ok(Resolution::Unknown)
     }
+}
+
+/// Whether an ID is of a time at which one can have been issued.
+fn is_possible(id: SnapshotId, now: Moment) -> bool {
+    (EPOCH_UNIX_MS..=now.plus(AHEAD_MAX).unix_ms()).contains(&id.unix_ms())
 }
 
 /// The most frequent reason of a second; a flood's only where there was no other, as [`crate::ledger::Ledger::counted`] has it.

@@ -1,7 +1,7 @@
 //! The candidates of a decision as a table, and what of a target's state fits into one row of it.
 
 use super::table::Column;
-use super::{table, words};
+use super::{Sight, table, words};
 use crate::snapshot::document::{CandidatePart, DecisionPart, State};
 use crate::snapshot::{Freshness, Quantity};
 
@@ -25,6 +25,15 @@ pub(in crate::lookup) const STATE_COLUMNS: [Column; 11] = [
 
 /// Where the two columns about GPUs are among them.
 const GPUS_AT: usize = 7;
+
+/// After a value that is stale.
+const STALE: &str = "?";
+
+/// What that means, where a table has one; its rows' states begin at a place.
+pub(in crate::lookup) fn legend_of_stale(state_at: usize, rows: &[Vec<String>]) -> Option<&'static str> {
+    let marked = rows.iter().any(|row| row[state_at..].iter().any(|cell| cell.ends_with(STALE)));
+    marked.then_some("? stale: the last that was heard, too old to choose by")
+}
 
 /// In the place of a value that is not known.
 const UNKNOWN: &str = "-";
@@ -88,7 +97,7 @@ pub(super) fn state_of(candidate: &CandidatePart<'_>) -> State {
     serde_json::from_str(candidate.state.get()).unwrap_or_default()
 }
 
-/// The cells of [`STATE_COLUMNS`]. A value that is not known is a hyphen, never 0.
+/// The cells of [`STATE_COLUMNS`]. A value that is not known is a hyphen, never 0; one that is stale is marked.
 pub(in crate::lookup) fn state_cells(
     in_flight: u64,
     requests_per_second: f64,
@@ -96,8 +105,11 @@ pub(in crate::lookup) fn state_cells(
     state: &State,
     trust: Trust,
 ) -> [String; 11] {
-    let value =
-        |quantity, show: fn(f64) -> String| state.reading(quantity).value.map_or_else(|| UNKNOWN.to_owned(), show);
+    let value = |quantity, show: fn(f64) -> String| {
+        let reading = state.reading(quantity);
+        let shown = reading.value.map_or_else(|| UNKNOWN.to_owned(), show);
+        if reading.value.is_some() && reading.freshness == Some(Freshness::Stale) { shown + STALE } else { shown }
+    };
     [
         in_flight.to_string(),
         words::number(requests_per_second),
@@ -131,7 +143,7 @@ pub(super) fn scored(decision: &DecisionPart<'_>) -> usize {
 }
 
 /// The table of a decision's candidates, best first; empty where nothing was decided.
-pub(super) fn of(decision: &DecisionPart<'_>, width: usize) -> String {
+pub(super) fn of(decision: &DecisionPart<'_>, sight: Sight, width: usize) -> String {
     if decision.candidates.is_empty() {
         return String::new();
     }
@@ -160,11 +172,11 @@ pub(super) fn of(decision: &DecisionPart<'_>, width: usize) -> String {
             row
         })
         .collect();
-    let scored = scored(decision);
-    let mut head = format!("candidates: {scored} scored");
-    if let Some(eligible) = decision.eligible {
-        head.push_str(&format!(" of {eligible} eligible"));
-    }
+    let mut head = match (sight, decision.eligible) {
+        (Sight::Own, _) => "candidates: the chosen one; others are for operators".to_owned(),
+        (Sight::Whole, None) => format!("candidates: {} scored", scored(decision)),
+        (Sight::Whole, Some(eligible)) => format!("candidates: {} scored of {eligible} eligible", scored(decision)),
+    };
     let excluded = &decision.excluded;
     for (count, why) in [
         (excluded.unhealthy, "unhealthy"),
@@ -182,11 +194,14 @@ pub(super) fn of(decision: &DecisionPart<'_>, width: usize) -> String {
         "* chosen; in flight, rps and tps as this gateway counts them{over}; age and freshness of the worst of \
          waiting, running and kv"
     );
+    let state_at = COLUMNS.len() - STATE_COLUMNS.len();
+    let stale = legend_of_stale(state_at, &rows).map(|legend| words::hanging("", legend, 2, width));
     format!(
-        "{}\n{}{}",
+        "{}\n{}{}{}",
         words::line(&head, width),
-        lay_out(&COLUMNS, COLUMNS.len() - STATE_COLUMNS.len(), &rows, width),
-        words::hanging("", &legend, 2, width)
+        lay_out(&COLUMNS, state_at, &rows, width),
+        words::hanging("", &legend, 2, width),
+        stale.unwrap_or_default()
     )
 }
 

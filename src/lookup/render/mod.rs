@@ -30,13 +30,27 @@ pub(super) fn bounded(width: usize) -> usize {
     width.clamp(WIDTH_MIN, WIDTH_MAX)
 }
 
+/// What of a decision a document has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// All candidates.
+    Whole,
+    /// The chosen one alone: the others are for operators, and are not there to be counted.
+    Own,
+}
+
 /// One snapshot, in at most `width` columns (within [`WIDTH_MIN`] and [`WIDTH_MAX`]).
 pub fn render(document: &Document<'_>, width: usize) -> String {
+    render_seen(document, Sight::Whole, width)
+}
+
+/// The same of a document from which something may have been taken out.
+pub fn render_seen(document: &Document<'_>, sight: Sight, width: usize) -> String {
     let width = bounded(width);
     let sections = [
-        words::wrapped(&verdict::of(document), width),
+        words::wrapped(&verdict::of(document, sight), width),
         timeline::picture(document, width),
-        candidates::of(&document.decision, width),
+        candidates::of(&document.decision, sight, width),
         names(document, width),
     ];
     let shown: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
@@ -271,6 +285,40 @@ mod tests {
         let json = root.to_string();
         let text = render(&serde_json::from_str(&json).unwrap(), 100);
         assert!(text.contains("(250 ms old)") && text.contains("250 ms  fresh") && !text.contains("249 ms"), "{text}");
+    }
+
+    #[test]
+    fn a_caller_is_not_told_counts_of_what_was_taken_out() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        document.decision.candidates.retain(|candidate| candidate.chosen);
+        let text = render_seen(&document, Sight::Own, 100);
+        assert!(text.contains("\ncandidates: the chosen one; others are for operators\n"), "{text}");
+        assert!(!text.contains(" scored") && !text.contains("1 score"), "{text}");
+    }
+
+    #[test]
+    fn an_error_that_came_whole_is_called_failed_in_a_line_as_in_the_verdict() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        (document.outcome.status, document.outcome.fault) = (Some(503), Some(crate::snapshot::Fault::Target));
+        let line = line(&document);
+        assert!(line.contains("  503  failed  ") && !line.contains("first content"), "{line}");
+        assert!(render(&document, 100).starts_with("failed in "));
+    }
+
+    #[test]
+    fn stale_values_are_marked_and_explained() {
+        let mut json = Vec::new();
+        Document::of(&specimen::completed()).write(&mut json);
+        let mut root: Value = serde_json::from_slice(&json).unwrap();
+        let text = render(&Document::of(&specimen::completed()), 100);
+        assert!(!text.contains('?'), "{text}");
+        root["decision"]["candidates"][0]["state"]["running"] = json!(7);
+        root["decision"]["candidates"][0]["state"]["running_freshness"] = json!("stale");
+        let json = root.to_string();
+        let text = render(&serde_json::from_str(&json).unwrap(), 100);
+        assert!(text.contains(" 7? ") && text.contains("\n  ? stale: "), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One sentence: how it ended, whose fault that was, which target it was and why, and what was unusual about its state.
 
 use super::candidates::{Trust, scored, state_of};
-use super::words;
+use super::{Sight, words};
 use crate::snapshot::document::{ChoicePart, DecisionPart, Phase};
 use crate::snapshot::{Document, Ending, Fallback, Fault, Freshness, Policy, Quantity, Reason};
 
@@ -24,13 +24,13 @@ const PAUSE_LONG_US: u64 = 1_000_000;
 const VIEW_OLD_MS: u64 = 1_000;
 
 /// The sentence, with its full stop.
-pub(super) fn of(document: &Document<'_>) -> String {
+pub(super) fn of(document: &Document<'_>, sight: Sight) -> String {
     let whose = match failover(document) {
         Some(chosen) => format!("{}'s", words::clean(chosen)),
         None => "its".to_owned(),
     };
     let mut clauses = vec![ending(document)];
-    clauses.extend(choice(document));
+    clauses.extend(choice(document, sight));
     clauses.extend(trust(&document.decision, &whose));
     clauses.extend(unusual(document, &whose));
     format!("{}.", clauses.join("; "))
@@ -114,7 +114,7 @@ fn failover<'a>(document: &'a Document<'_>) -> Option<&'a str> {
 }
 
 /// Why the target was chosen, and that another one answered if so.
-fn choice(document: &Document<'_>) -> Option<String> {
+fn choice(document: &Document<'_>, sight: Sight) -> Option<String> {
     let decision = &document.decision;
     decision.target.as_deref()?;
     let scores = words::counted(scored(decision) as u64, "score");
@@ -122,7 +122,8 @@ fn choice(document: &Document<'_>) -> Option<String> {
         (Some(true), _) => "forced by the request".to_owned(),
         (_, None) => "chosen".to_owned(),
         (_, Some(reason)) => {
-            let why = reason_words(reason, &decision.candidates.len().to_string(), &scores);
+            let seen = decision.candidates.len().to_string();
+            let why = reason_words(reason, (sight == Sight::Whole).then_some((&*seen, &*scores)));
             match decision.fallback {
                 None => format!("chosen by {}: {why}", policy_words(decision)),
                 Some(fallback) => format!("chosen by {}: {why}", fallback_words(decision, fallback)),
@@ -145,7 +146,7 @@ pub(super) fn anew(decision: &DecisionPart<'_>, choice: &ChoicePart<'_>) -> Opti
         (_, 1) => "the only untried target".to_owned(),
         (reason, considered) => {
             let untried = format!("{considered} untried");
-            reason_words(reason, &untried, &untried)
+            reason_words(reason, Some((&untried, &untried)))
         }
     };
     Some(match choice.fallback {
@@ -154,17 +155,21 @@ pub(super) fn anew(decision: &DecisionPart<'_>, choice: &ChoicePart<'_>) -> Opti
     })
 }
 
-/// Why a target won, of so many that were looked at and so many that have a score.
-fn reason_words(reason: Reason, seen: &str, scored: &str) -> String {
-    match reason {
-        Reason::OnlyCandidate => "the only candidate".to_owned(),
-        Reason::NextInTurn => format!("next in turn of {seen}"),
-        Reason::LowestScore => format!("lowest of {scored}"),
-        Reason::TieBrokenByDraw => format!("drawn among the lowest of {scored}"),
-        Reason::Drawn => format!("drawn from {seen}"),
-        Reason::Affinity => "the one it belongs to".to_owned(),
-        Reason::AffinityOverflow => "the next one, as the one it belongs to has too much in flight".to_owned(),
-        Reason::Forced => "forced by the request".to_owned(),
+/// Why a target won: of so many that were looked at, and so many that have a score, if that is to be told.
+fn reason_words(reason: Reason, among: Option<(&str, &str)>) -> String {
+    match (reason, among) {
+        (Reason::OnlyCandidate, _) => "the only candidate".to_owned(),
+        (Reason::NextInTurn, None) => "next in turn".to_owned(),
+        (Reason::NextInTurn, Some((seen, _))) => format!("next in turn of {seen}"),
+        (Reason::LowestScore, None) => "the lowest score".to_owned(),
+        (Reason::LowestScore, Some((_, scored))) => format!("lowest of {scored}"),
+        (Reason::TieBrokenByDraw, None) => "drawn among the lowest scores".to_owned(),
+        (Reason::TieBrokenByDraw, Some((_, scored))) => format!("drawn among the lowest of {scored}"),
+        (Reason::Drawn, None) => "drawn".to_owned(),
+        (Reason::Drawn, Some((seen, _))) => format!("drawn from {seen}"),
+        (Reason::Affinity, _) => "the one it belongs to".to_owned(),
+        (Reason::AffinityOverflow, _) => "the next one, as the one it belongs to has too much in flight".to_owned(),
+        (Reason::Forced, _) => "forced by the request".to_owned(),
     }
 }
 

@@ -38,6 +38,7 @@ async fn a_caller_sees_its_own_record_and_nothing_of_the_fleet() {
             assert!(!reply.body.contains("10.0.3."), "no address: {}", reply.body);
             let candidates = reply.json()["decision"]["candidates"].as_array().unwrap().clone();
             assert!(candidates.iter().all(|candidate| candidate["chosen"] == true), "{candidates:?}");
+            assert_eq!(reply.json()["redacted"], true);
             assert_eq!(reply.json()["attempts"][0]["address"], json!(null));
         }
         let all = look(&gateway, record, ("authorization", "Bearer s3cret")).await;

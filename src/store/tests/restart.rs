@@ -34,10 +34,14 @@ fn a_killed_run_has_lost_what_it_did_not_store() {
     let now = NOW.plus(SECOND * 30);
     assert!(matches!(reader.resolve(in_flight, now).unwrap(), Resolution::Unknown), "the run is alive");
     let outside = Reader::open(place.path()).unwrap();
-    let soon = beat.plus(SECOND);
-    assert!(matches!(outside.resolve(in_flight, soon).unwrap(), Resolution::Unknown), "it gave a sign of life");
-    assert!(matches!(outside.resolve(in_flight, now).unwrap(), Resolution::Lost { .. }), "it did not for long");
+    assert!(matches!(outside.resolve(in_flight, now).unwrap(), Resolution::Unknown), "it holds the lock");
+    let asks = |id| outside.may_be_running(id, now);
+    assert!(asks(in_flight) && !asks(id_at(now.plus(SECOND * 90), 7)) && !reader.may_be_running(in_flight, now));
     drop(writer);
+    place.dir = None;
+    let soon = beat.plus(SECOND);
+    assert!(matches!(outside.resolve(in_flight, soon).unwrap(), Resolution::Lost { .. }), "nobody holds it any more");
+    assert!(!asks(in_flight));
 
     let restart = NOW.plus(SECOND * 60);
     let (_writer, reader) = place.open_at(&small(), restart);
