@@ -113,7 +113,8 @@ pub(super) const KEYS: [Key; 40] = [
         doc: "Export each snapshot as a log record, whose body is the document in JSON." },
     Key { path: "otlp.headers", kind: Kind::Headers { file: false }, default: "",
         doc: "Headers of each export, NAME=VALUE,NAME=VALUE, with percent-encoded values. They are never recorded or shown. \
-              Better in the variable than in this file." },
+              Better in the variable than in this file. Both receivers get them: where logs go to somebody else, give \
+              traces_headers and logs_headers instead." },
     Key { path: "otlp.headers_file", kind: Kind::Headers { file: true }, default: "",
         doc: "A file that holds them, one a line, instead. It is read at the start." },
     Key { path: "otlp.compression", kind: Kind::Choice(&["none", "gzip"]), default: "none",

@@ -189,7 +189,10 @@ impl Targets<'_> {
             Err(mistake) => return self.add(Err(mistake)),
         };
         let tls = labels.get("__scheme__").map_or(self.defaults.tls, |scheme| scheme == "https");
-        let metrics_at = match labels.get("__metrics_path__").map(|path| MetricsAt::parse(path)).transpose() {
+        // As Prometheus takes it: an empty label is none, and a path begins with a slash, written or not.
+        let path = labels.get("__metrics_path__").filter(|path| !path.is_empty());
+        let path = path.map(|path| format!("/{}", path.strip_prefix('/').unwrap_or(path)));
+        let metrics_at = match path.map(|path| MetricsAt::parse(&path)).transpose() {
             Ok(at) => at.unwrap_or_default().or(&self.defaults.metrics_at),
             Err(mistake) => return self.add(Err(format!("the label __metrics_path__: {mistake}"))),
         };
@@ -302,19 +305,20 @@ mod tests {
         };
         let read = |text| read(text, Format::Json, &defaults);
         let text = r#"[{"url": "http://h:1", "engine": "vllm", "ask_for_load_report": "none", "metrics": "/m"}, "http://h:2",
-                       {"targets": ["h:3"], "labels": {"__metrics_path__": "/n"}}]"#;
+                       {"targets": ["h:3"], "labels": {"__metrics_path__": "n"}},
+                       {"targets": ["h:4"], "labels": {"__metrics_path__": ""}}]"#;
         let targets = read(text).unwrap();
         let said: Vec<_> = targets.iter().map(|it| (it.engine.as_deref().unwrap(), it.ask_for_load_report)).collect();
         let usual = ("tgi", Some(Some(ReportFormat::Json)));
-        assert_eq!(said, [("vllm", Some(None)), usual, usual]);
+        assert_eq!(said, [("vllm", Some(None)), usual, usual, usual]);
         let at: Vec<_> = targets.iter().map(|it| it.metrics_at.to_string()).collect();
-        assert_eq!(at, ["/m", ":8002", "/n"]);
+        assert_eq!(at, ["/m", ":8002", "/n", ":8002"]);
         let text = read(
-            r#"[{"url": "http://h:1", "metrics": "h:1"}, {"targets": ["h:3"], "labels": {"__metrics_path__": "m"}}]"#,
+            r#"[{"url": "http://h:1", "metrics": "h:1"}, {"targets": ["h:3"], "labels": {"__metrics_path__": "m?x"}}]"#,
         );
         let text = text.unwrap_err();
         assert!(text.contains("entry 1: \"h:1\" is not where metrics are"), "{text}");
-        assert!(text.contains("entry 2: the label __metrics_path__: \"m\" is not where"), "{text}");
+        assert!(text.contains("entry 2: the label __metrics_path__: \"/m?x\" is not where"), "{text}");
         let text = r#"[{"url": "http://h:1", "engine": "vlm"}, {"url": "http://h:2", "ask_for_load_report": "xml"}]"#;
         let text = read(text).unwrap_err();
         assert!(text.contains("entry 1: there is no engine \"vlm\": use one of tgi, vllm"), "{text}");

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Lookup;
 use super::key::Key;
 use super::resolve::{Found, LookupError, TURN_WAIT_MAX, in_turn};
-use crate::snapshot::document::{KubernetesPart, Text};
+use crate::snapshot::document::{BackendReportPart, ChoicePart, ExcludedPart, KubernetesPart, Text};
 use crate::snapshot::{Document, Record, Tenant};
 use crate::store::Resolution;
 use crate::tenant::is_same;
@@ -54,10 +54,11 @@ const OTHER_TARGET: &str = "(not shown)";
 /// Stands for why a try failed: who wrote that text may have named an address, a host or a pod in it.
 const FOR_OPERATORS: &str = "the reason is shown to operators";
 
-/// Takes out of a document what is for operators: addresses, the candidates that lost, and where and by which names targets
-/// run. The caller knows one target, whose name came with its answer in `target-pod`; what else was tried is not named.
+/// Takes out of a document what is for operators: addresses, the candidates that lost, what a target reported of its load, how
+/// many could be tried again, and where and by which names targets run. The caller knows one target, whose name came with its answer in `target-pod`; what else was tried is not named.
 pub(super) fn redact(document: &mut Document<'_>) {
-    let Document { decision, attempts, outcome, .. } = document;
+    let Document { decision, attempts, outcome, backend_report, .. } = document;
+    *backend_report = BackendReportPart::default();
     let answered = attempts.last().filter(|last| last.status.is_some()).map(|last| last.target.to_string());
     let hide = |name: &mut Text<'_>| {
         if answered.as_deref() != Some(&**name) {
@@ -77,6 +78,9 @@ pub(super) fn redact(document: &mut Document<'_>) {
         hide(&mut attempt.target);
         attempt.address = None;
         attempt.error.iter_mut().for_each(|error| *error = FOR_OPERATORS.into());
+        let ChoicePart { eligible, excluded, considered, score, .. } = &mut attempt.choice;
+        (*eligible, *considered, *score) = (None, None, None);
+        *excluded = ExcludedPart::default();
     }
     outcome.target.iter_mut().for_each(hide);
     // What came before any target says nothing about one.
@@ -132,6 +136,17 @@ mod tests {
                 for pod in ["vllm-0", "vllm-1", "vllm-2"] {
                     assert_eq!(text.contains(pod), answered == Some(pod), "{name}, {pod}: {text}");
                 }
+                assert!(!text.contains(" untried"), "{name}: {text}");
+            }
+            let document: serde_json::Value = serde_json::from_str(&seen(&record)[1]).unwrap();
+            let report = document["backend_report"].as_object().unwrap();
+            assert!(
+                report.values().all(|value| value.is_null() || *value == serde_json::json!({})),
+                "{name}: {report:?}"
+            );
+            for attempt in document["attempts"].as_array().unwrap() {
+                let choice = &attempt["choice"];
+                assert!(choice["eligible"].is_null() && choice["excluded"]["unhealthy"].is_null(), "{name}: {choice}");
             }
         }
     }
