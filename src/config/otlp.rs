@@ -31,6 +31,12 @@ const CANDIDATES_MAX: usize = 64;
 /// The port that everybody gives OTLP over HTTP.
 const HTTP_PORT: u16 = 4318;
 
+/// How a receiver may be spoken to, for both signals or for one alone.
+const PROTOCOLS: &[&str] = &["auto", "grpc", "http/protobuf"];
+
+/// How exports may be compressed, likewise.
+const COMPRESSIONS: &[&str] = &["none", "gzip"];
+
 /// The longest that one export may be given, in milliseconds.
 const TIMEOUT_MAX: u64 = 60 * S;
 
@@ -104,7 +110,7 @@ pub(super) const KEYS: [Key; 40] = [
         doc: "Another one for spans; over HTTP it is used as it is, without a path added." },
     Key { path: "otlp.logs_endpoint", kind: Kind::Text(endpoint), default: "",
         doc: "Another one for log records, likewise, such as \"http://loki:3100/otlp/v1/logs\"." },
-    Key { path: "otlp.protocol", kind: Kind::Choice(&["auto", "grpc", "http/protobuf"]), default: "auto",
+    Key { path: "otlp.protocol", kind: Kind::Choice(PROTOCOLS), default: "auto",
         doc: "How it is spoken to. `auto` is http/protobuf if the endpoint has the port 4318 or a path, else grpc: each endpoint \
               by itself." },
     Key { path: "otlp.traces", kind: Kind::Switch, default: "true",
@@ -117,7 +123,7 @@ pub(super) const KEYS: [Key; 40] = [
               traces_headers and logs_headers instead." },
     Key { path: "otlp.headers_file", kind: Kind::Headers { file: true }, default: "",
         doc: "A file that holds them, one a line, instead. It is read at the start." },
-    Key { path: "otlp.compression", kind: Kind::Choice(&["none", "gzip"]), default: "none",
+    Key { path: "otlp.compression", kind: Kind::Choice(COMPRESSIONS), default: "none",
         doc: "gzip makes an export a tenth as large for some 20 us of a core a snapshot." },
     Key { path: "otlp.timeout", kind: time(MS, TIMEOUT_MAX), default: "10s",
         doc: "The longest an export may take. What failed is tried again for as long as it takes." },
@@ -224,11 +230,11 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 
 /// What a signal may say of itself; empty for what both have in common.
 fn own_protocol(text: &str) -> Result<String, String> {
-    one_of(text, &["", "auto", "grpc", "http/protobuf"])
+    one_of(text, PROTOCOLS)
 }
 
 fn own_compression(text: &str) -> Result<String, String> {
-    one_of(text, &["", "none", "gzip"])
+    one_of(text, COMPRESSIONS)
 }
 
 fn own_timeout(text: &str) -> Result<String, String> {
@@ -241,10 +247,10 @@ fn own_timeout(text: &str) -> Result<String, String> {
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
-    if words.contains(&text) {
+    if text.is_empty() || words.contains(&text) {
         return Ok(text.to_owned());
     }
-    let known: Vec<_> = words.iter().filter(|word| !word.is_empty()).map(|word| format!("\"{word}\"")).collect();
+    let known: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
     Err(format!("\"{text}\" is none of {}", known.join(", ")))
 }
 

@@ -167,7 +167,7 @@ impl Targets<'_> {
                 engine,
                 metrics_at: metrics_at.or(&usual.metrics_at),
                 ask_for_load_report: asked.or(usual.ask_for_load_report),
-                ..TargetSettings::new(&name, &address)
+                ..usual
             })
         });
         self.add(target);

@@ -2,8 +2,9 @@
 //!
 //! By its own policy a decision has to come out as it did, down to the scores of those that lost; one that does not is
 //! `unexplained`. Whom a policy with affinity looks at in a fleet of more than `choice.width` depends on the names of all
-//! of it, which no record has: such decisions are ranked again, and counted as not wholly checkable. By another policy the same targets are scored again, as they were known at that moment: it says what that
-//! policy would have chosen then, not what the fleet would have become of it.
+//! of it, which no record has: such decisions are ranked again, and counted as not wholly checkable. By another policy the
+//! same targets are scored again, as they were known at that moment: it says what that policy would have chosen then, not
+//! what the fleet would have become of it.
 
 mod report;
 #[cfg(test)]

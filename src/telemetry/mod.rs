@@ -6,7 +6,7 @@ pub mod metrics;
 pub mod names;
 mod reached;
 #[cfg(test)]
-mod registry;
+pub(crate) mod registry;
 
 pub use causes::with_causes;
 pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};

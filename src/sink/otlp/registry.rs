@@ -2,7 +2,8 @@
 //! `SNAPGATE_REGENERATE=1 cargo test --lib registry` writes it.
 
 use std::fmt::Write as _;
-use std::path::Path;
+
+use crate::telemetry::registry::hold_to;
 
 /// What attributes stand on, as the list has it, and what that is.
 const PLACES: [(&str, &str, &str); 5] = [
@@ -74,19 +75,13 @@ fn page(list: &[Row]) -> String {
 
 #[test]
 fn the_page_of_attributes_is_of_today() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = std::fs::read_to_string(root.join("otel/attributes.csv")).unwrap();
-    let list: Vec<_> = list.lines().skip(1).map(row).collect();
+    let list: Vec<_> = include_str!("../../../otel/attributes.csv").lines().skip(1).map(row).collect();
     for [name, on, _, _, stability, meaning] in &list {
         assert!(PLACES.iter().any(|(place, ..)| on == place), "{name}: nothing is said of {on}");
         assert!(["stable", "development", "snapgate"].contains(&&**stability), "{name}: {stability}");
         assert!(meaning.ends_with('.') && !meaning.contains('|'), "{name}: {meaning}");
     }
-    let (path, text) = (root.join("docs/attributes.md"), page(&list));
-    if std::env::var_os("SNAPGATE_REGENERATE").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let published = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(published == text, "docs/attributes.md is stale: SNAPGATE_REGENERATE=1 cargo test --lib registry");
+    let text = page(&list);
+    hold_to("docs/attributes.md", &text);
     assert_eq!(text.matches("\n| `").count(), list.len(), "each attribute is there once");
 }
