@@ -125,13 +125,14 @@ fn a_flood_of_refused_requests_displaces_no_others_and_says_so() {
             answer.id()
         })
         .collect();
+    let last = &flood[FLOOD - 1];
+    let lost =
+        until("the last one of the flood is settled", || Some(gateway.lookup(last)).filter(|lost| lost.status == 410));
+    // Not before: each that was served pays for one of the flood, which could be the last one.
     let after = gateway.ask(&Request::chat()).id();
     for id in [&served, &after, &flood[0]] {
         gateway.stored(id);
     }
-    let last = &flood[FLOOD - 1];
-    let lost =
-        until("the last one of the flood is settled", || Some(gateway.lookup(last)).filter(|lost| lost.status == 410));
     assert_eq!((lost.text_at("/state"), lost.text_at("/reason")), (Some("dropped"), Some("refused_flood")));
     let ready =
         until("/readyz warns", || Some(gateway.admin("/readyz")).filter(|ready| ready.text.contains("warnings")));
