@@ -361,7 +361,7 @@ impl Thread {
         }
         let steer = recorder.steer(&head.headers, peek.model.as_deref(), peek.prompt);
         recorder.body_read(body.len(), peek);
-        let record = recorder.decide(&steer).map_err(|undecided| undecided_refusal(undecided, recorder.model()))?;
+        let record = recorder.decide(&steer).map_err(|undecided| undecided.refusal(recorder.model()))?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Forward);
         let (mut response, lease) = forward::send(self, recorder, &record, steer.again(), head, body).await?;
@@ -455,23 +455,6 @@ fn passed_on(
 fn lost_in_switch() -> Refusal {
     let message = "the target broke the connection when it was to switch protocols";
     Refusal::failed(Ending::UpstreamReset, message, Some("the connection ended with the head of a 101".into()))
-}
-
-fn undecided_refusal(undecided: Undecided, model: Option<&str>) -> Refusal {
-    match undecided {
-        Undecided::NoTarget => {
-            let message = "no target is able to serve requests at the moment: try again soon";
-            Refusal::failed(Ending::NoTarget, message, Some("every target that could serve it is unhealthy".into()))
-        }
-        Undecided::ModelNotServed => {
-            let message = format!("the model `{}` does not exist: no target serves it", model.unwrap_or_default());
-            Refusal::rejected(StatusCode::NOT_FOUND, message).about("model", "model_not_found")
-        }
-        Undecided::UnknownTarget => {
-            let message = "no target has the name in the header target-pod: leave it out, or name one of the fleet";
-            Refusal::rejected(StatusCode::BAD_REQUEST, message).about("target-pod", "target_not_found")
-        }
-    }
 }
 
 /// Runs the stages. A bug in one of them costs one request its answer, which says so, and nothing else.

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::identify::TARGET_POD;
 use super::request_peek::Prompt;
+use super::respond::Refusal;
 use crate::choose::{self, Choice};
-use crate::snapshot::{Attempt, FleetView, Inputs, Policy};
+use crate::snapshot::{Attempt, Ending, Excluded, FleetView, Inputs, Policy};
 use crate::tenant::Key;
 
 /// How targets are chosen.
@@ -59,12 +60,40 @@ impl Steer<'_> {
 /// Why nothing was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecided {
-    /// No target that serves the model is up.
-    NoTarget,
+    /// No target that serves the model is up: so many there are that could not be chosen.
+    NoTarget(Excluded),
     /// No target of the fleet serves the model.
     ModelNotServed,
     /// The fleet has no target of the name that was asked for.
     UnknownTarget,
+}
+
+impl Undecided {
+    pub(super) fn refusal(self, model: Option<&str>) -> Refusal {
+        match self {
+            Self::NoTarget(excluded) => {
+                let message = "no target is able to serve requests at the moment: try again soon";
+                Refusal::failed(Ending::NoTarget, message, Some(nobody_is_left(excluded).into()))
+            }
+            Self::ModelNotServed => {
+                let message = format!("the model `{}` does not exist: no target serves it", model.unwrap_or_default());
+                Refusal::rejected(StatusCode::NOT_FOUND, message).about("model", "model_not_found")
+            }
+            Self::UnknownTarget => {
+                let message = "no target has the name in the header target-pod: leave it out, or name one of the fleet";
+                Refusal::rejected(StatusCode::BAD_REQUEST, message).about("target-pod", "target_not_found")
+            }
+        }
+    }
+}
+
+/// A target that fails is passed over only where another is left, so nobody is left only where all are unhealthy.
+fn nobody_is_left(Excluded { unhealthy, model, .. }: Excluded) -> String {
+    match (unhealthy, model) {
+        (0, _) => "the fleet has no target: none is configured or found".to_owned(),
+        (_, 0) => format!("every target is unhealthy: {unhealthy} of {unhealthy}"),
+        _ => format!("every target that serves the model is unhealthy: {unhealthy}; {model} more do not serve it"),
+    }
 }
 
 impl Steering {
@@ -136,7 +165,7 @@ impl Steering {
             inputs.ticket = Some(if repeated { inputs.draw } else { pool.next_turn() });
         }
         let choice = choose::target(view, pool, policy, self.settings.width, &inputs, tried);
-        choice.map(|choice| (choice, inputs, eligible)).ok_or(Undecided::NoTarget)
+        choice.map(|choice| (choice, inputs, eligible)).ok_or(Undecided::NoTarget(pool.excluded))
     }
 }
 
@@ -176,6 +205,14 @@ mod tests {
         assert_eq!(hash(prompt(&one)), hash(Prompt { system: Some(&system), turns: Some("[]") }));
         assert_ne!(hash(prompt(&one)), hash(prompt(&one[1..])));
         assert_eq!((hash(Prompt::default()), hash(prompt(&one)).is_some()), (None, true));
+    }
+
+    #[test]
+    fn a_record_says_why_nobody_was_left() {
+        let said = |unhealthy, model| nobody_is_left(Excluded { unhealthy, model, ..Excluded::default() });
+        assert_eq!(said(0, 0), "the fleet has no target: none is configured or found");
+        assert_eq!(said(3, 0), "every target is unhealthy: 3 of 3");
+        assert_eq!(said(3, 2), "every target that serves the model is unhealthy: 3; 2 more do not serve it");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::Lookup;
 use super::key::Key;
 use super::resolve::{Found, LookupError, TURN_WAIT_MAX, in_turn};
 use crate::snapshot::document::{BackendReportPart, ChoicePart, ExcludedPart, KubernetesPart, Text};
-use crate::snapshot::{Document, Record, Tenant};
+use crate::snapshot::{Document, Ending, Record, Tenant};
 use crate::store::Resolution;
 use crate::tenant::is_same;
 
@@ -55,7 +55,8 @@ const OTHER_TARGET: &str = "(not shown)";
 const FOR_OPERATORS: &str = "the reason is shown to operators";
 
 /// Takes out of a document what is for operators: addresses, the candidates that lost, what a target reported of its load, how
-/// many could be tried again, and where and by which names targets run. The caller knows one target, whose name came with its answer in `target-pod`; what else was tried is not named.
+/// many there are and could be tried again, and where and by which names targets run. The caller knows one target, whose name
+/// came with its answer in `target-pod`; what else was tried is not named.
 pub(super) fn redact(document: &mut Document<'_>) {
     let Document { decision, attempts, outcome, backend_report, .. } = document;
     *backend_report = BackendReportPart::default();
@@ -73,7 +74,7 @@ pub(super) fn redact(document: &mut Document<'_>) {
         hide(&mut candidate.target);
         candidate.hide_gpu_uuids();
     }
-    let was_tried = !attempts.is_empty();
+    let tells_of_the_fleet = !attempts.is_empty() || outcome.ending == Some(Ending::NoTarget);
     for attempt in attempts {
         hide(&mut attempt.target);
         attempt.address = None;
@@ -83,8 +84,8 @@ pub(super) fn redact(document: &mut Document<'_>) {
         *excluded = ExcludedPart::default();
     }
     outcome.target.iter_mut().for_each(hide);
-    // What came before any target says nothing about one.
-    if was_tried {
+    // What is wrong with the request itself is the caller's to read.
+    if tells_of_the_fleet {
         outcome.error.iter_mut().for_each(|error| *error = FOR_OPERATORS.into());
     }
 }
@@ -219,5 +220,16 @@ mod tests {
         let rejected = specimen::gallery().into_iter().find(|(name, _)| *name == "rejected").unwrap().1;
         let [text, json] = seen(&rejected);
         assert!(text.contains("see routes.allow") && json.contains("see routes.allow"), "{text}{json}");
+    }
+
+    #[test]
+    fn how_many_targets_there_are_is_not_told_when_none_could_be_chosen() {
+        let rejected = specimen::gallery().into_iter().find(|(name, _)| *name == "rejected").unwrap().1;
+        let error = Some("every target is unhealthy: 37 of 37".into());
+        let outcome = Outcome { ending: Ending::NoTarget, error, ..rejected.outcome().unwrap().clone() };
+        let nobody = Record::closed(rejected.issued.clone(), outcome);
+        for text in seen(&nobody) {
+            assert!(text.contains(FOR_OPERATORS) && !text.contains("37"), "{text}");
+        }
     }
 }

@@ -24,6 +24,7 @@ fn a_request_without_any_healthy_target_has_no_target() {
     assert_ended(&found, "no_target", Some("gateway"), 503);
     assert_eq!((found.text_at("/decision/target"), found.list("/attempts").len()), (None, 0));
     assert_eq!(found.text_at("/request/model"), Some("llama-3.1-8b"), "it was read all the same");
+    assert_eq!(found.text_at("/outcome/error"), Some("every target is unhealthy: 2 of 2"));
     gateway.stop().has_exactly(&[found]);
 }
 
