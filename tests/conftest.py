@@ -190,9 +190,15 @@ def promtool() -> str:
 
 @pytest.fixture(scope="module")
 def prometheus(used: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one that scrapes the gateway and looks for alerts each second."""
-    program, folder = installed("prometheus"), tmp_path_factory.mktemp("prometheus")
-    target = used.admin.removeprefix("http://")
+    with scraped(used.admin, tmp_path_factory.mktemp("prometheus")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def scraped(admin: str, folder: Path) -> Iterator[str]:
+    """The URL of a Prometheus that scrapes the gateway with this admin listener and looks for alerts each second."""
+    program = installed("prometheus")
+    target = admin.removeprefix("http://")
     job = {"job_name": "snapgate", "static_configs": [{"targets": [target]}]}
     config = folder / "prometheus.yml"
     # JSON is YAML.
