@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -230,9 +231,10 @@ impl Targets<'_> {
 
 /// `HOST:PORT`, or `HOST` where the port is known otherwise.
 fn located(address: &str, port: Option<u16>, tls: bool) -> Result<String, String> {
-    match (at(address, tls), port) {
-        (Err(text), Some(port)) if text.contains("has no port") => at(format_args!("{address}:{port}"), tls),
-        (parsed, _) => parsed,
+    let is_host = address.parse::<Authority>().is_ok_and(|authority| authority.host() == address);
+    match port.filter(|_| is_host) {
+        Some(port) => at(format_args!("{address}:{port}"), tls),
+        None => at(address, tls),
     }
 }
 

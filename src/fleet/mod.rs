@@ -6,7 +6,7 @@
 //! Live (atomics) ──────────────────── rates ──────▶ Live        └▶ GET /v1/fleet
 //! ```
 //!
-//! - `poll` reads a target's metrics page (`fetch`, `prometheus`), `engine` makes quantities of it, `rates`
+//! - `poll` reads a target's metrics page (`scrape`: `fetch`, `prometheus`), `engine` makes quantities of it, `rates`
 //!   gives it windows; `probe` decides on health. Both write into the target's `slot`, as often as the `budget`
 //!   allows.
 //! - Load reports that come with answers are in `Live` until the next tick, and then in the slot like a page's values.
@@ -27,6 +27,7 @@ mod prometheus;
 mod publish;
 mod rates;
 mod roster;
+mod scrape;
 mod slot;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,14 @@
 //! Reads one target's metrics page again and again: never often enough to be a burden, and bounded in time and bytes.
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{StatusCode, Uri};
+use http::Uri;
 
 use super::budget::stretched;
 use super::engine::{Observation, Pages};
-use super::fetch::{FetchError, with_causes};
-use super::prometheus;
+use super::fetch::with_causes;
+use super::scrape::{self, Foreign, ScrapeError};
 use super::slot::Slot;
 use super::{Settings, Watch};
 
@@ -28,18 +26,10 @@ const GROWTH_MAX: u32 = 2;
 /// after it.
 const FRESH_INTERVALS: f64 = 2.5;
 
-/// Why a page gave nothing.
-#[derive(Debug)]
-enum ScrapeError {
-    /// It did not come, or not all of it.
-    Fetch(FetchError),
-    /// It came with another status than 200.
-    Status(StatusCode),
-    /// Nothing on it is a sample: a web page, an error in words, an empty body.
-    NotMetrics,
-    /// It has samples, but none of the engine's.
-    NoEngineSeries(String),
-}
+const NO_ENGINE_SERIES: &str = "no_engine_series";
+
+/// Why scrapes fail, as they are counted.
+pub(super) const REASONS: [&str; 7] = ScrapeError::reasons(NO_ENGINE_SERIES);
 
 /// Scrapes for ever. The owner of the task ends it.
 pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
@@ -67,20 +57,18 @@ pub(super) async fn run(watch: Arc<Watch>, slot: Arc<Slot>, uri: Uri) {
 /// may be too high by the time the answer took, never too low.
 async fn scrape(watch: &Watch, slot: &Slot, uri: &Uri, pages: &mut Pages) -> Result<u32, ScrapeError> {
     let (at, in_flight) = (Instant::now(), slot.live.in_flight());
-    let settings = &watch.settings;
-    let answer = watch.scraper.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
-    if answer.status != StatusCode::OK {
-        return Err(ScrapeError::Status(answer.status));
-    }
-    let text = answer.body?;
-    match pages.read(&text, at) {
-        Some(page) => {
-            tell_of(slot, &page);
-            Ok(slot.scraped(watch.clock.at(at), in_flight, &page))
-        }
-        None if prometheus::has_samples(&text) => Err(ScrapeError::NoEngineSeries(pages.engines())),
-        None => Err(ScrapeError::NotMetrics),
-    }
+    let parse = |text: &[u8]| {
+        pages.read(text, at).ok_or_else(|| Foreign {
+            reason: NO_ENGINE_SERIES,
+            text: format!(
+                "that {} has: check what runs there, and name it in fleet.engine or as the target's engine",
+                pages.engines()
+            ),
+        })
+    };
+    let page = scrape::read(&watch.scraper, &watch.settings, uri, parse).await?;
+    tell_of(slot, &page);
+    Ok(slot.scraped(watch.clock.at(at), in_flight, &page))
 }
 
 /// Says in the log whose page it is, and what was expected on it in vain, whenever that changes.
@@ -147,52 +135,6 @@ pub(super) fn next_interval(
         doubled.min(by_target.max(FAILED_INTERVAL_MAX))
     };
     configured.max(least.max(budget).mul_f64(rand::random_range(1.0..1.0 + JITTER)))
-}
-
-/// Every [`ScrapeError::reason`].
-pub(super) const REASONS: [&str; 7] =
-    ["timeout", "connect", "broken", "too_large", "status", "not_metrics", "no_engine_series"];
-
-impl ScrapeError {
-    /// For counting.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Fetch(error) => error.reason(),
-            Self::Status(_) => "status",
-            Self::NotMetrics => "not_metrics",
-            Self::NoEngineSeries(_) => "no_engine_series",
-        }
-    }
-}
-
-impl From<FetchError> for ScrapeError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(error)
-    }
-}
-
-impl fmt::Display for ScrapeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fetch(error) => fmt::Display::fmt(error, f),
-            Self::Status(status) => write!(f, "status {status} instead of 200, check the metrics path"),
-            Self::NotMetrics => f.write_str("the page has no metrics, check address and metrics path"),
-            Self::NoEngineSeries(engines) => write!(
-                f,
-                "the page has metrics, but none that {engines} has: check what runs there, and name it in fleet.engine or as \
-                 the target's engine"
-            ),
-        }
-    }
-}
-
-impl Error for ScrapeError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Fetch(error) => error.source(),
-            Self::Status(_) | Self::NotMetrics | Self::NoEngineSeries(_) => None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,20 +19,19 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::error::Error;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::{StatusCode, Uri};
+use http::Uri;
 use tokio::task::JoinSet;
 
 use super::budget::Meter;
-use super::fetch::{FetchError, Fetcher, with_causes};
+use super::fetch::{Fetcher, with_causes};
 use super::poll::next_interval;
+use super::scrape::{self, Foreign, ScrapeError};
 use super::slot::Slot;
-use super::{PANIC_PAUSE, Settings, Watch, prometheus};
+use super::{PANIC_PAUSE, Settings, Watch};
 use crate::snapshot::{GpuExporter, GpuHealth, Moment};
 pub(super) use heard::Heard;
 pub(super) use join::Found;
@@ -44,6 +43,11 @@ const MISSED_AFTER: Duration = Duration::from_secs(60);
 
 /// Of what has the name of a pod that is missed so much is named.
 const NAMESAKES_MAX: usize = 4;
+
+const NO_GPU_SERIES: &str = "no_gpu_series";
+
+/// Why readings of exporters fail, as they are counted.
+pub(super) const REASONS: [&str; 7] = ScrapeError::reasons(NO_GPU_SERIES);
 
 /// One DCGM exporter as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,19 +83,6 @@ struct Joins {
     by_node: HashMap<Box<str>, Vec<Arc<Slot>>>,
     /// All of them, by their numbers, which stay when a target is described otherwise.
     by_slot: HashMap<u32, Arc<Slot>>,
-}
-
-/// Why a page gave nothing.
-#[derive(Debug)]
-enum ReadError {
-    /// It did not come, or not all of it.
-    Fetch(FetchError),
-    /// It came with another status than 200.
-    Status(StatusCode),
-    /// Nothing on it is a sample: a web page, an error in words, an empty body.
-    NotMetrics,
-    /// It has samples, but none of a GPU.
-    NoGpuSeries,
 }
 
 impl Joins {
@@ -276,21 +267,12 @@ async fn read(
     uri: &Uri,
     at: Moment,
     told: &mut Vec<u32>,
-) -> Result<GpuPage, ReadError> {
-    let settings = &watch.settings;
-    let answer = watch.gpus.fetcher.get(uri, settings.poll_timeout, settings.poll_bytes_max).await?;
-    if answer.status != StatusCode::OK {
-        return Err(ReadError::Status(answer.status));
-    }
-    let text = answer.body?;
-    match GpuPage::read(&text) {
-        Some(page) => {
-            *told = watch.gpus.tell(&exporter.node, &page, at, settings.gpu_fresh_within, told);
-            Ok(page)
-        }
-        None if prometheus::has_samples(&text) => Err(ReadError::NoGpuSeries),
-        None => Err(ReadError::NotMetrics),
-    }
+) -> Result<GpuPage, ScrapeError> {
+    let foreign = || Foreign { reason: NO_GPU_SERIES, text: "of DCGM's, check what runs there".to_owned() };
+    let parse = |text: &[u8]| GpuPage::read(text).ok_or_else(foreign);
+    let page = scrape::read(&watch.gpus.fetcher, &watch.settings, uri, parse).await?;
+    *told = watch.gpus.tell(&exporter.node, &page, at, watch.settings.gpu_fresh_within, told);
+    Ok(page)
 }
 
 /// Notes how reading went, counts it, and says so in the log when a page goes away or comes back. Answers how many have
@@ -299,7 +281,7 @@ fn settle(
     watch: &Watch,
     exporter: &Exporter,
     at: Moment,
-    result: Result<GpuPage, ReadError>,
+    result: Result<GpuPage, ScrapeError>,
     duration: Duration,
 ) -> u32 {
     let node = &*exporter.node;
@@ -330,48 +312,6 @@ fn settle(
                 tracing::warn!(node, reason = error.reason(), error = text, "GPU exporter cannot be read");
             }
             failures
-        }
-    }
-}
-
-/// Every [`ReadError::reason`].
-pub(super) const REASONS: [&str; 7] =
-    ["timeout", "connect", "broken", "too_large", "status", "not_metrics", "no_gpu_series"];
-
-impl ReadError {
-    /// For counting.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Fetch(error) => error.reason(),
-            Self::Status(_) => "status",
-            Self::NotMetrics => "not_metrics",
-            Self::NoGpuSeries => "no_gpu_series",
-        }
-    }
-}
-
-impl From<FetchError> for ReadError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(error)
-    }
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fetch(error) => fmt::Display::fmt(error, f),
-            Self::Status(status) => write!(f, "status {status} instead of 200, check the exporter's url"),
-            Self::NotMetrics => f.write_str("the page has no metrics, check the exporter's url"),
-            Self::NoGpuSeries => f.write_str("the page has metrics, but none of DCGM's, check what runs there"),
-        }
-    }
-}
-
-impl Error for ReadError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Fetch(error) => error.source(),
-            Self::Status(_) | Self::NotMetrics | Self::NoGpuSeries => None,
         }
     }
 }
