@@ -13,17 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conftest import Gateway, Program, serving, simulated_pod
+from conftest import Gateway, Program, serving, simulated_pod, until
 
 CLIENTS = 16
 ROUNDS = 2
 """How often each gateway is replaced."""
 
-NOTICED_AFTER = 0.2
-"""Seconds from SIGTERM until the balancer has noticed."""
-
-DELAY = {"SNAPGATE_TIMEOUTS_SHUTDOWN_DELAY": "500ms"}
-"""Longer than that."""
+DELAY = {"SNAPGATE_TIMEOUTS_SHUTDOWN_DELAY": "3s"}
+"""Far longer than the balancer takes to notice that a gateway is not ready any more."""
 
 
 class Balancer:
@@ -32,6 +29,11 @@ class Balancer:
     def __init__(self) -> None:
         self.gateways: list[Gateway] = []
         self.turn = itertools.count()
+
+    def notice(self, leaving: Gateway) -> None:
+        """Waits until a gateway says that it is leaving, and gives it no more connections."""
+        until("a gateway is not ready", lambda: not is_ready(leaving))
+        self.gateways = [gateway for gateway in self.gateways if gateway is not leaving]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[str]:
@@ -71,6 +73,14 @@ def ask(url: str, tokens: int, stream: bool) -> str:
     return answer.headers["x-snapshot-id"]
 
 
+def is_ready(gateway: Gateway) -> bool:
+    try:
+        with urllib.request.urlopen(f"{gateway.admin}/readyz"):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
 def phase(gateways: list[Gateway], snapshot: str) -> str | None:
     for gateway in gateways:
         with contextlib.suppress(urllib.error.HTTPError):
@@ -90,21 +100,20 @@ def test_a_rollout_loses_no_request_and_no_record(snapgate: Program, tmp_path: P
     with simulated_pod() as pod, balancer.listening() as url, contextlib.ExitStack() as running:
         stacks = [running.enter_context(contextlib.ExitStack()) for _ in range(2)]
         directories = [tmp_path / str(number) for number in range(2)]
-        balancer.gateways = [stack.enter_context(serving(pod, dir, DELAY)) for stack, dir in zip(stacks, directories)]
-        with ThreadPoolExecutor(CLIENTS) as pool:
+        gateways = [stack.enter_context(serving(pod, dir, DELAY)) for stack, dir in zip(stacks, directories)]
+        balancer.gateways = list(gateways)
+        with ThreadPoolExecutor(CLIENTS + 1) as pool:
             loads = [pool.submit(load, url, number) for number in range(CLIENTS)]
             try:
                 for number in [0, 1] * ROUNDS:
-                    before, others = balancer.gateways, [balancer.gateways[1 - number]]
-                    noticing = threading.Timer(NOTICED_AFTER, setattr, (balancer, "gateways", others))
-                    noticing.start()
+                    noticing = pool.submit(balancer.notice, gateways[number])
                     stacks[number].close()
-                    noticing.join()
-                    before[number] = stacks[number].enter_context(serving(pod, directories[number], DELAY))
-                    balancer.gateways = before
+                    noticing.result()
+                    gateways[number] = stacks[number].enter_context(serving(pod, directories[number], DELAY))
+                    balancer.gateways = list(gateways)
             finally:
                 finished.set()
             snapshots = [snapshot for load in loads for snapshot in load.result()]
-        phases = [phase(balancer.gateways, snapshot) for snapshot in snapshots]
+        phases = [phase(gateways, snapshot) for snapshot in snapshots]
     assert len(phases) > CLIENTS * ROUNDS
     assert set(phases) == {"complete"}

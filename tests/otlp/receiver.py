@@ -55,6 +55,8 @@ class Answer:
     """What is said although it is taken, or about what is not."""
     after: float = 0.0
     """Seconds that it takes."""
+    once: threading.Event | None = None
+    """It waits for this."""
     close: bool = False
     """It is taken, and the connection is cut while the answer is under way."""
 
@@ -109,6 +111,8 @@ class Receiver:
             self.now += 1
             self.most_at_once = max(self.most_at_once, self.now)
         time.sleep(answer.after)
+        if answer.once:
+            answer.once.wait()
         with self.lock:
             self.now -= 1
         return answer

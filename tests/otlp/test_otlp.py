@@ -207,14 +207,19 @@ def test_what_was_sent_while_nobody_listened_arrives(protocol: str, pod: str, tm
 def test_a_receiver_that_is_busy_is_asked_again_when_it_says(
     protocol: str, status: int, reasons: tuple[str, str], pod: str, tmp_path: Path
 ):
-    receiver = Receiver(script=[Answer(status, retry_after=1)])
+    times: list[float] = []
+
+    def busy(spans: list[Span]) -> Answer:
+        times.append(time.monotonic())
+        return Answer(status, retry_after=1) if len(times) == 1 else Answer()
+
+    receiver = Receiver(rule=busy)
     with receiving(receiver, protocol) as endpoint, serving(pod, tmp_path, endpoint, protocol) as gateway:
         asked = {gateway.ask_once(0, {})}
-        refused = time.monotonic()
-        eventually("it was asked", lambda: len(receiver.requests) > 0)
+        eventually("it was asked", lambda: len(times) > 0)
         asked |= set(gateway.ask(20))
         books = gateway.settled(len(asked))
-        assert time.monotonic() - refused > 0.9, "it was left alone"
+        assert times[1] - times[0] > 0.9, "it was left alone"
         assert gateway.errors("otlp_traces") == {reasons[protocol != "grpc"]: 1}
     assert (receiver.ids(), books["delivered"], books["rejected"]) == (asked, len(asked), 0)
 
@@ -292,11 +297,12 @@ def test_what_a_receiver_warns_of_is_logged_and_not_without_end(protocol: str, p
 
 @BOTH
 def test_a_slow_receiver_slows_nobody(protocol: str, pod: str, tmp_path: Path):
-    receiver = Receiver(rule=lambda spans: Answer(after=1.0))
+    all_have_ended = threading.Event()
+    receiver = Receiver(rule=lambda spans: Answer(once=all_have_ended))
     with receiving(receiver, protocol) as endpoint, serving(pod, tmp_path, endpoint, protocol) as gateway:
         asked = set(gateway.ask(200))
-        pending = gateway.books("otlp_traces")["pending"]
-        assert pending > 0, "requests have ended, and the receiver has not answered"
+        assert gateway.books("otlp_traces")["delivered"] == 0, "requests have ended, and the receiver has not answered"
+        all_have_ended.set()
         assert gateway.settled(len(asked))["delivered"] == len(asked)
     assert receiver.ids() == asked
     assert len(receiver.requests) < 10, "what waited goes together"
