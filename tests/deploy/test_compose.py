@@ -52,6 +52,9 @@ def test_the_gateway_takes_its_variables(snapgate: Program):
     assert {target["name"]: target["url"] for target in settings["targets"]} == {
         name: f"http://{name}:{port}" for name, port in ports.items()
     }
+    assert {exporter["url"] for exporter in settings["gpu_exporters"]} == {
+        f"http://{name}:{port}/dcgm/metrics" for name, port in ports.items()
+    }
     assert seconds(gateway["stop_grace_period"]) >= shutdown_seconds(settings)
     assert settings["lookup"]["tokens"], "beyond loopback there are no lookups without"
 

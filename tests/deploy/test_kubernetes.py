@@ -44,7 +44,7 @@ def settings(snapgate: Program, tmp_path: Path) -> dict[str, Any]:
     (generated,) = KUSTOMIZATION["configMapGenerator"]
     assert config_map["configMap"]["name"] == generated["name"]
     for item in secret["secret"]["items"]:
-        (tmp_path / item["path"]).parent.mkdir(parents=True)
+        (tmp_path / item["path"]).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / item["path"]).write_text("0123456789abcdef")
     for file in generated["files"]:
         (tmp_path / file).write_text((DIRECTORY / file).read_text().replace(mount, str(tmp_path)))
@@ -157,6 +157,12 @@ def test_the_program_takes_its_arguments_and_its_configuration(snapgate: Program
     reached = {int(target["url"].rpartition(":")[2]) for target in effective["targets"]}
     egress = OBJECTS["NetworkPolicy", "snapgate"]["spec"]["egress"]
     assert reached <= {port["port"] for rule in egress for port in rule["ports"]}
+
+
+def test_replicas_hash_with_one_secret(snapgate: Program, tmp_path: Path):
+    assert SET["replicas"] > 1
+    # Which is read for this, and not shown.
+    assert settings(snapgate, tmp_path)["tenant"]["secret_file"] == "<set>"
 
 
 def test_a_shutdown_is_over_before_it_is_cut_short(snapgate: Program, tmp_path: Path):
