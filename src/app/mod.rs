@@ -69,6 +69,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     lookup_settings: Arc<ArcSwap<lookup::Settings>>,
     target_credentials: Arc<Followed>,
+    fleet: Arc<Fleet>,
     discovery: Arc<Discovery>,
     /// Set first thing at the stop, so that nobody sends new clients here.
     stopping: Arc<AtomicBool>,
@@ -142,6 +143,7 @@ impl App {
             discovering,
             lookup,
             control,
+            fleet,
             discovery,
             target_credentials,
             run: shared.run,
@@ -179,6 +181,7 @@ impl App {
         let settings = gateway::Settings { authorization_of: credentials, ..config.gateway.clone() };
         let (server, run) = (&self.server, Arc::clone(&self.run));
         let take_up = |targets: &[_]| server.reload(settings, run, targets);
+        self.fleet.set_gpu_exporters(&config.fleet.gpu_exporters);
         let Change { added, removed, kept } =
             self.discovery.reload(config.fleet.targets.clone(), &config.discovery, take_up);
         self.lookup_settings.store(Arc::new(config.lookup.clone()));

@@ -89,9 +89,10 @@ pub(super) const FLAGS: [(&str, &str); 7] = [
 ];
 
 /// Keys that a reload changes. All others are read once: they size, open or start something that lives as long as the process.
-pub(super) const LIVE: [&str; 46] = [
+pub(super) const LIVE: [&str; 47] = [
     "policy",
     "targets",
+    "gpu_exporters",
     "discovery",
     "models",
     "limits.in_flight",

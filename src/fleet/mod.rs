@@ -287,6 +287,12 @@ impl Fleet {
         change
     }
 
+    /// Replaces the exporters of GPUs, whose nodes must be unique. One that stays is read on, one that leaves tells nothing more.
+    pub fn set_gpu_exporters(&self, exporters: &[ExporterSettings]) {
+        self.watch.gpus.set(exporters);
+        self.watch.metrics.set_gpu_exporters(exporters.iter().map(|exporter| &*exporter.node), &gpu::REASONS);
+    }
+
     /// Those that have left and still have requests to end.
     pub fn leaving(&self) -> Vec<Leaving> {
         self.roster().leaving()

@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::Uri;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::budget::Meter;
 use super::fetch::{Fetcher, with_causes};
@@ -61,7 +62,9 @@ pub struct ExporterSettings {
 /// All exporters of a fleet, and which targets each may speak of.
 #[derive(Debug)]
 pub(super) struct Exporters {
-    all: Box<[Exporter]>,
+    all: ArcSwap<Vec<Arc<Exporter>>>,
+    /// Has [`run`] look whom it has to read.
+    changed: Notify,
     joins: ArcSwap<Joins>,
     fetcher: Fetcher,
 }
@@ -103,18 +106,12 @@ impl Joins {
 
 impl Exporters {
     pub(super) fn new(settings: &Settings, slots: &[Arc<Slot>], meter: Arc<Meter>) -> Self {
-        let exporter = |exporter: &ExporterSettings| {
-            let (node, url) = (exporter.node.as_str(), exporter.url.as_str());
-            let uri = url.parse().ok();
-            let error = uri.is_none().then(|| "it is no URL".into());
-            let health = GpuExporter { node: node.into(), url: url.into(), error, ..GpuExporter::default() };
-            Exporter { node: node.into(), uri, health: Mutex::new(health), page: Mutex::default() }
-        };
         // What targets get in `authorization` is none of the exporters' business. A client certificate, which gives nothing
         // away, is presented to them, too.
         let open = Settings { authorization: None, targets: Vec::new(), ..settings.clone() };
         Self {
-            all: settings.gpu_exporters.iter().map(exporter).collect(),
+            all: ArcSwap::from_pointee(settings.gpu_exporters.iter().map(Exporter::new).collect()),
+            changed: Notify::new(),
             joins: ArcSwap::from_pointee(Joins::of(slots)),
             fetcher: Fetcher::new(&open, settings.poll_timeout, meter),
         }
@@ -125,10 +122,26 @@ impl Exporters {
         self.joins.store(Arc::new(Joins::of(slots)));
     }
 
+    /// These are the exporters from now on. What is known of one that stays is kept; what one that leaves has told ages.
+    pub(super) fn set(&self, exporters: &[ExporterSettings]) {
+        let before = self.all.load();
+        let kept_or_new = |exporter: &ExporterSettings| {
+            let kept = before.iter().find(|other| other.is(exporter));
+            kept.map_or_else(|| Exporter::new(exporter), Arc::clone)
+        };
+        self.all.store(Arc::new(exporters.iter().map(kept_or_new).collect()));
+        self.changed.notify_one();
+    }
+
+    /// The exporter of a node tells of no GPU any more.
+    fn forget(&self, node: &Arc<str>) {
+        self.joins.load().by_slot.values().for_each(|slot| slot.gpus_not_told(node));
+    }
+
     /// How it stands with the exporters, and with the GPUs of these targets.
     pub(super) fn health(&self, slots: &[Arc<Slot>]) -> GpuHealth {
         let problems = slots.iter().filter_map(|slot| Some((slot.target.slot, slot.gpu_problem()?))).collect();
-        GpuHealth { exporters: self.all.iter().map(|exporter| exporter.health().clone()).collect(), problems }
+        GpuHealth { exporters: self.all.load().iter().map(|exporter| exporter.health().clone()).collect(), problems }
     }
 
     /// Says of each target whose pod no exporter tells of what they tell of instead, once all have been read.
@@ -146,12 +159,13 @@ impl Exporters {
 
     /// That no page tells of a pod, and of whom of its name they tell. `None` before all that may tell of it have been read.
     fn missed(&self, pod: &PodGpus) -> Option<Box<str>> {
-        let may_tell = |exporter: &&Exporter| pod.node.as_deref().is_none_or(|node| node == &*exporter.node);
-        if self.all.iter().filter(may_tell).any(|exporter| exporter.page().is_none()) {
+        let all = self.all.load();
+        let may_tell = |exporter: &&Arc<Exporter>| pod.node.as_deref().is_none_or(|node| node == &*exporter.node);
+        if all.iter().filter(may_tell).any(|exporter| exporter.page().is_none()) {
             return None;
         }
         let (mut names_any, mut namesakes) = (false, BTreeSet::new());
-        for exporter in self.all.iter().filter(may_tell) {
+        for exporter in all.iter().filter(may_tell) {
             let page = exporter.page();
             let gpus = page.iter().flat_map(|page| &page.gpus);
             for holder in gpus.filter_map(|gpu| gpu.identity.holder.as_ref()) {
@@ -206,6 +220,18 @@ impl Exporters {
 }
 
 impl Exporter {
+    fn new(ExporterSettings { node, url }: &ExporterSettings) -> Arc<Self> {
+        let uri = url.parse().ok();
+        let error = uri.is_none().then(|| "it is no URL".into());
+        let health =
+            GpuExporter { node: node.as_str().into(), url: url.as_str().into(), error, ..GpuExporter::default() };
+        Arc::new(Self { node: node.as_str().into(), uri, health: Mutex::new(health), page: Mutex::default() })
+    }
+
+    fn is(&self, ExporterSettings { node, url }: &ExporterSettings) -> bool {
+        *self.node == **node && *self.health().url == **url
+    }
+
     /// A writer that panicked has left whole values behind: every write is complete in itself.
     fn health(&self) -> MutexGuard<'_, GpuExporter> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
@@ -216,27 +242,43 @@ impl Exporter {
     }
 }
 
-/// Reads all exporters' pages for ever. One whose task panicked is begun again. The tasks end when this is dropped.
+/// Reads all exporters' pages for ever, whoever they are at the time. One whose task panicked is begun again. The tasks end when
+/// this is dropped.
 pub(super) async fn run(watch: Arc<Watch>) -> Infallible {
-    let (mut tasks, mut places) = (JoinSet::new(), HashMap::new());
-    let start = |tasks: &mut JoinSet<()>, place: usize, pause: Duration| {
-        let watch = Arc::clone(&watch);
-        let task = tasks.spawn(async move {
-            tokio::time::sleep(pause).await;
-            poll(&watch, &watch.gpus.all[place]).await;
-        });
-        task.id()
-    };
-    for place in 0..watch.gpus.all.len() {
-        places.insert(start(&mut tasks, place, Duration::ZERO), place);
-    }
+    let (mut tasks, mut readers) = (JoinSet::new(), HashMap::<Id, (Arc<Exporter>, AbortHandle)>::new());
+    let mut panicked: Option<Arc<Exporter>> = None;
     loop {
-        let Some(ended) = tasks.join_next_with_id().await else { return std::future::pending().await };
-        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-        if let Some(place) = places.remove(&id) {
-            let node = &*watch.gpus.all[place].node;
-            tracing::error!(node, "the task that reads the GPU exporter panicked; starting it again");
-            places.insert(start(&mut tasks, place, PANIC_PAUSE), place);
+        let all = watch.gpus.all.load_full();
+        let is_there = |exporter: &Arc<Exporter>| all.iter().any(|other| Arc::ptr_eq(other, exporter));
+        for (_, task) in readers.values().filter(|(exporter, _)| !is_there(exporter)) {
+            task.abort();
+        }
+        for exporter in all.iter() {
+            // Another one of the node comes when the one before has said its last word.
+            if readers.values().any(|(other, _)| other.node == exporter.node) {
+                continue;
+            }
+            let again = panicked.take_if(|other| Arc::ptr_eq(other, exporter)).is_some();
+            let (watch, read) = (Arc::clone(&watch), Arc::clone(exporter));
+            let task = tasks.spawn(async move {
+                tokio::time::sleep(if again { PANIC_PAUSE } else { Duration::ZERO }).await;
+                poll(&watch, &read).await;
+            });
+            readers.insert(task.id(), (Arc::clone(exporter), task));
+        }
+        tokio::select! {
+            () = watch.gpus.changed.notified() => {}
+            Some(ended) = tasks.join_next_with_id() => {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                let Some((exporter, _)) = readers.remove(&id) else { continue };
+                if is_there(&exporter) {
+                    let node = &*exporter.node;
+                    tracing::error!(node, "the task that reads the GPU exporter panicked; starting it again");
+                    panicked = Some(exporter);
+                } else {
+                    watch.gpus.forget(&exporter.node);
+                }
+            }
         }
     }
 }

@@ -98,6 +98,31 @@ async fn one_page_is_read_for_all_targets_of_its_node_by_pod_and_by_place() {
 }
 
 #[tokio::test]
+async fn exporters_come_and_go_and_who_stays_is_read_on() {
+    let [first, second] = [exporter(ok(&gpu(0, "v-0", 60, 90))).await, exporter(ok(&gpu(0, "v-1", 50, 30))).await];
+    let running = fleet(&[named("v-0"), named("v-1")], vec![entry("a", &first)], |_| {});
+    until("the first tells", || running.gpus(0)[0] == Some(0.6)).await;
+    let scrapes = "snapgate_gpu_exporter_scrapes_total{node=";
+    running.fleet.set_gpu_exporters(&[entry("a", &first), entry("b", &second)]);
+    until("the second tells, too", || running.gpus(1)[0] == Some(0.5)).await;
+    assert_eq!((running.gpu_problem(0), running.gpu_problem(1)), (None, None));
+    assert_eq!(running.metrics.page().matches(scrapes).count(), 2);
+
+    running.fleet.set_gpu_exporters(&[entry("b", &second)]);
+    let gone = "the exporter of a tells of its GPUs no more";
+    until("the first is gone", || running.gpu_problem(0).as_deref() == Some(gone)).await;
+    assert_eq!((running.gpus(0)[0], running.gpu_problem(1)), (Some(0.6), None), "what it has said ages");
+    assert_eq!((running.exporter(0).node.to_string(), running.fleet.gpus().exporters.len()), ("b".to_owned(), 1));
+    assert_eq!(running.metrics.page().matches(scrapes).count(), 1);
+
+    // The node has another exporter, at an address of its own.
+    let moved = exporter(ok(&[gpu(0, "v-0", 70, 20), gpu(1, "v-1", 10, 10)].concat())).await;
+    running.fleet.set_gpu_exporters(&[entry("b", &moved)]);
+    until("it tells of both", || running.gpus(0)[0] == Some(0.7) && running.gpus(1)[0] == Some(0.1)).await;
+    until("and nothing is wrong", || running.gpu_problem(0).is_none() && running.gpu_problem(1).is_none()).await;
+}
+
+#[tokio::test]
 async fn values_age_while_an_exporter_is_away_and_freshen_when_it_is_back_and_no_others_do() {
     let node = exporter(ok(&gpu(0, "v-0", 60, 90))).await;
     let engine = Pod::start(ok("vllm:num_requests_waiting 3\n"), ok("")).await;

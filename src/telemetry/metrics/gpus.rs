@@ -1,4 +1,4 @@
-//! What is counted of the exporters of GPUs. Which there are is said once: they are configured.
+//! What is counted of the exporters of GPUs. Which there are is configured.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -21,7 +21,9 @@ impl GpuExporters {
     /// These are all there are; whose pages may fail for these reasons.
     pub(super) fn set<'a>(&self, nodes: impl Iterator<Item = &'a str>, reasons: &[&'static str]) {
         let new = || OfExporter { read: 0, failures: reasons.iter().map(|reason| (*reason, 0)).collect() };
-        *locked(&self.0) = nodes.map(|node| (node.into(), new())).collect();
+        let mut all = locked(&self.0);
+        let mut before = std::mem::take(&mut *all);
+        *all = nodes.map(|node| before.remove_entry(node).unwrap_or_else(|| (node.into(), new()))).collect();
     }
 
     pub(super) fn read(&self, node: &str) {
