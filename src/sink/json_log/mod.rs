@@ -1,8 +1,9 @@
 //! One line of JSON per snapshot, to stdout or to a file: the document, nothing before it and nothing after it.
 //!
-//! A line is whole or it is not there. Lines are written in pieces; a piece that was begun is finished where it was begun,
-//! whatever the disk says meanwhile, and only between two pieces does the file change: when it has become too large or too
-//! old, or when somebody has moved it away.
+//! A line is whole or it is not there. Lines are written in pieces; a line that was begun is finished where it was begun,
+//! whatever the disk says meanwhile, and only between two lines does the file change: when it has become too large or too
+//! old, or when somebody has moved it away. A line that is whole is taken, whatever becomes of the rest of its piece: the next
+//! run, too, begins with the first one that is not.
 
 mod file;
 mod rotated;
@@ -29,12 +30,9 @@ const WRITE: &str = "write";
 /// The exit's name in metrics and in the store's cursors.
 pub const NAME: &str = "json_log";
 
-/// Lines are written in pieces of about this size: large enough to be few, small enough to stay in the processor's cache
-/// between being made and being copied by the kernel.
+/// Lines are written in pieces of about this size, one a delivery: large enough to be few, small enough to stay in the
+/// processor's cache between being made and being copied by the kernel.
 const PIECE_BYTES: usize = 128 * 1024;
-
-/// Records of one delivery at most, some hundred pieces: after each a stop is heard.
-const RECORDS_MAX: usize = 4_096;
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,16 +69,22 @@ pub struct Settings {
 pub struct JsonLog {
     out: Out,
     candidates: Option<NonZeroUsize>,
-    /// The lines that are being written.
+    /// What is being written. Behind its last line there may be a part of one, if rendering it has panicked.
     piece: Vec<u8>,
-    /// When the first of their snapshots ended.
-    piece_ended: Moment,
-    /// How many of their bytes are written: a batch that failed halfway goes on there, so no line is torn.
+    /// The lines in it.
+    lines: Vec<Line>,
+    /// How many of its bytes are written: what failed halfway goes on there, so no line is torn.
     written: usize,
-    /// How many records of the batch are rendered.
-    rendered: usize,
-    /// Which batch is under way: its first and last record.
-    batch: Option<(SnapshotId, SnapshotId)>,
+}
+
+/// One line of a piece.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    id: SnapshotId,
+    /// When its snapshot ended.
+    ended: Moment,
+    /// Where it ends in the piece.
+    end: usize,
 }
 
 enum Out {
@@ -90,7 +94,7 @@ enum Out {
 
 impl fmt::Debug for JsonLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonLog").field("batch", &self.batch).field("rendered", &self.rendered).finish_non_exhaustive()
+        f.debug_struct("JsonLog").field("lines", &self.lines).field("written", &self.written).finish_non_exhaustive()
     }
 }
 
@@ -110,20 +114,24 @@ impl JsonLog {
     }
 
     fn onto(out: Out) -> Self {
-        let (piece, piece_ended) = (Vec::new(), Moment::default());
-        Self { out, candidates: None, piece, piece_ended, written: 0, rendered: 0, batch: None }
+        Self { out, candidates: None, piece: Vec::new(), lines: Vec::new(), written: 0 }
     }
 
-    /// The next lines of the batch. What was written before is forgotten.
+    /// Whether the lines of the piece are those of the first of these records.
+    fn is_of(&self, records: &[Arc<Record>]) -> bool {
+        let mut lines = self.lines.iter().zip(records);
+        self.lines.len() <= records.len() && lines.all(|(line, record)| line.id == record.id())
+    }
+
+    /// Begins a piece. What was in it is forgotten.
     fn render(&mut self, records: &[Arc<Record>]) {
+        self.forget(self.lines.len());
         self.piece.clear();
-        self.written = 0;
-        let first = records.get(self.rendered);
-        self.piece_ended = first.and_then(|record| record.ended()).unwrap_or(self.piece_ended);
-        for record in &records[self.rendered..] {
+        for record in records {
             Document::with_candidates(record, self.candidates).write(&mut self.piece);
             self.piece.push(b'\n');
-            self.rendered += 1;
+            let ended = record.ended().unwrap_or_default();
+            self.lines.push(Line { id: record.id(), ended, end: self.piece.len() });
             if self.piece.len() >= PIECE_BYTES {
                 break;
             }
@@ -132,23 +140,41 @@ impl JsonLog {
 
     /// Writes what is left of the piece.
     fn write(&mut self) -> Result<(), Refusal> {
-        if self.written == 0 && !self.piece.is_empty() {
-            self.out.prepare(self.piece.len(), self.piece_ended).map_err(|error| refused(OPEN, &error))?;
+        let Some(end) = self.lines.last().map(|last| last.end) else { return Ok(()) };
+        if self.written == 0 {
+            self.out.prepare(end, self.lines[0].ended).map_err(|error| refused(OPEN, &error))?;
         }
-        while self.written < self.piece.len() {
-            match self.out.write(&self.piece[self.written..]) {
+        while self.written < end {
+            match self.out.write(&self.piece[self.written..end]) {
                 Ok(0) => return Err(refused(WRITE, &io::ErrorKind::WriteZero.into())),
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(refused(WRITE, &error)),
             }
         }
-        Ok(())
+        self.out.flush().map_err(|error| refused(WRITE, &error))
+    }
+
+    /// How many lines of a piece that failed are whole.
+    fn whole(&mut self) -> usize {
+        // What lies in a buffer may stay there.
+        if self.out.flush().is_err() {
+            return 0;
+        }
+        self.lines.partition_point(|line| line.end <= self.written)
+    }
+
+    /// The first lines of the piece are done with.
+    fn forget(&mut self, count: usize) {
+        let Some(last) = self.lines.drain(..count).next_back() else { return };
+        self.piece.drain(..last.end);
+        self.written = self.written.saturating_sub(last.end);
+        self.lines.iter_mut().for_each(|line| line.end -= last.end);
     }
 }
 
 impl Out {
-    /// To be called before a piece, and not within one.
+    /// To be called before a line, and not within one.
     fn prepare(&mut self, bytes: usize, ended: Moment) -> io::Result<()> {
         match self {
             Self::Stream(_) => Ok(()),
@@ -182,27 +208,20 @@ impl Sink for JsonLog {
     }
 
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Taken, Refusal> {
-        let records = &records[..records.len().min(RECORDS_MAX)];
-        let batch = records.first().zip(records.last()).map(|(first, last)| (first.id(), last.id()));
-        if self.batch != batch {
-            // Another batch than the one that failed, after a panic of the lane's: the line that was begun is finished.
+        if self.lines.is_empty() || !self.is_of(records) {
+            // Other records than those that failed, after a panic of the lane's: what was begun is finished.
             if self.written > 0 {
                 self.write()?;
             }
-            self.batch = batch;
-            self.rendered = 0;
             self.render(records);
         }
-        loop {
-            self.write()?;
-            if self.rendered == records.len() {
-                break;
-            }
-            self.render(records);
+        let answer = self.write();
+        let whole = if answer.is_ok() { self.lines.len() } else { self.whole() };
+        self.forget(whole);
+        match answer.err().filter(|_| !self.lines.is_empty()) {
+            Some(refusal) if whole == 0 => Err(refusal),
+            refused => Ok(Taken { refused: refused.map(|why| (why, self.lines.len())), ..Taken::all(whole) }),
         }
-        self.out.flush().map_err(|error| refused(WRITE, &error))?;
-        self.batch = None;
-        Ok(Taken::all(records.len()))
     }
 }
 

@@ -64,17 +64,30 @@ fn lines_of(records: &[Arc<Record>]) -> String {
     String::from_utf8(lines).unwrap()
 }
 
+/// Offers records as a lane does, until all are taken. Answers how often some were refused.
+fn deliver_all(log: &mut JsonLog, mut records: &[Arc<Record>]) -> usize {
+    let mut refusals = 0;
+    while !records.is_empty() {
+        let taken = match log.deliver(records) {
+            Ok(taken) => taken,
+            Err(refusal) => Taken { refused: Some((refusal, records.len())), ..Taken::default() },
+        };
+        assert!(taken.makes_sense_of(records.len()), "{taken:?} of {}", records.len());
+        if let Some((refusal, _)) = taken.refused {
+            assert_eq!(refusal, Refusal::Later("disk_full"));
+            refusals += 1;
+        }
+        records = &records[taken.records..];
+    }
+    refusals
+}
+
 #[test]
 fn a_disk_that_fills_up_tears_no_line() {
     let out = Awkward::default();
     let mut log = JsonLog::to(Box::new(out.clone()));
     let records: Vec<_> = (1..=3).map(record).collect();
-    let mut refusals = 0;
-    while let Err(refusal) = log.deliver(&records) {
-        assert_eq!(refusal, Refusal::Later("disk_full"));
-        refusals += 1;
-    }
-    assert!(refusals > 3, "the writer was meant to be awkward");
+    assert!(deliver_all(&mut log, &records) > 3, "the writer was meant to be awkward");
     assert_eq!(String::from_utf8(out.0.lock().unwrap().0.clone()).unwrap(), lines_of(&records));
 }
 
@@ -84,9 +97,107 @@ fn another_batch_than_the_one_that_failed_tears_no_line_either() {
     let mut log = JsonLog::to(Box::new(out.clone()));
     let (first, second) = ([record(1), record(2)], [record(2), record(3)]);
     assert_eq!(log.deliver(&first), Err(Refusal::Later("disk_full")));
-    while log.deliver(&second).is_err() {}
+    deliver_all(&mut log, &second);
     let expected = lines_of(&first) + &lines_of(&second);
     assert_eq!(String::from_utf8(out.0.lock().unwrap().0.clone()).unwrap(), expected);
+}
+
+/// Has room for so many bytes more. With a buffer, what it takes arrives when it is flushed.
+#[derive(Clone, Default)]
+struct Small(Arc<Mutex<SmallState>>);
+
+#[derive(Default)]
+struct SmallState {
+    written: Vec<u8>,
+    room: usize,
+    buffer: Option<Vec<u8>>,
+}
+
+impl Small {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().written.clone()).unwrap()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.0.lock().unwrap().room = bytes;
+    }
+}
+
+impl Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let SmallState { written, room, buffer } = &mut *self.0.lock().unwrap();
+        if let Some(buffer) = buffer {
+            buffer.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        let count = bytes.len().min(*room);
+        written.extend_from_slice(&bytes[..count]);
+        *room -= count;
+        if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let SmallState { written, room, buffer } = &mut *self.0.lock().unwrap();
+        let Some(buffer) = buffer else { return Ok(()) };
+        if buffer.len() > *room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *room -= buffer.len();
+        written.append(buffer);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_line_that_is_whole_is_taken_though_there_is_no_room_for_the_next() {
+    let out = Small::default();
+    let mut log = JsonLog::to(Box::new(out.clone()));
+    let records: Vec<_> = (1..=4).map(record).collect();
+    let full = Refusal::Later("disk_full");
+    out.give(lines_of(&records[..2]).len() + 10);
+    let taken = log.deliver(&records).unwrap();
+    assert_eq!(taken, Taken { refused: Some((full, 2)), ..Taken::all(2) });
+    assert_eq!(log.deliver(&records[2..]), Err(full));
+    // Up to the very end of the third.
+    out.give(lines_of(&records[2..3]).len() - 10);
+    let taken = log.deliver(&records[2..]).unwrap();
+    assert_eq!(taken, Taken { refused: Some((full, 1)), ..Taken::all(1) });
+    out.give(usize::MAX);
+    assert_eq!(log.deliver(&records[3..]), Ok(Taken::all(1)));
+    assert_eq!(out.text(), lines_of(&records));
+}
+
+#[test]
+fn what_lies_in_a_buffer_is_not_taken() {
+    let out = Small::default();
+    out.0.lock().unwrap().buffer = Some(Vec::new());
+    let mut log = JsonLog::to(Box::new(out.clone()));
+    let records: Vec<_> = (1..=2).map(record).collect();
+    assert_eq!(log.deliver(&records), Err(Refusal::Later("disk_full")));
+    out.give(usize::MAX);
+    assert_eq!(log.deliver(&records), Ok(Taken::all(2)));
+    assert_eq!(out.text(), lines_of(&records));
+}
+
+#[test]
+fn a_piece_is_taken_though_there_is_no_file_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inner, before) = (dir.path().join("inner"), dir.path().join("before"));
+    let path = inner.join("log");
+    let mut log = log_at(&path, NEVER);
+    let line = lines_of(&[record(1)]).len();
+    let records: Vec<_> = (1..=(PIECE_BYTES / line) as u64 * 3).map(record).collect();
+    let first = log.deliver(&records).unwrap();
+    assert!((1..records.len()).contains(&first.records) && first.refused.is_none(), "{first:?}");
+    fs::rename(&inner, &before).unwrap();
+    fs::write(&inner, "").unwrap();
+    assert_eq!(log.deliver(&records[first.records..]), Err(Refusal::Later("open")));
+    // The next run begins where this one was done.
+    fs::remove_file(&inner).unwrap();
+    let mut log = log_at(&path, NEVER);
+    deliver_all(&mut log, &records[first.records..]);
+    let all: Vec<_> = [numbers(&before.join("log")), numbers(&path)].concat();
+    assert_eq!(all, (1..=records.len() as u64).collect::<Vec<_>>());
 }
 
 #[test]
