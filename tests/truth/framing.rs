@@ -278,6 +278,33 @@ fn what_could_be_read_in_two_ways_is_refused_or_framed_anew() {
 }
 
 #[test]
+fn a_request_with_trailers_is_the_last_one_on_its_connection() {
+    let tap = Tap::start();
+    let gateway = Setup::before(&[tap.address]).start();
+    let next = "GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n";
+    // After the bare LF one reader is at the next request, and another one still in the trailers.
+    for (path, trailers, status) in [
+        ("/v1/completions", "x-a: 1\r\n\r\n", 200),
+        ("/v1/completions", "\n", 200),
+        ("/v1/completions", "x-a: 1\n\n", 200),
+        ("/v1/nothing", "\n", 404),
+    ] {
+        let mut stream = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+        let request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+        let body = format!("5\r\nhello\r\n0\r\n{trailers}");
+        stream.write_all([&*request, &*body, next, next].concat().as_bytes()).expect("it is sent");
+        let mut bytes = Vec::new();
+        // What it did not read may have reset the connection.
+        stream.read_to_end(&mut bytes).ok();
+        let answers = agreed(&bytes, Side::Answers).unwrap_or_else(|why| panic!("{trailers:?}: {why}"));
+        let [answer] = answers.as_slice() else { panic!("{trailers:?}: {answers:?}") };
+        assert_eq!((&*answer.first[1], answer.values("connection")), (&*status.to_string(), vec![b"close".as_slice()]));
+        assert_eq!(tap.requests(trailers).len(), usize::from(status == 200), "{trailers:?}");
+    }
+}
+
+#[test]
 fn a_path_that_is_not_allowed_letter_by_letter_is_not_allowed() {
     let tap = Tap::start();
     let gateway = Setup::before(&[tap.address]).start();
