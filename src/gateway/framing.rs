@@ -8,6 +8,7 @@ use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, COOKIE, DATE, 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request};
 
+use super::Settings;
 use super::identify::{TARGET_POD, TRACEPARENT, X_REQUEST_ID, X_SNAPSHOT_ID};
 use super::respond::Refusal;
 use crate::snapshot::Ending;
@@ -22,8 +23,22 @@ const ADDED_TO_ANSWERS: [HeaderName; 6] =
 /// Some servers read `_` in a name as `-`: these would decide where a message ends.
 const DECISIVE: [&str; 2] = ["transfer_encoding", "content_length"];
 
+/// What a head may have at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadMax {
+    bytes: usize,
+    lines: usize,
+}
+
+impl HeadMax {
+    /// As the settings say.
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { bytes: settings.head_bytes_max, lines: settings.headers_max }
+    }
+}
+
 /// Whether a request's head means the same to everybody, and is not more than a target takes when we have added to it.
-pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), Refusal> {
+pub(super) fn request(head: &request::Parts, max: HeadMax) -> Result<(), Refusal> {
     let headers = &head.headers;
     // Servers that compare methods without their case would read another one, and another end of its answer.
     if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
@@ -43,11 +58,16 @@ pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), R
     if !target.starts_with('/') || !target.is_ascii() {
         return Err(Refusal::malformed("the request's target is not a path in plain ASCII"));
     }
-    if are_too_many(headers, &ADDED_TO_REQUESTS, headers_max) {
-        return Err(Refusal::rejected(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            format!("with what a gateway adds, the request has more than {headers_max} header lines (limits.headers)"),
-        ));
+    let too_large = |message| Refusal::rejected(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message);
+    if are_too_many(headers, &ADDED_TO_REQUESTS, max.lines) {
+        let most = max.lines;
+        let message =
+            format!("with what a gateway adds, the request has more than {most} header lines (limits.headers)");
+        return Err(too_large(message));
+    }
+    if bytes(head.method.as_str().len() + target.len(), headers) > max.bytes {
+        let message = format!("the request's head is larger than {} bytes (limits.header_bytes)", max.bytes);
+        return Err(too_large(message));
     }
     Ok(())
 }
@@ -115,7 +135,7 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether an answer's head means the same to everybody. Of several equal lengths one is left.
-pub(super) fn answer(headers: &mut HeaderMap, headers_max: usize) -> Result<(), Refusal> {
+pub(super) fn answer(headers: &mut HeaderMap, max: HeadMax) -> Result<(), Refusal> {
     if !only_chunked(headers) {
         return Err(broken("the answer's transfer-encoding is not just `chunked`"));
     }
@@ -131,8 +151,11 @@ pub(super) fn answer(headers: &mut HeaderMap, headers_max: usize) -> Result<(), 
         let length = first.clone();
         headers.insert(CONTENT_LENGTH, length);
     }
-    if are_too_many(headers, &ADDED_TO_ANSWERS, headers_max) {
+    if are_too_many(headers, &ADDED_TO_ANSWERS, max.lines) {
         return Err(broken("with what a gateway adds, the answer has more header lines than limits.headers"));
+    }
+    if bytes(0, headers) > max.bytes {
+        return Err(broken("the answer's head is larger than limits.header_bytes"));
     }
     Ok(())
 }
@@ -147,6 +170,12 @@ fn only_chunked(headers: &HeaderMap) -> bool {
 fn are_too_many(headers: &HeaderMap, added: &[HeaderName], max: usize) -> bool {
     let missing = || added.iter().filter(|name| !headers.contains_key(*name)).count();
     headers.len() + added.len() > max && headers.len() + missing() > max
+}
+
+/// How large a head is, its first line's words counted by the caller. hyper's own bound is a loose one: a head of up to twice
+/// as many bytes passes it when they come at once.
+fn bytes(first: usize, headers: &HeaderMap) -> usize {
+    headers.iter().fold(first, |sum, (name, value)| sum + name.as_str().len() + ": \r\n".len() + value.len())
 }
 
 fn broken(detail: &'static str) -> Refusal {

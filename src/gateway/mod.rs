@@ -66,6 +66,7 @@ use crate::telemetry::{Limit, Metrics};
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
 use flushes::Flushes;
+use framing::HeadMax;
 use identify::{Mint, Wanted};
 use pool::{Lease, Pool};
 use receive::Buffers;
@@ -347,7 +348,8 @@ impl Thread {
     ) -> Result<Answer, Refusal> {
         recorder.identify(&head);
         let current = recorder.current();
-        let Settings { body_bytes_max, request_body_timeout, headers_max, .. } = current.settings;
+        let Settings { body_bytes_max, request_body_timeout, .. } = current.settings;
+        let head_max = HeadMax::of(&current.settings);
         self.admit(&current.settings, &head)?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Receive);
@@ -375,7 +377,7 @@ impl Thread {
             let message = "the target switched protocols without being asked";
             return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
         }
-        framing::answer(response.headers_mut(), headers_max)?;
+        framing::answer(response.headers_mut(), head_max)?;
         let passing = match switch {
             Switch::Agreed => Passing::Tunnel(lease.into_stream().ok_or_else(lost_in_switch)?),
             _ => Passing::Body(lease),
@@ -396,7 +398,7 @@ impl Thread {
             let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-        framing::request(head, settings.headers_max)?;
+        framing::request(head, HeadMax::of(settings))?;
         if !settings.routes.allow(head.uri.path()) {
             let message = "this path is not served here: it is not in routes.allow";
             return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
