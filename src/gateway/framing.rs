@@ -4,10 +4,13 @@
 //! line ends, the target's own host. hyper refuses what is no HTTP at all. What is left for this room is what parses and
 //! still means different things to different readers, above all a message whose coding we would strip without undoing it.
 
+use std::net::Ipv6Addr;
+
 use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, COOKIE, DATE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request};
 
+use super::Settings;
 use super::identify::{TARGET_POD, TRACEPARENT, X_REQUEST_ID, X_SNAPSHOT_ID};
 use super::respond::Refusal;
 use crate::snapshot::Ending;
@@ -22,9 +25,27 @@ const ADDED_TO_ANSWERS: [HeaderName; 6] =
 /// Some servers read `_` in a name as `-`: these would decide where a message ends.
 const DECISIVE: [&str; 2] = ["transfer_encoding", "content_length"];
 
+/// What a head may have at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadMax {
+    bytes: usize,
+    lines: usize,
+}
+
+impl HeadMax {
+    /// As the settings say.
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { bytes: settings.head_bytes_max, lines: settings.headers_max }
+    }
+}
+
 /// Whether a request's head means the same to everybody, and is not more than a target takes when we have added to it.
-pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), Refusal> {
+pub(super) fn request(head: &request::Parts, max: HeadMax) -> Result<(), Refusal> {
     let headers = &head.headers;
+    // Servers that take HTTP/2 by prior knowledge, as this one does, see the beginning of that (RFC 9113 section 3.4).
+    if head.method.as_str() == "PRI" {
+        return Err(Refusal::malformed("the request's method is the one that HTTP/2 begins with"));
+    }
     // Servers that compare methods without their case would read another one, and another end of its answer.
     if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Refusal::malformed("the request's method is not in upper case"));
@@ -38,16 +59,27 @@ pub(super) fn request(head: &request::Parts, headers_max: usize) -> Result<(), R
     if crate::tenant::is_ambiguous(headers) {
         return Err(Refusal::malformed("the request has two values of a header that holds its credential: send one"));
     }
+    // HTTP/1.1 has no such values, its parsers trim them: a target would read another one (RFC 9113 section 8.2.1).
+    if head.version == Version::HTTP_2
+        && headers.values().any(|value| value.as_bytes().trim_ascii() != value.as_bytes())
+    {
+        return Err(Refusal::malformed("the request has a header value that begins or ends with white space"));
+    }
     host(head)?;
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
     if !target.starts_with('/') || !target.is_ascii() {
         return Err(Refusal::malformed("the request's target is not a path in plain ASCII"));
     }
-    if are_too_many(headers, &ADDED_TO_REQUESTS, headers_max) {
-        return Err(Refusal::rejected(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            format!("with what a gateway adds, the request has more than {headers_max} header lines (limits.headers)"),
-        ));
+    let too_large = |message| Refusal::rejected(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message);
+    if are_too_many(headers, &ADDED_TO_REQUESTS, max.lines) {
+        let most = max.lines;
+        let message =
+            format!("with what a gateway adds, the request has more than {most} header lines (limits.headers)");
+        return Err(too_large(message));
+    }
+    if bytes(head.method.as_str().len() + target.len(), headers) > max.bytes {
+        let message = format!("the request's head is larger than {} bytes (limits.header_bytes)", max.bytes);
+        return Err(too_large(message));
     }
     Ok(())
 }
@@ -86,22 +118,34 @@ fn host(head: &request::Parts) -> Result<(), Refusal> {
     if second.is_some() || host.is_none() && head.version == Version::HTTP_11 {
         return Err(Refusal::malformed("the request has no host, or more than one"));
     }
-    let is_plain = |host: &HeaderValue| {
-        host.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte))
-    };
-    if host.is_some_and(|host| !is_plain(host)) {
+    if host.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(Refusal::malformed("the request's host is not HOST or HOST:PORT"));
     }
     let Some(authority) = head.uri.authority() else { return Ok(()) };
-    if authority.as_str().contains('@')
+    if !is_host(authority.as_str().as_bytes())
         || head.uri.scheme().is_some_and(|it| *it != Scheme::HTTP && *it != Scheme::HTTPS)
     {
-        return Err(Refusal::malformed("the request's target names a user, or is not for HTTP"));
+        return Err(Refusal::malformed("the request's target names more than HOST or HOST:PORT, or is not for HTTP"));
     }
     if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
         return Err(Refusal::malformed("the request's target and its host header name different hosts"));
     }
     Ok(())
+}
+
+/// Whether it is `HOST` or `HOST:PORT` to everybody (RFC 9110 section 7.2): without what some decode, or read as a list. It
+/// may be empty: the target gets its own in any case.
+fn is_host(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let (is_good, rest) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
+        None => {
+            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)), rest)
+        }
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    is_good && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
 /// HTTP/2 may send each cookie by itself; HTTP/1.1 knows only one header for all (RFC 9113 section 8.2.3).
@@ -115,7 +159,7 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether an answer's head means the same to everybody. Of several equal lengths one is left.
-pub(super) fn answer(headers: &mut HeaderMap, headers_max: usize) -> Result<(), Refusal> {
+pub(super) fn answer(headers: &mut HeaderMap, max: HeadMax) -> Result<(), Refusal> {
     if !only_chunked(headers) {
         return Err(broken("the answer's transfer-encoding is not just `chunked`"));
     }
@@ -131,8 +175,11 @@ pub(super) fn answer(headers: &mut HeaderMap, headers_max: usize) -> Result<(), 
         let length = first.clone();
         headers.insert(CONTENT_LENGTH, length);
     }
-    if are_too_many(headers, &ADDED_TO_ANSWERS, headers_max) {
+    if are_too_many(headers, &ADDED_TO_ANSWERS, max.lines) {
         return Err(broken("with what a gateway adds, the answer has more header lines than limits.headers"));
+    }
+    if bytes(0, headers) > max.bytes {
+        return Err(broken("the answer's head is larger than limits.header_bytes"));
     }
     Ok(())
 }
@@ -147,6 +194,12 @@ fn only_chunked(headers: &HeaderMap) -> bool {
 fn are_too_many(headers: &HeaderMap, added: &[HeaderName], max: usize) -> bool {
     let missing = || added.iter().filter(|name| !headers.contains_key(*name)).count();
     headers.len() + added.len() > max && headers.len() + missing() > max
+}
+
+/// How large a head is, its first line's words counted by the caller. hyper's own bound is a loose one: a head of up to twice
+/// as many bytes passes it when they come at once.
+fn bytes(first: usize, headers: &HeaderMap) -> usize {
+    headers.iter().fold(first, |sum, (name, value)| sum + name.as_str().len() + ": \r\n".len() + value.len())
 }
 
 fn broken(detail: &'static str) -> Refusal {

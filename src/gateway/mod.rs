@@ -66,6 +66,7 @@ use crate::telemetry::{Limit, Metrics};
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
 use flushes::Flushes;
+use framing::HeadMax;
 use identify::{Mint, Wanted};
 use pool::{Lease, Pool};
 use receive::Buffers;
@@ -304,14 +305,15 @@ impl Thread {
         if head.version == Version::HTTP_2 {
             framing::join_cookies(&mut head.headers);
         }
-        let (version, mut unread) = (head.version, Some(body));
+        let version = head.version;
+        let mut reading = Reading { unread: Some(body), had_trailers: false };
         let client_request_id = identify::client_request_id(&head.headers).map(str::to_owned);
         let client_request_id = client_request_id.as_deref();
         let mut recorder = Recorder::begin(&self.gateway, Instant::now());
         let id = recorder.id();
         let origin = respond::allowed_origin(&recorder.current().settings.cors_origins, &head.headers);
         let wish = recorder.current().settings.load_reports.wish(&head, &self.gateway.metrics);
-        let answered = caught(self.answer(&mut recorder, head, &mut unread)).await;
+        let answered = caught(self.answer(&mut recorder, head, &mut reading)).await;
         let mut response = match answered.unwrap_or_else(|| Err(panicked(id))) {
             Ok(answer) => passed_on(answer, recorder, client_request_id, wish, &flushes),
             Err(refusal) => {
@@ -320,7 +322,7 @@ impl Thread {
                     respond::allow(&mut response, origin);
                 }
                 // After a request that is not understood, nothing on its connection is.
-                if refusal.malformed || unread.is_some_and(|body| !body.is_end_stream()) {
+                if refusal.malformed || reading.unread.is_some_and(|body| !body.is_end_stream()) {
                     respond::close(&mut response, version);
                     flushes.linger();
                 }
@@ -329,29 +331,33 @@ impl Thread {
                 response
             }
         };
-        if self.gateway.retiring.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if (reading.had_trailers || self.gateway.retiring.load(Relaxed))
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
             respond::close(&mut response, version);
         }
         response
     }
 
-    /// The stages, until the head of an answer or a refusal. A body that was read whole is taken out of `unread`.
+    /// The stages, until the head of an answer or a refusal. A body that was read whole is taken out of `reading`.
     async fn answer(
         &self,
         recorder: &mut Recorder,
         head: request::Parts,
-        unread: &mut Option<Incoming>,
+        reading: &mut Reading,
     ) -> Result<Answer, Refusal> {
         recorder.identify(&head);
         let current = recorder.current();
-        let Settings { body_bytes_max, request_body_timeout, headers_max, .. } = current.settings;
+        let Settings { body_bytes_max, request_body_timeout, .. } = current.settings;
+        let head_max = HeadMax::of(&current.settings);
         self.admit(&current.settings, &head)?;
         #[cfg(test)]
         self.gateway.spring(tests::Trap::Receive);
         let mut body = Bytes::new();
-        if let Some(incoming) = unread {
-            body = receive::body(incoming, body_bytes_max, request_body_timeout, &current.buffers).await?;
-            *unread = None;
+        if let Some(incoming) = &mut reading.unread {
+            let received = receive::body(incoming, body_bytes_max, request_body_timeout, &current.buffers).await?;
+            *reading = Reading { unread: None, had_trailers: received.had_trailers };
+            body = received.bytes;
         }
         framing::body(&head.method, &body)?;
         let asks_upgrade = upgrade::is_asked(&head);
@@ -371,7 +377,7 @@ impl Thread {
             let message = "the target switched protocols without being asked";
             return Err(Refusal::failed(Ending::UpstreamReset, message, Some(detail)));
         }
-        framing::answer(response.headers_mut(), headers_max)?;
+        framing::answer(response.headers_mut(), head_max)?;
         let passing = match switch {
             Switch::Agreed => Passing::Tunnel(lease.into_stream().ok_or_else(lost_in_switch)?),
             _ => Passing::Body(lease),
@@ -392,7 +398,7 @@ impl Thread {
             let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-        framing::request(head, settings.headers_max)?;
+        framing::request(head, HeadMax::of(settings))?;
         if !settings.routes.allow(head.uri.path()) {
             let message = "this path is not served here: it is not in routes.allow";
             return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
@@ -403,6 +409,15 @@ impl Thread {
             Routes::Only(_) => Ok(()),
         }
     }
+}
+
+/// How far a request's body was read.
+struct Reading {
+    /// Until it was read whole.
+    unread: Option<Incoming>,
+    /// Then nothing more is read on a connection in HTTP/1.1. hyper looks for the empty line that ends trailers with CR and LF,
+    /// others take a bare LF for it: what they read as the next request was swallowed, and its answer would be another's.
+    had_trailers: bool,
 }
 
 /// A target's answer up to its head.

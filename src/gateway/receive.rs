@@ -125,6 +125,14 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+/// A body as it was received.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    /// It was followed by trailers, which are dropped.
+    pub(super) had_trailers: bool,
+}
+
 /// Reads the body, or says why it is refused. What can be known before is refused unread, so that a client that waits
 /// for `100 Continue` does not send it: hyper says that when the body is first asked for.
 pub(super) async fn body(
@@ -132,7 +140,7 @@ pub(super) async fn body(
     bytes_max: usize,
     time_max: Duration,
     buffers: &Buffers,
-) -> Result<Bytes, Refusal> {
+) -> Result<Received, Refusal> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > bytes_max {
         return Err(too_large(bytes_max));
@@ -149,12 +157,16 @@ pub(super) async fn body(
     }
 }
 
-async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result<Bytes, Refusal> {
+async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result<Received, Refusal> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
+    let mut had_trailers = false;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            had_trailers = true;
+            continue;
+        };
         if first.len() + whole.len() + data.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
@@ -173,11 +185,11 @@ async fn read(body: &mut Incoming, bytes_max: usize, mut share: Share) -> Result
         }
         whole.extend_from_slice(&data);
     }
-    let bytes = if whole.is_empty() { first } else { whole.freeze() };
-    if bytes.is_empty() {
-        return Ok(bytes);
+    let mut bytes = if whole.is_empty() { first } else { whole.freeze() };
+    if !bytes.is_empty() {
+        bytes = Bytes::from_owner(Held { bytes, _share: share });
     }
-    Ok(Bytes::from_owner(Held { bytes, _share: share }))
+    Ok(Received { bytes, had_trailers })
 }
 
 /// A body that ended before its end, because the client has left, or that is no body.

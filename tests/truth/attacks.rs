@@ -101,6 +101,25 @@ fn a_head_larger_than_it_may_be_is_refused_unread() {
 }
 
 #[test]
+fn a_head_that_comes_at_once_may_not_be_larger_either() {
+    let long = format!("x-long: {}\r\n", "a".repeat(90_000));
+    let upstream = Upstream::start(move |exchange| {
+        let is_long = exchange.request.head.header("x-wants-long").is_some();
+        exchange.answer("200 OK", if is_long { &long } else { "" }, "{}");
+        Then::Next
+    });
+    let gateway = Setup::before(&[upstream.address]).start();
+    let answer = gateway.ask(&Request::get("/v1/models").with("x-long", "a".repeat(90_000)));
+    assert_local(&answer, 431);
+    assert_ended(&gateway.ended(&answer.id()), "rejected", Some("client"), 431);
+    assert!(upstream.received().is_empty());
+    let answer = gateway.ask(&Request::get("/v1/models").with("x-wants-long", "1"));
+    assert_local(&answer, 502);
+    assert_ended(&gateway.ended(&answer.id()), "upstream_reset", Some("target"), 502);
+    assert_eq!(gateway.ask(&Request::get("/v1/models").with("x-long", "a".repeat(60_000))).status, 200);
+}
+
+#[test]
 fn a_pool_that_keeps_nothing_works() {
     let upstream = target("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
     let gateway = Setup::before(&[upstream.address]).set("upstream.pool_idle_per_target", 0).start();

@@ -1,8 +1,11 @@
 //! Nothing is passed on that two parsers could read differently, in either direction.
 //!
 //! The request cases are the mutations of defparam's smuggler (`configs/default.py` and `configs/exhaustive.py` of
-//! github.com/defparam/smuggler, MIT), written anew, and a table of our own after RFC 9112 (sections 2.2, 3.2, 5, 6 and 7)
-//! and RFC 9110 (7.2 and 7.6.1). Whatever reaches the target is read by two parsers, see `parsers.rs`.
+//! github.com/defparam/smuggler, MIT), of the transfer coding and of the length, and a table of our own after RFC 9112
+//! (sections 2.2, 3.2, 5, 6 and 7) and RFC 9110 (7.2 and 7.6.1), with the techniques of PortSwigger's http-request-smuggler
+//! (`DesyncBox.java`, `EarlyBodyPair`, `ChunkSizeScan.java`; Apache-2.0) and the bugs that the HTTP Garden has found
+//! (`TROPHIES.md` of github.com/narfindustries/http-garden, GPL-3.0), all written anew. Whatever reaches the target is read by
+//! two parsers, see `parsers.rs`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -68,6 +71,8 @@ fn tap(mut stream: TcpStream, kept: &Mutex<Vec<u8>>) {
     }
 }
 
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// Sends bytes, reads until there is a whole answer or an end, and says its status; 0 if there was none.
 fn status_of(gateway: &Gateway, bytes: &[u8]) -> u16 {
     let mut stream = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
@@ -77,6 +82,9 @@ fn status_of(gateway: &Gateway, bytes: &[u8]) -> u16 {
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         answer.extend_from_slice(&buffer[..count]);
+        if answer.starts_with(CONTINUE) {
+            answer.drain(..CONTINUE.len());
+        }
         if let Ok(Some((message, _))) = strict(&answer, Side::Answers) {
             return message.first[1].parse().expect("a status");
         }
@@ -91,7 +99,6 @@ const SMUGGLED: &str = "5\r\nhello\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: 
 
 /// The header lines of smuggler's mutations, by their names there.
 fn mutations() -> Vec<(String, Vec<u8>)> {
-    const TE: &str = "Transfer-Encoding";
     let mut mutations: Vec<(String, Vec<u8>)> = [
         ("nameprefix1", " Transfer-Encoding: chunked"),
         ("tabprefix1", "Transfer-Encoding:\tchunked"),
@@ -120,23 +127,33 @@ fn mutations() -> Vec<(String, Vec<u8>)> {
     .into();
     mutations.push(("accentTE".into(), b"Transf\x82r-Encoding: chunked".to_vec()));
     mutations.push(("accentCH".into(), b"Transfer-Encoding: ch\x96nked".to_vec()));
-    for byte in (0..=0x20).chain(0x7f..=0xff) {
-        let one: &[u8] = &[byte];
-        let parts: [(&str, [&[u8]; 3]); 10] = [
-            ("midspace", [b"Transfer-Encoding:", one, b"chunked"]),
-            ("postspace", [TE.as_bytes(), one, b": chunked"]),
-            ("prespace", [b"", one, b"Transfer-Encoding: chunked"]),
-            ("endspace", [b"Transfer-Encoding: chunked", one, b""]),
-            ("xprespace", [b"X: X", one, b"Transfer-Encoding: chunked"]),
-            ("endspacex", [b"Transfer-Encoding: chunked", one, b"X: X"]),
-            ("rxprespace", [b"X: X\r", one, b"Transfer-Encoding: chunked"]),
-            ("xnprespace", [b"X: X", one, b"\nTransfer-Encoding: chunked"]),
-            ("endspacerx", [b"Transfer-Encoding: chunked\r", one, b"X: X"]),
-            ("endspacexn", [b"Transfer-Encoding: chunked", one, b"\nX: X"]),
-        ];
-        mutations.extend(parts.map(|(name, parts)| (format!("{name}-{byte:02x}"), parts.concat())));
-    }
+    mutations.extend(with_each_byte("Transfer-Encoding", "chunked"));
     mutations
+}
+
+/// The places in and around a header line where smuggler puts each byte that could be taken for a space.
+fn with_each_byte(name: &str, value: &str) -> Vec<(String, Vec<u8>)> {
+    let line = format!("{name}: {value}");
+    let places: [(&str, String, String); 10] = [
+        ("midspace", format!("{name}:"), value.into()),
+        ("postspace", name.into(), format!(": {value}")),
+        ("prespace", String::new(), line.clone()),
+        ("endspace", line.clone(), String::new()),
+        ("xprespace", "X: X".into(), line.clone()),
+        ("endspacex", line.clone(), "X: X".into()),
+        ("rxprespace", "X: X\r".into(), line.clone()),
+        ("xnprespace", "X: X".into(), format!("\n{line}")),
+        ("endspacerx", format!("{line}\r"), "X: X".into()),
+        ("endspacexn", line, "\nX: X".into()),
+    ];
+    let bytes = (0..=0x20).chain(0x7f..=0xff);
+    bytes
+        .flat_map(|byte: u8| {
+            places.iter().map(move |(place, before, after)| {
+                (format!("{place}-{byte:02x}"), [before.as_bytes(), &[byte], after.as_bytes()].concat())
+            })
+        })
+        .collect()
 }
 
 #[test]
@@ -159,6 +176,39 @@ fn no_mutation_of_the_transfer_coding_reaches_the_target_in_two_readings() {
         for request in requests {
             assert!(request.values("x-smuggled").is_empty(), "{name}: what was smuggled has become a request");
             assert!(request.body == b"hello" || request.body == SMUGGLED.as_bytes(), "{name}: {request:?}");
+        }
+    }
+    assert!(passed > 0 && refused > passed, "{passed} passed, {refused} refused: the list still bites");
+}
+
+#[test]
+fn no_mutation_of_the_length_reaches_the_target_in_two_readings() {
+    let tap = Tap::start();
+    let gateway = Setup::before(&[tap.address]).start();
+    // The beginning of a request that never ends: whoever does not take it for the body waits for the rest.
+    let body = "GET /v1/models HTTP/1.1\r\nx-smuggled: ";
+    let length = body.len().to_string();
+    let mut mutations = with_each_byte("Content-Length", &length);
+    for byte in (0..=0x20).chain(0x7f..=0xff) {
+        let line = [b"Content-Length: ", &length.as_bytes()[..1], &[byte], &length.as_bytes()[1..]].concat();
+        mutations.push((format!("within-{byte:02x}"), line));
+    }
+    let (mut passed, mut refused) = (0, 0);
+    for (name, line) in mutations {
+        let bytes = [HOST.as_bytes(), &line, b"\r\n\r\n", body.as_bytes()].concat();
+        let status = status_of(&gateway, &bytes);
+        let requests = tap.requests(&name);
+        match status {
+            200 => passed += 1,
+            400 => refused += 1,
+            other => panic!("{name}: {other}"),
+        }
+        assert_eq!(requests.len(), usize::from(status == 200), "{name}: {requests:?}");
+        let Some(request) = requests.first() else { continue };
+        match strict(&bytes, Side::Requests) {
+            Ok(read) => assert_eq!(Some(&request.body), read.map(|(message, _)| message.body).as_ref(), "{name}"),
+            // A bare LF ends a line, or the head (RFC 9112 section 2.2): nothing else is read more kindly than strictly.
+            Err(why) => assert!(line.contains(&b'\n'), "{name}: {why}"),
         }
     }
     assert!(passed > 0 && refused > passed, "{passed} passed, {refused} refused: the list still bites");
@@ -187,6 +237,17 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     ("an empty length", "content-length:\r\n\r\nhello", REFUSED),
     ("a length of 2^64", "content-length: 18446744073709551616\r\n\r\n", REFUSED),
     ("a length under another name", "content_length: 50\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a length with zeros before it", "content-length: 00000000005\r\n\r\nhello", PASSED),
+    ("two equal lengths that look different", "content-length: 05\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("a length with an exponent", "content-length: 5e0\r\n\r\nhello", REFUSED),
+    ("a length with a fraction", "content-length: 5.0\r\n\r\nhello", REFUSED),
+    ("a length with an underscore", "content-length: 0_5\r\n\r\nhello", REFUSED),
+    ("a length with a letter behind it", "content-length: 5Z\r\n\r\nhello", REFUSED),
+    ("a length behind an empty one", "content-length:\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a length before an empty one", "content-length: 5\r\ncontent-length:\r\n\r\nhello", REFUSED),
+    ("a length in a folded line", "content-length:\r\n 5\r\n\r\nhello", REFUSED),
+    ("a length without a colon", "content-length 5\r\n\r\nhello", REFUSED),
+    ("a length behind a name with a space", "x-invalid y:\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("compressed and chunked", "transfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
     ("chunked twice", "transfer-encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
     ("chunked in two lines", "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", REFUSED),
@@ -195,6 +256,18 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     ("xchunked", "transfer-encoding: xchunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
     ("identity", "transfer-encoding: identity\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("an empty coding", "transfer-encoding:\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("nothing, then chunked", "transfer-encoding: ,chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("identity, then chunked", "transfer-encoding: identity, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("chunked, then identity", "transfer-encoding: chunked, identity\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("identity in a second line", "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n", REFUSED),
+    ("identity in a first line", "transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", REFUSED),
+    ("a coding as an encoded word", "transfer-encoding: =?utf-8?B?Y2h1bmtlZA==?=\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a coding folded twice", "transfer-encoding:\r\n \r\n chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a coding whose name is folded", "transfer-\r\nencoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a coding whose name has a word behind it", "transfer-encoding x: chunked\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a coding with a backslash", "transfer\\encoding: chunked\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a coding with a soft hyphen", "transfer\u{ad}encoding: chunked\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a coding that a connection header names", "connection: transfer-encoding\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", PASSED),
     ("a coding in HTTP/1.0", "POST /v1/completions HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", REFUSED),
     // Chunks: RFC 9112 section 7.1.
     ("a chunk extension", "transfer-encoding: chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\n\r\n", PASSED),
@@ -205,13 +278,36 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     ("no chunk's size", "transfer-encoding: chunked\r\n\r\n\r\nhello\r\n0\r\n\r\n", REFUSED),
     ("a chunk that is too long", "transfer-encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n", REFUSED),
     ("chunks with LF alone", "transfer-encoding: chunked\r\n\r\n5\nhello\n0\n\n", REFUSED),
+    ("a chunk's size with an underscore", "transfer-encoding: chunked\r\n\r\n0_5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk's size with words behind it", "transfer-encoding: chunked\r\n\r\n5bytes\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk's size with spaces before it", "transfer-encoding: chunked\r\n\r\n  5\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk's size in many digits", "transfer-encoding: chunked\r\n\r\n000000000000000000005\r\nhello\r\n0\r\n\r\n", PASSED),
+    ("a negative last chunk", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n-0\r\n\r\n", REFUSED),
+    ("a chunk extension with CR", "transfer-encoding: chunked\r\n\r\n5;a\rb\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk extension behind two CR", "transfer-encoding: chunked\r\n\r\n5\r\r;a\r\nhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk extension of zero bytes", "transfer-encoding: chunked\r\n\r\n5;\0\0\r\nhello\r\n0\r\n\r\n", PASSED),
+    ("a chunk's size that ends in CR", "transfer-encoding: chunked\r\n\r\n5\rhello\r\n0\r\n\r\n", REFUSED),
+    ("a chunk that ends in LF", "transfer-encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n", REFUSED),
+    ("a chunk that ends in CR", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r0\r\n\r\n", REFUSED),
+    ("a chunk that ends in two other bytes", "transfer-encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n", REFUSED),
+    ("a chunk that does not end", "transfer-encoding: chunked\r\n\r\n5\r\nhello0\r\n\r\n", REFUSED),
+    ("an empty line between chunks", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n\r\n0\r\n\r\n", REFUSED),
     ("trailers", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\ncontent-length: 50\r\nhost: b\r\n\r\n", PASSED),
+    ("a trailer in a folded line", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-a: 1\r\n folded\r\n\r\n", REFUSED),
+    ("a request for a trailer", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nGET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n", REFUSED),
     // Lines: RFC 9112 sections 2.2 and 5.
     ("a folded line", "x-a: 1\r\n folded\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("a line that is no header", "nonsense\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("a space before the colon", "content-length : 5\r\n\r\nhello", REFUSED),
     ("no name", ": 5\r\n\r\n", REFUSED),
     ("lines with LF alone", "x-a: 1\ncontent-length: 5\n\nhello", PASSED),
+    ("a head that LF LF ends", "x-a: 1\n\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("a head that CR LF CR ends", "x-a: 1\r\n\rcontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a head that a space ends", "x-a: 1\r\n \r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a head that a name without a colon ends", "x-a\r\n\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a head that a zero byte ends", "x-a: 1\r\0\n\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
+    ("a tab before the first name", "POST /v1/completions HTTP/1.1\r\n\tcontent-length: 5\r\nhost: a\r\n\r\nhello", REFUSED),
+    ("a colon alone", ":\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("a CR in a value", "x-a: 1\rx-b: 2\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("a zero byte in a value", "x-a: 1\0\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("a control character in a value", "x-a: \x01\r\ncontent-length: 0\r\n\r\n", REFUSED),
@@ -223,11 +319,23 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     ("two hosts", "host: b\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("two equal hosts", "host: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("a list of hosts", "POST /v1/completions HTTP/1.1\r\nhost: a, b\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a host with a port that is none", "POST /v1/completions HTTP/1.1\r\nhost: a:8x\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a host with two ports", "POST /v1/completions HTTP/1.1\r\nhost: a:80:81\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a host with an escape", "POST /v1/completions HTTP/1.1\r\nhost: a%2eb\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a host with a zero byte", "POST /v1/completions HTTP/1.1\r\nhost: a\0.b\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a host with a letter beyond ASCII", "POST /v1/completions HTTP/1.1\r\nhost: \u{e9}\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an address for a host", "POST /v1/completions HTTP/1.1\r\nhost: [::1]:80\r\ncontent-length: 0\r\n\r\n", PASSED),
+    ("an address that is none", "POST /v1/completions HTTP/1.1\r\nhost: [::g]:80\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an address that does not end", "POST /v1/completions HTTP/1.1\r\nhost: [::1\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an address with a letter behind it", "POST /v1/completions HTTP/1.1\r\nhost: [::1]\u{e9}\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an empty host", "POST /v1/completions HTTP/1.1\r\nhost:\r\ncontent-length: 0\r\n\r\n", PASSED),
     ("a host with a user", "POST /v1/completions HTTP/1.1\r\nhost: u@a\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("a host with a path", "POST /v1/completions HTTP/1.1\r\nhost: a/b\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("an absolute target", "POST http://a/v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", PASSED),
     ("an absolute target elsewhere", "POST http://b/v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("an absolute target with a user", "POST http://u@a/v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an absolute target with a list", "POST http://a,b/v1/completions HTTP/1.0\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("an absolute target with a port that is none", "POST http://a:8x/v1/completions HTTP/1.0\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("another scheme", "POST ftp://a/v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("a fragment", "POST /v1/completions#/../metrics HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", PASSED),
     ("a target that is no path", "POST v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
@@ -242,6 +350,14 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     ("a GET with a body", "GET /v1/models HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
     ("a HEAD with a body", "HEAD /v1/models HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", REFUSED),
     ("another version", "POST /v1/completions HTTP/1.2\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a version of three digits", "POST /v1/completions HTTP/1.10\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a version with a zero before it", "POST /v1/completions HTTP/01.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a version in lower case", "POST /v1/completions http/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a version behind LF", "POST /v1/completions\nHTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("two spaces", "POST  /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a space behind the version", "POST /v1/completions HTTP/1.1 \r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("tabs for spaces", "POST\t/v1/completions\tHTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
+    ("a method that is no token", "POST=\":<>\" /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
     ("HTTP/0.9", "POST /v1/completions\r\nhost: a\r\n\r\n", REFUSED),
     // Paths, where all are forwarded.
     ("dot segments", "POST /v1/../metrics HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", REFUSED),
@@ -254,6 +370,12 @@ const CASES: &[(&str, &str, (u16, bool))] = &[
     // What one hop says to the next: RFC 9110 section 7.6.1.
     ("a connection header that names the length", "connection: content-length\r\ncontent-length: 5\r\n\r\nhello", PASSED),
     ("a connection header that names the host", "connection: host, x-request-id\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    // Expectations are for this hop, and met here: RFC 9110 section 10.1.1.
+    ("an expectation", "expect: 100-continue\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("an expectation in capitals", "expect: 100-CONTINUE\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("an expectation that is none", "expect: x 100-continue\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("a list of expectations", "expect: 100-continue, x=y\r\ncontent-length: 5\r\n\r\nhello", PASSED),
+    ("an expectation in a folded line", "expect:\r\n 100-continue\r\ncontent-length: 5\r\n\r\nhello", REFUSED),
 ];
 
 #[test]
@@ -273,7 +395,35 @@ fn what_could_be_read_in_two_ways_is_refused_or_framed_anew() {
             assert_eq!(request.values("host"), [tap.address.to_string().as_bytes()], "{name}");
             assert!(matches!(&*request.body, b"hello" | b""), "{name}: {request:?}");
             assert!(!request.first[1].contains("metrics"), "{name}: {request:?}");
+            assert!(request.values("expect").is_empty(), "{name}: {request:?}");
         }
+    }
+}
+
+#[test]
+fn a_request_with_trailers_is_the_last_one_on_its_connection() {
+    let tap = Tap::start();
+    let gateway = Setup::before(&[tap.address]).start();
+    let next = "GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n";
+    // After the bare LF one reader is at the next request, and another one still in the trailers.
+    for (path, trailers, status) in [
+        ("/v1/completions", "x-a: 1\r\n\r\n", 200),
+        ("/v1/completions", "\n", 200),
+        ("/v1/completions", "x-a: 1\n\n", 200),
+        ("/v1/nothing", "\n", 404),
+    ] {
+        let mut stream = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
+        let request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+        let body = format!("5\r\nhello\r\n0\r\n{trailers}");
+        stream.write_all([&*request, &*body, next, next].concat().as_bytes()).expect("it is sent");
+        let mut bytes = Vec::new();
+        // What it did not read may have reset the connection.
+        stream.read_to_end(&mut bytes).ok();
+        let answers = agreed(&bytes, Side::Answers).unwrap_or_else(|why| panic!("{trailers:?}: {why}"));
+        let [answer] = answers.as_slice() else { panic!("{trailers:?}: {answers:?}") };
+        assert_eq!((&*answer.first[1], answer.values("connection")), (&*status.to_string(), vec![b"close".as_slice()]));
+        assert_eq!(tap.requests(trailers).len(), usize::from(status == 200), "{trailers:?}");
     }
 }
 
@@ -334,9 +484,15 @@ const ANSWERS: &[(&str, &str, u16, &str)] = &[
     ("no content, and a length", "204 No Content\r\ncontent-length: 5\r\n\r\nhello", 204, ""),
     ("not modified, and a length", "304 Not Modified\r\ncontent-length: 5\r\n\r\n", 304, ""),
     ("hints first", "103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", 200, "hello"),
+    ("a 100 that nobody waits for", "100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", 200, "hello"),
+    ("no content, in chunks", "204 No Content\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 204, ""),
+    ("an empty length", "200 OK\r\ncontent-length:\r\n\r\nhello", 502, ""),
+    ("a length with a letter behind it", "200 OK\r\ncontent-length: 5Z\r\n\r\nhello", 502, ""),
     ("an answer behind the answer", "200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong", 200, "hello"),
     ("until the end", "200 OK\r\n\r\nhello", 200, "hello"),
     ("a chunk's size that is none", "200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", 200, "broken off"),
+    ("a chunk that ends in LF", "200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n", 200, "broken off"),
+    ("a chunk extension with LF", "200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n", 200, "broken off"),
 ];
 
 #[test]

@@ -374,57 +374,80 @@ const STATUS_200: u8 = 0x88;
 const POST: [(&str, &str); 4] =
     [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/v1/completions")];
 
+// Both tables are after PortSwigger's "HTTP/2: The Sequel is Always Worse" (2021) and its http-request-smuggler (Apache-2.0),
+// the HTTP Garden's findings (GPL-3.0), and RFC 9113 sections 8.1.1, 8.2 and 8.3.
+
+/// Name, and what stands beside the request's own headers.
+const ADDED: &[(&str, &[(&str, &str)])] = &[
+    ("a length that is too long", &[("content-length", "10")]),
+    ("a length that is too short", &[("content-length", "3")]),
+    ("a length that is none", &[("content-length", "x")]),
+    ("a transfer coding", &[("transfer-encoding", "chunked")]),
+    ("a connection header", &[("connection", "close")]),
+    ("an upgrade", &[("upgrade", "websocket")]),
+    ("a te that is not for trailers", &[("te", "chunked")]),
+    ("a line end in a value", &[("x-a", "1\r\ntransfer-encoding: chunked")]),
+    ("a line feed in a value", &[("x-a", "1\nx-b: 2")]),
+    ("a zero byte in a value", &[("x-a", "1\0")]),
+    ("a line end in a name", &[("x-a: 1\r\ntransfer-encoding", "chunked")]),
+    ("a colon in a name", &[("x-a: 1", "2")]),
+    ("a name in upper case", &[("X-A", "1")]),
+    ("an empty name", &[("", "1")]),
+    ("a pseudo-header that is none", &[(":x-a", "1")]),
+    ("a pseudo-header behind a header", &[("x-a", "1"), (":path", "/metrics")]),
+    ("a second path", &[(":path", "/metrics")]),
+    ("a second method", &[(":method", "GET")]),
+    ("a status", &[(":status", "200")]),
+    ("another host", &[("host", "b")]),
+    ("two hosts", &[("host", "a"), ("host", "a")]),
+    ("an empty host", &[("host", "")]),
+    ("a length of nothing before a body", &[("content-length", "0")]),
+    ("a list of lengths", &[("content-length", "5, 5")]),
+    ("a length with a space behind it", &[("content-length", "5 ")]),
+    ("a transfer coding under another name", &[("transfer_encoding", "chunked")]),
+    ("a space in a name", &[("transfer-encoding chunked ", "x")]),
+    ("a pseudo-header that would be a coding", &[(":transfer-encoding", "chunked")]),
+    ("a keep-alive header", &[("keep-alive", "1")]),
+    ("a proxy's connection header", &[("proxy-connection", "close")]),
+    ("a space before a value", &[("x-a", " 1")]),
+    ("a space behind a value", &[("authorization", "Bearer a ")]),
+    ("tabs around a value", &[("x-a", "\t1\t")]),
+];
+
+/// What stands instead of one of the request's own pseudo-headers.
+const REPLACED: &[(&str, &str)] = &[
+    (":path", "/v1/models HTTP/1.1\r\nhost: b\r\n\r\nGET /metrics"),
+    (":path", "/v1/models x"),
+    (":path", "/v1/../metrics"),
+    (":path", "*"),
+    (":path", ""),
+    (":path", "metrics"),
+    (":method", "GET /metrics HTTP/1.1\r\n\r\nPOST"),
+    (":method", "post"),
+    (":method", "TRACE"),
+    (":method", "CONNECT"),
+    (":method", "PRI"),
+    (":method", ""),
+    (":authority", "u@a"),
+    (":authority", "a b"),
+    (":authority", "a,b"),
+    (":authority", "a:8x"),
+    (":authority", "[::g]"),
+    (":authority", "a%2eb"),
+    (":authority", "a\r\nx: y"),
+    (":scheme", "ftp"),
+    (":scheme", "http://b/metrics?"),
+];
+
 #[test]
 fn nothing_that_http_1_1_would_read_differently_gets_through_a_downgrade() {
     let tap = Tap::start();
     let gateway = Setup::before(&[tap.address]).set("routes.allow", "*").start();
-    // What stands instead of the request's own pseudo-headers, or beside them; after PortSwigger's "HTTP/2: The Sequel is
-    // Always Worse" (2021) and RFC 9113 sections 8.1.1, 8.2 and 8.3.
-    let cases: &[(&str, &[(&str, &str)])] = &[
-        ("a length that is too long", &[("content-length", "10")]),
-        ("a length that is too short", &[("content-length", "3")]),
-        ("a length that is none", &[("content-length", "x")]),
-        ("a transfer coding", &[("transfer-encoding", "chunked")]),
-        ("a connection header", &[("connection", "close")]),
-        ("an upgrade", &[("upgrade", "websocket")]),
-        ("a te that is not for trailers", &[("te", "chunked")]),
-        ("a line end in a value", &[("x-a", "1\r\ntransfer-encoding: chunked")]),
-        ("a line feed in a value", &[("x-a", "1\nx-b: 2")]),
-        ("a zero byte in a value", &[("x-a", "1\0")]),
-        ("a line end in a name", &[("x-a: 1\r\ntransfer-encoding", "chunked")]),
-        ("a colon in a name", &[("x-a: 1", "2")]),
-        ("a name in upper case", &[("X-A", "1")]),
-        ("an empty name", &[("", "1")]),
-        ("a pseudo-header that is none", &[(":x-a", "1")]),
-        ("a pseudo-header behind a header", &[("x-a", "1"), (":path", "/metrics")]),
-        ("a second path", &[(":path", "/metrics")]),
-        ("a second method", &[(":method", "GET")]),
-        ("a status", &[(":status", "200")]),
-        ("another host", &[("host", "b")]),
-        ("two hosts", &[("host", "a"), ("host", "a")]),
-    ];
-    let replaced = [
-        (":path", "/v1/models HTTP/1.1\r\nhost: b\r\n\r\nGET /metrics"),
-        (":path", "/v1/models x"),
-        (":path", "/v1/../metrics"),
-        (":path", "*"),
-        (":path", ""),
-        (":path", "metrics"),
-        (":method", "GET /metrics HTTP/1.1\r\n\r\nPOST"),
-        (":method", "post"),
-        (":method", "TRACE"),
-        (":method", "CONNECT"),
-        (":authority", "u@a"),
-        (":authority", "a b"),
-        (":authority", "a\r\nx: y"),
-        (":scheme", "ftp"),
-        (":scheme", "http://b/metrics?"),
-    ]
-    .map(|(name, value)| {
-        let headers = POST.map(|(other, own)| if other == name { (other, value) } else { (other, own) });
+    let replaced = REPLACED.iter().map(|(name, value)| {
+        let headers = POST.map(|(other, own)| if other == *name { (other, *value) } else { (other, own) });
         (format!("{name}: {value}"), headers.to_vec())
     });
-    let added = cases.iter().map(|(name, headers)| ((*name).to_owned(), [&POST[..], headers].concat()));
+    let added = ADDED.iter().map(|(name, headers)| ((*name).to_owned(), [&POST[..], headers].concat()));
     for (name, headers) in added.chain(replaced) {
         let mut stream = connected(&gateway);
         let bytes = [frame(HEADERS, END_HEADERS, 1, &block(&headers)), frame(DATA, END_STREAM, 1, b"hello")].concat();
