@@ -54,8 +54,8 @@ fn until_fresh(gateway: &Gateway, target: usize) {
     until("its values are fresh", || (state(gateway, target)["waiting_freshness"] == "fresh").then_some(()));
 }
 
-/// The record of a request for which the queues decided. Should the only page that comes be late, they did not, and the pod
-/// that was chosen instead may never answer: then nobody waits for it.
+/// The record of a request for which the queues decided. Should the only page that comes be late, they did not, and the
+/// pod that was chosen instead may never answer: then nobody waits for it.
 fn decided_by_queue(gateway: &Gateway) -> Found {
     let mut asked = 0;
     until("a page is fresh at a decision", || {

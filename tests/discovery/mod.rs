@@ -65,7 +65,7 @@ fn until_fleet(gateway: &Gateway, field: &str, expected: &[&str]) {
     until(&format!("the fleet is {expected:?}"), || (fleet(gateway, field) == expected).then_some(()));
 }
 
-/// The fleet is these, and each has answered a probe: until one has, nothing speaks for one newcomer more than for another.
+/// The fleet is these, and each has answered a probe: until one has, nothing speaks against the others.
 fn until_healthy(gateway: &Gateway, expected: &[&str]) {
     let expected: Vec<_> = expected.iter().map(|name| json!([name, "healthy"])).collect();
     until(&format!("the fleet is {expected:?}"), || {
