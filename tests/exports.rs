@@ -185,8 +185,8 @@ fn while_making<T>(gateway: &Gateway, work: impl FnOnce() -> T) -> (T, Vec<Strin
 
 #[test]
 fn a_tail_of_nobody_ends_at_once() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port is free");
-    let done = run(&["tail", "--admin", &format!("http://{nobody}")]);
+    let nobody = Sims::refusing(1);
+    let done = run(&["tail", "--admin", &format!("http://{}", nobody.addresses()[0])]);
     assert_eq!(done.status.code(), Some(1));
     assert!(text(&done.stderr).contains("is the gateway running"), "{done:?}");
     for nonsense in [["--status", "bad"], ["--status", "6xx"], ["--tenant", "foo"]] {

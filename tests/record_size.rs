@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use snapgate::choose;
 use snapgate::clock::Clock;
@@ -33,7 +34,9 @@ fn fleet(targets: usize) -> Arc<Fleet> {
     let address = |n: usize| format!("10.0.{}.{}:8000", n >> 8, n & 255);
     let settings = (0..targets).map(|n| TargetSettings::new(&format!("vllm-{n}"), &address(n))).collect();
     let clock = Clock::start();
-    let fleet = Fleet::new(Settings::new(settings), Arc::clone(&clock), Metrics::new());
+    // What was reported first is fresh when the last decision is made, however long all of them take.
+    let settings = Settings { fresh_within: Duration::from_secs(3_600), ..Settings::new(settings) };
+    let fleet = Fleet::new(settings, Arc::clone(&clock), Metrics::new());
     for (n, member) in fleet.view().members.iter().enumerate() {
         let mut values = [Some(0.25); Quantity::COUNT];
         values[Quantity::Waiting as usize] = Some((n % 5) as f64);

@@ -54,7 +54,8 @@ fn unconnected(gateway: &Gateway) -> String {
 fn a_target_in_tls_is_watched_asked_and_kept_connected() {
     let (authority, files) = (Authority::named("ours"), Files::new());
     let pod = pod(authority.server(None));
-    let gateway = before(&pod, LOCALHOST).set("upstream.ca", files.write("ca", &authority.pem()).display()).start();
+    let setup = before(&pod, LOCALHOST).set("upstream.ca", files.write("ca", &authority.pem()).display());
+    let gateway = setup.set("timeouts.pool_idle", "1h").start();
     until("its probes come through", || {
         (gateway.admin("/v1/fleet").list("/targets")[0]["health"] == "healthy").then_some(())
     });

@@ -1,5 +1,6 @@
 //! How tests wait: for something to be so, or for each other. Nothing sleeps for its own sake.
 
+use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,17 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// What was done in less than half of `limit`; the other half is for what was sent to arrive. Whoever waits for it no
+/// longer than that may have left if this thread was held up: then it says nothing of them, and is done anew.
+#[track_caller]
+pub(crate) fn in_time<T>(limit: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> T {
+    until("it is done in time", || {
+        let begun = Instant::now();
+        let done = attempt();
+        (begun.elapsed() < limit / 2).then(|| done.expect("nobody has left yet"))
+    })
 }
 
 /// A word that the test gives and a script waits for. Whoever waits takes one of those that were given.

@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::churn::{self, churn};
-use super::{Pod, completion, until_fleet, until_no_problem, until_problem};
+use super::{Pod, completion, until_fleet, until_healthy, until_no_problem, until_problem};
 use crate::gateway::{Gateway, Setup, Then, Upstream, until};
 
 /// A file of targets that is written by a test.
@@ -159,6 +159,7 @@ fn what_a_source_and_its_file_say_of_a_target_is_how_it_is_read_and_asked() {
     };
     let expected = [json!(["other", "llama_cpp", 4]), json!(["usual", "tgi", 3])];
     until("both pages are read by their engines' tables", || (known() == expected).then_some(()));
+    until_healthy(&gateway, &["other", "usual"]);
     for _request in 0..4 {
         assert_eq!(gateway.ask(&completion()).status, 200);
     }
@@ -246,7 +247,7 @@ fn a_newcomer_gets_nothing_before_it_has_shown_that_it_is_alive() {
     let listing = Listing::new();
     listing.put(&list(&[("old", &old)]));
     let gateway = listing.start();
-    until_fleet(&gateway, "name", &["old"]);
+    until_healthy(&gateway, &["old"]);
     let entry = |name: &str, address| format!(r#"{{"name": "{name}", "url": "http://{address}"}}"#);
     let both = format!("[{},{}]", entry("old", old.address()), entry("new", dead.addresses()[0]));
     listing.put(&both);

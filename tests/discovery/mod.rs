@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::gateway::{Exchange, Found, Gateway, Request, Then, Upstream, until};
 
 /// A pod that knows when it was asked.
@@ -61,6 +63,16 @@ fn fleet(gateway: &Gateway, field: &str) -> BTreeSet<String> {
 fn until_fleet(gateway: &Gateway, field: &str, expected: &[&str]) {
     let expected: BTreeSet<_> = expected.iter().map(|name| (*name).to_owned()).collect();
     until(&format!("the fleet is {expected:?}"), || (fleet(gateway, field) == expected).then_some(()));
+}
+
+/// The fleet is these, and each has answered a probe: until one has, nothing speaks against the others.
+fn until_healthy(gateway: &Gateway, expected: &[&str]) {
+    let expected: Vec<_> = expected.iter().map(|name| json!([name, "healthy"])).collect();
+    until(&format!("the fleet is {expected:?}"), || {
+        let page = gateway.admin("/v1/fleet");
+        let targets = page.list("/targets").iter().map(|target| json!([target["name"], target["health"]]));
+        (targets.collect::<Vec<_>>() == expected).then_some(())
+    });
 }
 
 /// What is wrong with the only source, once something is.

@@ -44,7 +44,8 @@ impl Request {
         self
     }
 
-    fn bytes(&self, host: SocketAddr) -> Vec<u8> {
+    /// As it is sent.
+    pub(crate) fn bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\nhost: {host}\r\n", self.method, self.path);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
@@ -151,6 +152,12 @@ impl Client {
     #[track_caller]
     pub(crate) fn send(&mut self, request: &Request) {
         self.send_bytes(&request.bytes(self.address));
+    }
+
+    /// Sends a request and what follows it in one piece, so that nothing can come between them.
+    #[track_caller]
+    pub(crate) fn send_together(&mut self, request: &Request, beyond: &[u8]) {
+        self.send_bytes(&[&request.bytes(self.address), beyond].concat());
     }
 
     /// Sends what is not or not yet a request.

@@ -18,12 +18,12 @@ use snapgate::pipeline::Balance;
 use tempfile::TempDir;
 
 use crate::schema::checked;
-pub(crate) use crate::wait::{PATIENCE, Word, until};
+pub(crate) use crate::wait::{PATIENCE, Word, in_time, until};
 pub(crate) use client::{Answer, Client, End, Request};
 pub(crate) use upstream::{Exchange, Sims, Then, Upstream};
 
 /// What every test's gateway is set to, before the test's own settings.
-const DEFAULTS: [(&str, &str); 7] = [
+const DEFAULTS: [(&str, &str); 8] = [
     ("listen", "127.0.0.1:0"),
     ("admin", "127.0.0.1:0"),
     ("instance", "test"),
@@ -32,7 +32,9 @@ const DEFAULTS: [(&str, &str); 7] = [
     ("store.ballast_bytes", "0"),
     // A dead target stays a candidate, so that connecting to it is what fails.
     ("fleet.unhealthy_after", "1000"),
-    ("timeouts.shutdown_grace", "2s"),
+    // Bounds for busy machines: a stop ends when nothing is under way, a connect with its handshake.
+    ("timeouts.shutdown_grace", "30s"),
+    ("timeouts.connect", "30s"),
 ];
 
 /// A gateway that is about to be started.
@@ -129,6 +131,19 @@ impl Gateway {
         until("the snapshot is stored", || Some(self.lookup(id)).filter(Found::stored))
     }
 
+    /// The lines of its JSON log about a snapshot, once there are any: what ended shortly before a stop may be written
+    /// only after the next start.
+    #[track_caller]
+    pub(crate) fn logged(&self, id: &str) -> Vec<String> {
+        let dir = self.dir.as_ref().expect("it runs").path();
+        until("the snapshot is in the JSON log", || {
+            let text = log_text(dir);
+            // What is not ended yet is being written.
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            by_id(whole).remove(id)
+        })
+    }
+
     /// Is not ready any more, as at the beginning of a stop.
     pub(crate) fn retire(&self) {
         self.app.as_ref().expect("it runs").retire();
@@ -160,14 +175,7 @@ impl Stopped {
     /// The lines of the JSON log by snapshot ID.
     #[track_caller]
     pub(crate) fn log(&self) -> HashMap<String, Vec<String>> {
-        let text = std::fs::read_to_string(log_file(self.dir.path())).expect("there is a JSON log");
-        let mut lines: HashMap<_, Vec<_>> = HashMap::new();
-        for line in text.lines() {
-            let document = checked(serde_json::from_str(line).expect("every line is JSON"));
-            let id = document["id"].as_str().expect("every line has an ID").to_owned();
-            lines.entry(id).or_default().push(line.to_owned());
-        }
-        lines
+        by_id(&log_text(self.dir.path()))
     }
 
     /// Each of these requests has one record and no other has: in the books, and in the JSON log, where it is the same.
@@ -231,6 +239,22 @@ impl Found {
     pub(crate) fn list(&self, pointer: &str) -> &[Value] {
         self.at(pointer).as_array().unwrap_or_else(|| panic!("{pointer} is no list in {}", self.text))
     }
+}
+
+fn log_text(dir: &Path) -> String {
+    std::fs::read_to_string(log_file(dir)).expect("there is a JSON log")
+}
+
+/// The lines of a JSON log by snapshot ID.
+#[track_caller]
+fn by_id(text: &str) -> HashMap<String, Vec<String>> {
+    let mut lines: HashMap<_, Vec<_>> = HashMap::new();
+    for line in text.lines() {
+        let document = checked(serde_json::from_str(line).expect("every line is JSON"));
+        let id = document["id"].as_str().expect("every line has an ID").to_owned();
+        lines.entry(id).or_default().push(line.to_owned());
+    }
+    lines
 }
 
 fn log_file(dir: &Path) -> std::path::PathBuf {

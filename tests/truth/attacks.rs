@@ -19,7 +19,7 @@ fn target(bytes: &'static str) -> Upstream {
 fn an_answer_with_trailers_is_complete() {
     let upstream =
         target("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-trailer: 1\r\n\r\n");
-    let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+    let gateway = Setup::before(&[upstream.address]).set("threads", 1).set("timeouts.pool_idle", "1h").start();
     for _ in 0..2 {
         let answer = gateway.ask(&Request::chat());
         assert_eq!(answer.text(), "hello");

@@ -4,7 +4,7 @@
 use super::assert_ended;
 use super::endings_abroad::assert_local;
 use crate::gateway::client::id_of;
-use crate::gateway::{Client, End, Request, Setup, Sims, Then, Upstream, Word, until};
+use crate::gateway::{Answer, Client, End, Gateway, Request, Setup, Sims, Then, Upstream, Word, until};
 
 /// A request of a body of so many bytes.
 fn of_bytes(count: usize) -> Request {
@@ -34,9 +34,12 @@ fn a_gateway_with_some_unhealthy_targets_is_ready_and_names_them() {
     let addresses = [good.addresses()[0], bad.addresses()[0]];
     let setup = Setup::before(&addresses).set("fleet.unhealthy_after", 1).set("fleet.probe_interval", "10ms");
     let gateway = setup.start();
-    let warned = until("it warns", || Some(gateway.admin("/readyz")).filter(|ready| ready.text.contains("unhealthy")));
+    // A probe of the good one may be late once: then it is named, too, and not for long.
     let said = r#"{"ready":true,"warnings":["1 of 2 targets is unhealthy: t1"]}"#;
-    assert_eq!((warned.status, &*warned.text), (200, said));
+    until("it warns", || {
+        let ready = gateway.admin("/readyz");
+        (ready.status == 200 && ready.text == said).then_some(())
+    });
 }
 
 #[test]
@@ -45,8 +48,10 @@ fn a_request_that_is_refused_for_what_it_is_says_why() {
         exchange.answer("200 OK", "", "reached");
         Then::Next
     });
-    let setup = Setup::before(&[upstream.address]).set("limits.body_bytes", "1KiB");
-    let gateway = setup.set("timeouts.request_body", "50ms").start();
+    let setup = || Setup::before(&[upstream.address]).set("limits.body_bytes", "1KiB");
+    let gateway = setup().start();
+    // A body that comes at once may be late for so short a time, too.
+    let impatient = setup().set("timeouts.request_body", "50ms").start();
     let chunked = |chunks: &str| {
         let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         format!("{head}{chunks}").into_bytes()
@@ -54,27 +59,29 @@ fn a_request_that_is_refused_for_what_it_is_says_why() {
     let growing = chunked(&format!("400\r\n{}\r\n1\r\n.\r\n0\r\n\r\n", ".".repeat(1024)));
     let half = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf".to_vec();
     let ask = |request: &Request| gateway.ask(request);
-    let ask_bytes = |bytes: &[u8]| {
+    let ask_bytes = |gateway: &Gateway, bytes: &[u8]| {
         let mut client = Client::to(gateway.data);
         client.send_bytes(bytes);
         let head = client.head();
         client.rest_of(head)
     };
-    let ended = [
-        (ask(&Request::get("/metrics")), 404, "routes.allow"),
-        (ask(&Request::get("/v1/models/")), 404, "routes.allow"),
-        (ask(&of_bytes(1025)), 413, "larger than 1024 bytes"),
-        (ask_bytes(&growing), 413, "larger than 1024 bytes"),
-        (ask_bytes(&half), 408, "not complete within 0.05 s"),
-        (ask_bytes(&chunked("no number\r\n")), 400, "not framed"),
-    ]
-    .map(|(answer, status, why)| {
-        assert_local(&answer, status);
+    let rejected = |gateway: &Gateway, answer: &Answer, status: u16, why: &str| {
+        assert_local(answer, status);
         assert!(answer.text().contains(why), "{}", answer.text());
         let found = gateway.ended(&answer.id());
         assert_ended(&found, "rejected", Some("client"), status);
         found
-    });
+    };
+    let ended = [
+        (ask(&Request::get("/metrics")), 404, "routes.allow"),
+        (ask(&Request::get("/v1/models/")), 404, "routes.allow"),
+        (ask(&of_bytes(1025)), 413, "larger than 1024 bytes"),
+        (ask_bytes(&gateway, &growing), 413, "larger than 1024 bytes"),
+        (ask_bytes(&gateway, &chunked("no number\r\n")), 400, "not framed"),
+    ]
+    .map(|(answer, status, why)| rejected(&gateway, &answer, status, why));
+    let late = rejected(&impatient, &ask_bytes(&impatient, &half), 408, "not complete within 0.05 s");
+    impatient.stop().has_exactly(&[late]);
     assert_eq!(upstream.received().len(), 0, "nothing of it reached the target");
     assert_eq!(ask(&of_bytes(1024)).text(), "reached", "the limit itself is allowed");
     let stopped = gateway.stop();
@@ -128,10 +135,9 @@ fn a_stream_that_outlasts_the_gateway_was_ended_by_its_shutdown() {
     let stopped = gateway.stop();
     assert_eq!(client.piece(), Err(End::BrokenOff), "it is cut short, and the client can see it");
 
-    let line = stopped.log().remove(&id).expect("the request is in the log");
     let gateway = Setup::in_dir(stopped.dir, &[upstream.address]).start();
     let found = gateway.stored(&id);
     assert_ended(&found, "shutdown", Some("gateway"), 200);
     assert_eq!(found.at("/outcome/response_bytes"), 5);
-    assert_eq!([found.document()], *line);
+    assert_eq!([found.document()], *gateway.logged(&id));
 }

@@ -1,8 +1,9 @@
 //! HTTP/2 by prior knowledge: the same requests, records and refusals, many at once on one connection.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -12,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::assert_ended;
 use super::framing::Tap;
-use crate::gateway::{Gateway, PATIENCE, Setup, Sims, Then, Upstream, Word, until};
+use crate::gateway::{Gateway, PATIENCE, Setup, Sims, Then, Upstream, Word, in_time, until};
 
 /// A client with one connection.
 struct Client {
@@ -41,8 +42,13 @@ fn request(method: &str, path: &str, body: impl Into<Bytes>) -> http::Request<Fu
     http::Request::builder().method(method).uri(uri).body(Full::new(body.into())).expect("a request")
 }
 
-async fn whole(mut sender: SendRequest<Full<Bytes>>, request: http::Request<Full<Bytes>>) -> Answer {
-    let (head, mut incoming) = sender.send_request(request).await.expect("there is an answer").into_parts();
+async fn whole(sender: SendRequest<Full<Bytes>>, request: http::Request<Full<Bytes>>) -> Answer {
+    answered(sender, request).await.expect("there is an answer")
+}
+
+/// An answer, if there is the head of one.
+async fn answered(mut sender: SendRequest<Full<Bytes>>, request: http::Request<Full<Bytes>>) -> hyper::Result<Answer> {
+    let (head, mut incoming) = sender.send_request(request).await?.into_parts();
     let mut answer = Answer { head, body: Vec::new(), trailers: None, end: None };
     while let Some(frame) = incoming.frame().await {
         match frame.map(http_body::Frame::into_data) {
@@ -54,7 +60,7 @@ async fn whole(mut sender: SendRequest<Full<Bytes>>, request: http::Request<Full
             }
         }
     }
-    answer
+    Ok(answer)
 }
 
 impl Client {
@@ -64,6 +70,11 @@ impl Client {
 
     /// One that takes only so many bytes of an answer unread.
     fn with_window(address: SocketAddr, window_bytes: u32) -> Self {
+        Self::connected(address, window_bytes).expect("the gateway speaks HTTP/2")
+    }
+
+    /// The same, unless the gateway has left before the preface was sent.
+    fn connected(address: SocketAddr, window_bytes: u32) -> hyper::Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let sender = runtime.block_on(async {
@@ -71,12 +82,12 @@ impl Client {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.initial_stream_window_size(window_bytes);
             let connection = builder.handshake(TokioIo::new(stream)).await;
-            let (sender, connection) = connection.expect("the gateway speaks HTTP/2");
+            let (sender, connection) = connection?;
             // Its end shows itself at the sender.
             runtime.spawn(async move { connection.await.ok() });
-            sender
-        });
-        Self { runtime, sender }
+            Ok::<_, hyper::Error>(sender)
+        })?;
+        Ok(Self { runtime, sender })
     }
 
     #[track_caller]
@@ -233,7 +244,7 @@ fn a_shutdown_lets_open_streams_end() {
         exchange.send("done");
         Then::Next
     });
-    let gateway = Setup::before(&[upstream.address]).set("timeouts.shutdown_grace", "30s").start();
+    let gateway = Setup::before(&[upstream.address]).start();
     let (data, client) = (gateway.data, Client::to(gateway.data));
     let open = client.runtime.spawn(whole(client.sender.clone(), request("GET", "/v1/models", "")));
     until("it is at the target", || upstream.received().pop());
@@ -280,6 +291,7 @@ fn one_stream_that_is_not_read_is_given_up_and_the_others_go_on() {
 
 #[test]
 fn a_connection_on_which_nothing_is_asked_is_let_go_and_a_busy_one_is_not() {
+    const LIMIT: Duration = Duration::from_millis(100);
     let word = Word::new();
     let finish = word.clone();
     let upstream = Upstream::start(move |exchange| {
@@ -287,20 +299,24 @@ fn a_connection_on_which_nothing_is_asked_is_let_go_and_a_busy_one_is_not() {
         exchange.answer("200 OK", "", "late");
         Then::Next
     });
-    let gateway = Setup::before(&[upstream.address]).set("timeouts.request_header", "100ms").start();
-    let client = Client::to(gateway.data);
-    let busy = client.runtime.spawn(whole(client.sender.clone(), request("GET", "/v1/models", "")));
-    until("it is at the target", || upstream.received().pop());
-    let mut idle = connected(&gateway);
+    let setup = Setup::before(&[upstream.address]);
+    let gateway = setup.set("timeouts.request_header", format!("{}ms", LIMIT.as_millis())).start();
+    // Until its request is at the target, a client is idle: whoever was let go before that comes again.
+    let (client, busy) = until("a request is at the target", || {
+        let client = Client::connected(gateway.data, 1 << 20).ok()?;
+        let busy = client.runtime.spawn(answered(client.sender.clone(), request("GET", "/v1/models", "")));
+        let is_there = || !upstream.received().is_empty();
+        until("it is there, or was let go", || (busy.is_finished() || is_there()).then_some(()));
+        is_there().then_some((client, busy))
+    });
+    let mut idle = in_time(LIMIT, || opened(&gateway, PREFACE));
     assert!(matches!(verdict(&mut idle), Some((GOAWAY, _))), "it is told");
     while verdict(&mut idle).is_some() {}
     // One that never completes its preface.
-    let mut mute = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
-    mute.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
-    mute.write_all(b"PRI").expect("the gateway takes what is sent");
+    let mut mute = in_time(LIMIT, || opened(&gateway, &PREFACE[..3]));
     while read(&mut mute, &mut [0]).is_some() {}
     finish.give();
-    let answer = client.runtime.block_on(busy).expect("no panic");
+    let answer = client.runtime.block_on(busy).expect("no panic").expect("there is an answer");
     assert_eq!((&*answer.body, answer.end.is_none()), (b"late".as_slice(), true));
     until("it is let go, too", || client.sender.is_closed().then_some(()));
 }
@@ -326,7 +342,6 @@ fn a_gateway_that_retires_asks_its_clients_to_go_and_serves_whoever_comes() {
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -342,12 +357,18 @@ fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     headers.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
-fn connected(gateway: &Gateway) -> TcpStream {
+/// How a client begins, with settings that change nothing.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A connection that begins like this.
+fn opened(gateway: &Gateway, bytes: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(gateway.data).expect("the gateway accepts connections");
     stream.set_read_timeout(Some(PATIENCE)).expect("a TCP option can be set");
-    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
-    stream.write_all(&preface).expect("the gateway takes what is sent");
-    stream
+    stream.write_all(bytes).map(|()| stream)
+}
+
+fn connected(gateway: &Gateway) -> TcpStream {
+    opened(gateway, PREFACE).expect("the gateway takes what is sent")
 }
 
 /// Fills the buffer; `None` if the connection ended before.

@@ -75,7 +75,7 @@ fn what_was_asked_on_a_kept_connection_before_the_stop_is_answered() {
 #[test]
 fn a_request_of_which_the_beginning_has_come_before_the_stop_is_answered_and_an_idle_client_is_let_go() {
     let sims = Sims::one();
-    let gateway = Setup::before(sims.addresses()).set("timeouts.shutdown_grace", "30s").start();
+    let gateway = Setup::before(sims.addresses()).start();
     let mut clients = kept(&gateway);
     let idle = clients.split_off(KEPT / 2);
     clients.iter_mut().for_each(|client| client.send_bytes(b"GET /v1/models HTT"));

@@ -217,6 +217,7 @@ fn telling(sims: &Sims, to_clients: &str) -> Gateway {
         .set("load_reports.to_clients", to_clients)
         .set("load_reports.trusted", "127.0.0.0/8")
         .set("fleet.publish_interval", "10ms")
+        .set("fleet.fresh_within", "1h")
         .start();
     known(&gateway, "waiting", "scrape");
     gateway
@@ -283,6 +284,7 @@ fn after_a_second_attempt_the_target_that_answers_is_told_of_and_not_the_one_tha
         .set("policy", "round_robin")
         .set("fleet.unhealthy_after", "1000")
         .set("fleet.eject_after", "0")
+        .set("fleet.fresh_within", "1h")
         .set("load_reports.to_clients", "always")
         .start();
     until("both are known", || {
@@ -311,6 +313,7 @@ fn who_may_not_ask_is_not_told() {
         let gateway = Setup::before(sims.addresses())
             .set("load_reports.to_clients", to_clients)
             .set("load_reports.trusted", trusted)
+            .set("fleet.fresh_within", "1h")
             .start();
         known(&gateway, "waiting", "scrape");
         assert_eq!(reports(&gateway.ask(&ask_for("json"))), []);
@@ -336,6 +339,7 @@ fn what_has_no_room_is_left_out_the_least_important_first() {
         .set("load_reports.to_clients", "always")
         .set("load_reports.bytes", "64B")
         .set("load_reports.format", "text")
+        .set("fleet.fresh_within", "1h")
         .start();
     known(&gateway, "waiting", "scrape");
     let answer = gateway.ask(&Request::chat());

@@ -38,7 +38,7 @@ fn an_answer_that_has_no_body_by_its_kind_has_none() {
         ("GET", "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n\r\n", 304, None),
     ] {
         let upstream = target(answer);
-        let gateway = Setup::before(&[upstream.address]).set("threads", 1).start();
+        let gateway = Setup::before(&[upstream.address]).set("threads", 1).set("timeouts.pool_idle", "1h").start();
         for _ in 0..2 {
             let text = raw(&gateway, &format!("{method} /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
             assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");

@@ -247,30 +247,50 @@ fn whoever_leaves_without_a_goodbye_is_named() {
 
 #[test]
 fn a_websocket_in_which_nothing_moves_is_ended_and_whose_turn_it_was_is_at_fault() {
+    // What each side says comes with the request or with the agreement to it: else it could come too late.
     let targets = [0, 1].map(|_| {
-        target(|wire| {
-            if wire.exactly(MASKED_HELLO.len()).is_ok_and(|word| word[0] == 0x82) {
+        scripted(|exchange| {
+            let asked = exchange.request.head.header("x-test").map(str::to_owned);
+            let with_it = if asked.as_deref() == Some("the target speaks first") { HELLO } else { b"" };
+            exchange.send([AGREED.as_bytes(), with_it].concat());
+            let wire = exchange.wire();
+            if asked.as_deref() == Some("the target answers") && wire.exactly(MASKED_HELLO.len()).is_ok() {
                 wire.send(HELLO);
             }
             rest(wire);
+            Then::Close
         })
     });
     // One of these would take a target out of the choice if it counted.
     let setup = Setup::before(&targets.each_ref().map(|target| target.address)).set("timeouts.websocket_idle", "50ms");
     let gateway = setup.set("fleet.eject_after", 1).set("fleet.publish_interval", "10ms").start();
-    for (first, ending, fault) in [
-        (0x81, "upstream_timeout", "target"),
-        (0x82, "client_disconnected", "client"),
-        (0x81, "upstream_timeout", "target"),
-    ] {
-        let (mut wire, head) = open(&gateway);
-        assert!(wire.send(&[&[first], &MASKED_HELLO[1..]].concat()));
-        rest(&mut wire);
+    let ended = |test: &str, message: &[u8]| {
+        let mut client = Client::to(gateway.data);
+        client.send_together(&websocket().with("x-test", test), message);
+        let head = client.head();
+        assert_eq!(status_of(&head), 101, "{head:?}");
+        rest(&mut client.into_wire());
         let found = gateway.ended(&id_of(&head));
-        assert_ended(&found, ending, Some(fault), 101);
         assert_error(&found, Some("silent for 50 ms (timeouts.websocket_idle)"));
         assert_eq!(found.at("/decision/eligible"), 2, "nobody is talked out of its requests");
+        found
+    };
+    let (targets_turn, clients_turn) = (("upstream_timeout", Some("target")), ("client_disconnected", Some("client")));
+    for (test, message, (ending, fault)) in [
+        ("nobody answers", MASKED_HELLO, targets_turn),
+        ("the target speaks first", b"", clients_turn),
+        ("the target speaks first", MASKED_HELLO, targets_turn),
+    ] {
+        assert_ended(&ended(test, message), ending, fault, 101);
     }
+    // An answer to what was said can come too late, which is as the first case. The record says whether it has.
+    until("the target answers in time", || {
+        let found = ended("the target answers", MASKED_HELLO);
+        let has_answered = found.at("/outcome/events") == 1;
+        let (ending, fault) = if has_answered { clients_turn } else { targets_turn };
+        assert_ended(&found, ending, fault, 101);
+        has_answered.then_some(())
+    });
 }
 
 #[test]
@@ -327,7 +347,8 @@ fn an_open_websocket_is_a_request_in_flight_until_the_gateway_stops() {
     assert_eq!(gateway.ask(&Request::chat()).status, 503);
     let stopped = gateway.stop();
     assert_eq!(rest(&mut wire), b"");
-    let line = stopped.log().remove(&id_of(&head)).expect("the request is in the log");
+    let gateway = Setup::in_dir(stopped.dir, &[upstream.address]).start();
+    let line = gateway.logged(&id_of(&head));
     assert!(line[0].contains(r#""ending":"shutdown","fault":"gateway""#), "{line:?}");
 }
 
