@@ -106,9 +106,15 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     let exits: serde_json::Map<_, _> = balance
         .exits
         .iter()
-        .map(|&ExitBalance { name, delivered, rejected, dropped, left }| {
+        .map(|&ExitBalance { name, sums }| {
             let of = serde_json::json!({
-                "delivered": delivered, "rejected": rejected, "dropped": dropped, "left": left,
+                "offered": sums.offered,
+                "recovered": sums.recovered,
+                "delivered": sums.delivered,
+                "rejected": sums.rejected,
+                "dropped": sums.dropped,
+                "skipped": sums.skipped,
+                "left": sums.pending,
             });
             (name.to_owned(), of)
         })
