@@ -312,6 +312,9 @@ fn summary(whence: &str, config: &Config) -> String {
     if config.store.is_none() {
         text += "note: without the store, only requests in flight can be looked up\n";
     }
+    for ignored in config.ignored() {
+        text += &format!("note: passed over: {ignored}\n");
+    }
     text.push('\n');
     for shown in config.shown() {
         let setting = format!("{} = {}", shown.key, shown.value);
@@ -553,6 +556,19 @@ mod tests {
         ] {
             assert!(out.contains(note), "{out}");
         }
+    }
+
+    #[test]
+    fn check_notes_what_a_variable_of_opentelemetry_says_in_vain() {
+        let mut sources = Sources::of_text("f.toml", "", machine());
+        sources.environment.insert("OTEL_EXPORTER_OTLP_PROTOCOL".into(), "http/json".into());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(check_sources(&sources, &mut out, &mut err).unwrap(), Exit::Success);
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains("\nnote: passed over: OTEL_EXPORTER_OTLP_PROTOCOL: otlp.protocol: \"http/json\" is"),
+            "{out}"
+        );
     }
 
     #[test]

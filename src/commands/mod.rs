@@ -74,6 +74,9 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     })?;
     let log = telemetry::start_log(&config.log).map_err(|error| failed(&error))?;
     telemetry::log::log_panics(&log);
+    for ignored in config.ignored() {
+        tracing::warn!(variable = %ignored.origin, key = ignored.key, "passed over: {}", ignored.text);
+    }
     raise_open_files(config.gateway.connections_max);
     let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
     let hangup = {

@@ -167,8 +167,8 @@ pub(super) const SECTIONS: [(&str, &str); 20] = [
         "otlp",
         "OpenTelemetry: a span for each request and one for each attempt, and if wanted the snapshot as a log record. \
          OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, for all or for one signal, OTEL_SERVICE_NAME, \
-         OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says; OTEL_SDK_DISABLED=true \
-         makes them count for nothing.",
+         OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says, and a value that is \
+         not understood is passed over with a warning; OTEL_SDK_DISABLED=true makes them count for nothing.",
     ),
     ("fleet", "How the targets are watched: a poll of their metrics, and a probe that they are alive."),
     ("store", "The embedded store, which answers lookups."),

@@ -260,6 +260,11 @@ impl Config {
         &self.shown
     }
 
+    /// Values of OpenTelemetry's own variables that are not understood and were passed over.
+    pub fn ignored(&self) -> &[Mistake] {
+        self.effective.ignored()
+    }
+
     /// The configuration in effect as TOML, one key per line, sorted; secrets are `<set>`. Replicas that are configured
     /// alike have the same text: a host name that was not configured is not in it.
     pub fn text(&self) -> String {
