@@ -384,8 +384,9 @@ const COMMON: &[Key] = &[
         default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
                   /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models,\
                   /v1/realtime",
-        doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
-              everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
+        doc: "Paths that are forwarded, each compared whole; another one is answered 404. /v1/models/* stands for every \
+              path below /v1/models; /v1/* opens adapter loading, too. [\"*\"] forwards everything, which opens the \
+              engines' metrics, adapter loading and cache flushing to every client." },
     Key { path: "routes.cors_origins", kind: Kind::List { max: ORIGINS_MAX, check: origin }, default: "",
         doc: "Origins (\"https://chat.example\") whose scripts may read the gateway's own answers, its refusals, and the \
               IDs in them; [\"*\"] for any. For a target's answers the target says that." },

@@ -52,7 +52,7 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.fleet.poll_target_share, 0.02);
     assert_eq!(config.store.as_ref().unwrap().retention_age, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.pipeline.queue_records, 65_536);
-    assert!(matches!(&config.gateway.routes, Routes::Only(paths) if paths.contains("/v1/chat/completions")));
+    assert!(matches!(&config.gateway.routes, Routes::Only { paths, .. } if paths.contains("/v1/chat/completions")));
     assert!(config.fleet.targets.is_empty() && config.lookup.tokens.is_empty());
 }
 
@@ -763,6 +763,16 @@ fn single_mistakes_say_what_to_do() {
         ),
         ("listen = \":9\"\nadmin = \":9\"", "f.toml:2: listen (0.0.0.0:9) and admin (127.0.0.1:9) need two ports"),
         ("routes.allow = []", "f.toml:1: routes.allow: is empty: nothing would be forwarded"),
+        (
+            "routes.allow = [\"/v1/*/cancel\"]",
+            "f.toml:1: routes.allow: \"/v1/*/cancel\": a * stands at the end, such as /v1/models/* for every path below it, or \
+             alone for every path",
+        ),
+        (
+            "routes.allow = [\"/*\"]",
+            "f.toml:1: routes.allow: \"/*\": a * stands at the end, such as /v1/models/* for every path below it, or alone for \
+             every path",
+        ),
         ("routes.allow = [\"*\", \"/x\"]", "f.toml:1: routes.allow: \"*\" forwards everything: it stands alone"),
         (
             "routes.allow = \"*\"",
