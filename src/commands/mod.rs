@@ -61,8 +61,14 @@ fn misused(error: &dyn Display) -> Exit {
 }
 
 fn complain(text: &dyn Display) {
+    complain_to(&mut io::stderr().lock(), text);
+}
+
+/// In one piece: the log writes to the same place, and not by the standard library's lock.
+fn complain_to(err: &mut dyn Write, text: &dyn Display) {
+    let line = format!("snapgate: {}\n", shown(&text.to_string()));
     // Nobody can be told that telling failed.
-    writeln!(io::stderr().lock(), "snapgate: {}", shown(&text.to_string())).ok();
+    err.write_all(line.as_bytes()).ok();
 }
 
 fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
@@ -74,6 +80,11 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     })?;
     let log = telemetry::start_log(&config.log).map_err(|error| failed(&error))?;
     telemetry::log::log_panics(&log);
+    // What was said before stands before it.
+    let failed = |error: &dyn Display| {
+        log.catch_up();
+        failed(error)
+    };
     for ignored in config.ignored() {
         tracing::warn!(variable = %ignored.origin, key = ignored.key, "passed over: {}", ignored.text);
     }
@@ -316,4 +327,31 @@ fn print(text: &str) -> Result<Exit, Exit> {
     let text = if io::stdout().is_terminal() { shown(text) } else { text.into() };
     cli::print(&text).map_err(|error| failed(&error))?;
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes in one piece is kept as one.
+    #[derive(Default)]
+    struct Pieces(Vec<String>);
+
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_complaint_is_written_in_one_piece() {
+        let mut err = Pieces::default();
+        complain_to(&mut err, &format_args!("{}: {}", "a", 1));
+        assert_eq!(err.0, ["snapgate: a: 1\n"]);
+    }
 }
