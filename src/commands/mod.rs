@@ -273,9 +273,7 @@ fn sim(args: SimArgs) -> Result<Exit, Exit> {
     let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
     let SimArgs { listen, settings } = args;
     let name = settings.name.clone();
-    let sim = runtime
-        .block_on(Sim::bind(listen, settings))
-        .map_err(|error| failed(&format_args!("cannot listen on {listen}: {error}: choose another --listen")))?;
+    let sim = runtime.block_on(Sim::bind(listen, settings)).map_err(|error| failed(&error))?;
     let line = serde_json::json!({"event": "listening", "listen": sim.address().to_string(), "name": name});
     // Nobody can be told that telling failed.
     writeln!(io::stderr().lock(), "{line}").ok();
