@@ -499,6 +499,15 @@ mod tests {
     }
 
     #[test]
+    fn delete_says_that_it_takes_ids_or_a_tenant() {
+        let wrong = typed("snapgate delete --yes").unwrap_err().to_string();
+        assert!(wrong.contains("ID") && wrong.contains("--tenant <TENANT>"), "{wrong}");
+        assert!(typed("snapgate delete a --tenant t_8f3a91c2").is_err(), "one or the other");
+        let Command::Delete(delete) = typed("snapgate delete a b").unwrap() else { panic!("delete is delete") };
+        assert_eq!((delete.ids.len(), delete.tenant), (2, None));
+    }
+
+    #[test]
     fn check_prints_what_is_in_effect_and_where_it_was_set() {
         let (exit, out, err) = checked("limits.in_flight = 5\n[[targets]]\nurl = \"http://h:1\"\n");
         assert_eq!((exit, err.as_str()), (Exit::Success, ""));

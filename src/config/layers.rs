@@ -121,7 +121,11 @@ impl Layers<'_> {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let origin = place.at(error.span().unwrap_or_default());
-            self.mistakes.add(origin.clone(), None, error.message().trim_end());
+            let said = error.message().trim_end();
+            // A key that is there twice is not named, but it stands where the error does.
+            let twice = error.span().filter(|_| said == "duplicate key").and_then(|key| text.get(key));
+            let said = twice.map_or_else(|| said.to_owned(), |key| format!("{said} `{key}`: keep one of them"));
+            self.mistakes.add(origin.clone(), None, said);
             self.broken.push(origin);
         }
         self.section(table.get_ref(), "", &place);

@@ -737,7 +737,17 @@ fn a_broken_file_says_where_and_other_layers_are_still_checked() {
     let found = mistakes(&sources);
     assert!(found[0].starts_with("f.toml:1: "), "{found:?}");
     assert!(found[1].starts_with("f.toml:2: admin: \":x\" is not"), "{found:?}");
-    assert_eq!(found[2], "SNAPGATE_THREADS: threads: \"-1\" is not a whole number");
+    assert_eq!(found[2], "SNAPGATE_THREADS: threads: \"-1\" is not a whole number from 0 to 1024");
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named() {
+    for (text, line, key) in [
+        ("policy = \"random\"\npolicy = \"random\"", 2, "policy"),
+        ("[lookup]\n[limits]\nin_flight = 1\nheaders = 20\nin_flight = 2", 5, "in_flight"),
+    ] {
+        assert_eq!(mistakes(&file(text))[0], format!("f.toml:{line}: duplicate key `{key}`: keep one of them"));
+    }
 }
 
 #[test]
@@ -967,6 +977,7 @@ fn a_file_that_cannot_be_read_is_a_mistake_among_others() {
     );
     let found = load(&sources).unwrap_err();
     assert!(found.to_string().starts_with("/does/not/exist.toml: cannot be read: "), "{found}");
+    assert!(found.to_string().contains("(os error 2): name another one, or write it: `snapgate check"), "{found}");
     assert!(found.list().iter().any(|mistake| mistake.key == Some("admin")), "{found}");
 }
 
