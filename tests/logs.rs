@@ -377,3 +377,22 @@ fn a_line_has_as_many_candidates_as_are_wanted_and_says_how_many_targets_there_w
         assert_eq!(kept.list("/decision/candidates").len(), 3, "the store keeps them all");
     }
 }
+
+/// Run by a shell that lowers the limit of open files, so that the log has something to say as the start fails.
+#[test]
+fn a_start_that_fails_says_why_in_one_line_after_the_log() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("the disk takes it");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 1024; exec "$0" "$@""#]).arg(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--target", "http://127.0.0.1:9"]);
+    command.arg("--data-dir").arg(file.join("below"));
+    let output = command.output().expect("the shell starts");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).expect("it is text");
+    let (log, complaint): (Vec<_>, Vec<_>) = said.lines().partition(|line| line.starts_with('{'));
+    let [complaint] = complaint[..] else { panic!("{said}") };
+    assert!(complaint.starts_with("snapgate: ") && said.ends_with(&format!("{complaint}\n")), "{said}");
+    assert!(log.iter().any(|line| line.contains("too few open files")), "{said}");
+}

@@ -1,5 +1,7 @@
 //! SIGTERM: first not ready, then no new connections, then the rest; and a second one for whoever cannot wait.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -89,4 +91,44 @@ fn a_receiver_that_never_answers_holds_up_no_stop() {
     let last = words.lines().last().expect("it said something");
     let line: Value = serde_json::from_str(last.trim()).expect("the closing line is JSON");
     assert_eq!((&line["stored"], &line["exits"]["otlp_traces"]["left"]), (&json!(1), &json!(1)), "{line}");
+}
+
+/// What one run's closing line says of the exit for spans, which has nobody to deliver to, after so many requests.
+fn last_word_of_an_exit(data_dir: &Path, target: SocketAddr, sample_ratio: &str, requests: usize) -> Value {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+    command.args(["--target", &format!("http://{target}"), "--otlp", "http://127.0.0.1:1"]);
+    command.env("SNAPGATE_TRACE_SAMPLE_RATIO", sample_ratio).env("SNAPGATE_TIMEOUTS_SHUTDOWN_GRACE", "1s");
+    let mut gateway = Gateway::start(command);
+    gateway.until_ready();
+    for _ in 0..requests {
+        assert_eq!(Client::to(gateway.data).ask(&Request::chat()).status, 200);
+    }
+    gateway.terminate();
+    assert!(gateway.ended().success());
+    let words = gateway.last_words();
+    // The log may still tell after it how often something was said.
+    let stopped = words.lines().find(|line| line.contains("\"event\":\"stopped\"")).expect("it said how it ended");
+    let line: Value = serde_json::from_str(stopped.trim()).expect("the closing line is JSON");
+    line["exits"]["otlp_traces"].clone()
+}
+
+/// offered + recovered = delivered + rejected + dropped + skipped + left, without a word from elsewhere.
+#[test]
+fn the_closing_line_accounts_for_every_record_of_an_exit() {
+    let upstream = Upstream::start(|exchange| {
+        exchange.answer("200 OK", "", "{}");
+        Then::Next
+    });
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let books = |offered: u64, recovered: u64, skipped: u64, left: u64| {
+        json!({
+            "offered": offered, "recovered": recovered, "skipped": skipped, "left": left,
+            "delivered": 0, "rejected": 0, "dropped": 0,
+        })
+    };
+    let run = |sample_ratio, requests| last_word_of_an_exit(dir.path(), upstream.address, sample_ratio, requests);
+    assert_eq!(run("0", 3), books(3, 0, 3, 0), "those that are not sampled");
+    assert_eq!(run("1", 2), books(2, 0, 0, 2), "those that nobody took");
+    assert_eq!(run("1", 0), books(0, 2, 0, 2), "those of the run before");
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::config::{self, Secret};
 use crate::lookup::shape::{Format, Shape};
@@ -53,9 +53,10 @@ pub struct AdminArgs {
 
 /// What `snapgate delete` is told.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["ids", "tenant"]))]
 pub struct DeleteArgs {
     /// Snapshot IDs
-    #[arg(value_name = "ID", required_unless_present = "tenant", conflicts_with = "tenant")]
+    #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Everything of a tenant: t_ and 8 hex digits, as snapshots show it, or all 64
     #[arg(long, value_name = "TENANT")]

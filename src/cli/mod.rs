@@ -312,6 +312,9 @@ fn summary(whence: &str, config: &Config) -> String {
     if config.store.is_none() {
         text += "note: without the store, only requests in flight can be looked up\n";
     }
+    for ignored in config.ignored() {
+        text += &format!("note: passed over: {ignored}\n");
+    }
     text.push('\n');
     for shown in config.shown() {
         let setting = format!("{} = {}", shown.key, shown.value);
@@ -496,6 +499,15 @@ mod tests {
     }
 
     #[test]
+    fn delete_says_that_it_takes_ids_or_a_tenant() {
+        let wrong = typed("snapgate delete --yes").unwrap_err().to_string();
+        assert!(wrong.contains("ID") && wrong.contains("--tenant <TENANT>"), "{wrong}");
+        assert!(typed("snapgate delete a --tenant t_8f3a91c2").is_err(), "one or the other");
+        let Command::Delete(delete) = typed("snapgate delete a b").unwrap() else { panic!("delete is delete") };
+        assert_eq!((delete.ids.len(), delete.tenant), (2, None));
+    }
+
+    #[test]
     fn check_prints_what_is_in_effect_and_where_it_was_set() {
         let (exit, out, err) = checked("limits.in_flight = 5\n[[targets]]\nurl = \"http://h:1\"\n");
         assert_eq!((exit, err.as_str()), (Exit::Success, ""));
@@ -553,6 +565,19 @@ mod tests {
         ] {
             assert!(out.contains(note), "{out}");
         }
+    }
+
+    #[test]
+    fn check_notes_what_a_variable_of_opentelemetry_says_in_vain() {
+        let mut sources = Sources::of_text("f.toml", "", machine());
+        sources.environment.insert("OTEL_EXPORTER_OTLP_PROTOCOL".into(), "http/json".into());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(check_sources(&sources, &mut out, &mut err).unwrap(), Exit::Success);
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains("\nnote: passed over: OTEL_EXPORTER_OTLP_PROTOCOL: otlp.protocol: \"http/json\" is"),
+            "{out}"
+        );
     }
 
     #[test]

@@ -61,8 +61,14 @@ fn misused(error: &dyn Display) -> Exit {
 }
 
 fn complain(text: &dyn Display) {
+    complain_to(&mut io::stderr().lock(), text);
+}
+
+/// In one piece: the log writes to the same place, and not by the standard library's lock.
+fn complain_to(err: &mut dyn Write, text: &dyn Display) {
+    let line = format!("snapgate: {}\n", shown(&text.to_string()));
     // Nobody can be told that telling failed.
-    writeln!(io::stderr().lock(), "snapgate: {}", shown(&text.to_string())).ok();
+    err.write_all(line.as_bytes()).ok();
 }
 
 fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
@@ -74,6 +80,14 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     })?;
     let log = telemetry::start_log(&config.log).map_err(|error| failed(&error))?;
     telemetry::log::log_panics(&log);
+    // What was said before stands before it.
+    let failed = |error: &dyn Display| {
+        log.catch_up();
+        failed(error)
+    };
+    for ignored in config.ignored() {
+        tracing::warn!(variable = %ignored.origin, key = ignored.key, "passed over: {}", ignored.text);
+    }
     raise_open_files(config.gateway.connections_max);
     let (runtime, mut signals) = signals().map_err(|error| failed(&error))?;
     let hangup = {
@@ -106,9 +120,15 @@ fn serve(args: &ServeArgs) -> Result<Exit, Exit> {
     let exits: serde_json::Map<_, _> = balance
         .exits
         .iter()
-        .map(|&ExitBalance { name, delivered, rejected, dropped, left }| {
+        .map(|&ExitBalance { name, sums }| {
             let of = serde_json::json!({
-                "delivered": delivered, "rejected": rejected, "dropped": dropped, "left": left,
+                "offered": sums.offered,
+                "recovered": sums.recovered,
+                "delivered": sums.delivered,
+                "rejected": sums.rejected,
+                "dropped": sums.dropped,
+                "skipped": sums.skipped,
+                "left": sums.pending,
             });
             (name.to_owned(), of)
         })
@@ -253,9 +273,7 @@ fn sim(args: SimArgs) -> Result<Exit, Exit> {
     let (runtime, stopped) = until_stopped().map_err(|error| failed(&error))?;
     let SimArgs { listen, settings } = args;
     let name = settings.name.clone();
-    let sim = runtime
-        .block_on(Sim::bind(listen, settings))
-        .map_err(|error| failed(&format_args!("cannot listen on {listen}: {error}: choose another --listen")))?;
+    let sim = runtime.block_on(Sim::bind(listen, settings)).map_err(|error| failed(&error))?;
     let line = serde_json::json!({"event": "listening", "listen": sim.address().to_string(), "name": name});
     // Nobody can be told that telling failed.
     writeln!(io::stderr().lock(), "{line}").ok();
@@ -307,4 +325,31 @@ fn print(text: &str) -> Result<Exit, Exit> {
     let text = if io::stdout().is_terminal() { shown(text) } else { text.into() };
     cli::print(&text).map_err(|error| failed(&error))?;
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes in one piece is kept as one.
+    #[derive(Default)]
+    struct Pieces(Vec<String>);
+
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_complaint_is_written_in_one_piece() {
+        let mut err = Pieces::default();
+        complain_to(&mut err, &format_args!("{}: {}", "a", 1));
+        assert_eq!(err.0, ["snapgate: a: 1\n"]);
+    }
 }

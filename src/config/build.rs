@@ -241,7 +241,7 @@ fn gateway_settings(values: &Values<'_>, machine: &Machine) -> gateway::Settings
     let origin = |origin: &String| HeaderValue::try_from(origin.as_str()).expect("the table's check has parsed it");
     gateway::Settings {
         choice: choice_settings(values),
-        routes: if allow == ["*"] { Routes::Any } else { Routes::Only(allow.iter().cloned().collect()) },
+        routes: Routes::of(allow),
         threads: if threads == 0 { machine.cores } else { threads },
         in_flight_max: values.count("limits.in_flight"),
         connections_max: values.count("limits.connections"),

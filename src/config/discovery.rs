@@ -413,5 +413,14 @@ mod tests {
         let none = "f:1: discovery: a source needs a `kind`, one of \"file\", \"dns\", \"kubernetes\"";
         assert!(load("[[discovery]]\npath = \"t.json\"").unwrap_err().contains(none));
         assert!(load(twice).unwrap_err().contains("the name x is already taken"));
+        for field in ["authorization", "authorization_file"] {
+            let own = format!("[[discovery]]\nkind = \"file\"\npath = \"a\"\n{field} = \"b\"");
+            let wrong = load(&own).unwrap_err();
+            let want = format!(
+                "f:4: discovery: unknown field `{field}`: a source has none of its own: all its targets get \
+                                upstream.{field}"
+            );
+            assert!(wrong.contains(&want), "{wrong}");
+        }
     }
 }

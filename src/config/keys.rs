@@ -168,8 +168,8 @@ pub(super) const SECTIONS: [(&str, &str); 20] = [
         "otlp",
         "OpenTelemetry: a span for each request and one for each attempt, and if wanted the snapshot as a log record. \
          OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, for all or for one signal, OTEL_SERVICE_NAME, \
-         OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says; OTEL_SDK_DISABLED=true \
-         makes them count for nothing.",
+         OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) count, too, below what this file says, and a value that is \
+         not understood is passed over with a warning; OTEL_SDK_DISABLED=true makes them count for nothing.",
     ),
     ("fleet", "How the targets are watched: a poll of their metrics, and a probe that they are alive."),
     ("store", "The embedded store, which answers lookups."),
@@ -385,8 +385,9 @@ const COMMON: &[Key] = &[
         default: "/v1/chat/completions,/v1/completions,/v1/responses,/v1/messages,/v1/messages/count_tokens,\
                   /v1/embeddings,/v1/rerank,/v1/score,/v1/audio/transcriptions,/v1/audio/translations,/v1/models,\
                   /v1/realtime",
-        doc: "Paths that are forwarded, each compared whole; another one is answered 404. [\"*\"] forwards \
-              everything, which opens the engines' metrics, adapter loading and cache flushing to every client." },
+        doc: "Paths that are forwarded, each compared whole; another one is answered 404. /v1/models/* stands for every \
+              path below /v1/models; /v1/* opens adapter loading, too. [\"*\"] forwards everything, which opens the \
+              engines' metrics, adapter loading and cache flushing to every client." },
     Key { path: "routes.cors_origins", kind: Kind::List { max: ORIGINS_MAX, check: origin }, default: "",
         doc: "Origins (\"https://chat.example\") whose scripts may read the gateway's own answers, its refusals, and the \
               IDs in them; [\"*\"] for any. For a target's answers the target says that." },

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key, SECTIONS, find};
-use super::mistake::{Mistakes, Origin, Place, did_you_mean};
+use super::mistake::{Mistake, Mistakes, Origin, Place, did_you_mean};
 use super::tables::Tables;
 use super::value::{Kind, Value};
 use super::{FILE_VARIABLE, Sources, TOKEN_VARIABLE, otlp};
@@ -18,7 +18,12 @@ const PREFIX: &str = "SNAPGATE_";
 
 /// Every key's value and where it came from, in the order of [`KEYS`].
 #[derive(Clone)]
-pub(super) struct Effective(Vec<(Value, Origin)>);
+pub(super) struct Effective {
+    values: Vec<(Value, Origin)>,
+    /// What OpenTelemetry's own variables say that is not understood here: whole clusters are given them, so one of them
+    /// keeps nobody from starting.
+    ignored: Vec<Mistake>,
+}
 
 /// Without the values: a [`Config`](super::Config) that is printed has them already.
 impl fmt::Debug for Effective {
@@ -31,14 +36,14 @@ impl Effective {
     /// One key. Asking for a key that is not in the table is a mistake in this program, which any test finds.
     pub(super) fn get(&self, path: &str) -> (&Value, &Origin) {
         let place = KEYS.iter().position(|key| key.path == path).expect("the table has every key that is asked for");
-        let (value, origin) = &self.0[place];
+        let (value, origin) = &self.values[place];
         (value, origin)
     }
 
     /// The same, but with `before`'s value of each key that no reload changes; answers which of them differ.
     pub(super) fn after(mut self, before: &Self) -> (Self, Vec<&'static str>) {
         let mut waiting = Vec::new();
-        for (key, (value, before)) in KEYS.iter().zip(self.0.iter_mut().zip(&before.0)) {
+        for (key, (value, before)) in KEYS.iter().zip(self.values.iter_mut().zip(&before.values)) {
             if !key.is_live() && value.0 != before.0 {
                 waiting.push(key.path);
                 value.clone_from(before);
@@ -49,13 +54,18 @@ impl Effective {
 
     /// The keys whose values differ.
     pub(super) fn changes(&self, before: &Self) -> Vec<&'static str> {
-        let pairs = KEYS.iter().zip(self.0.iter().zip(&before.0));
+        let pairs = KEYS.iter().zip(self.values.iter().zip(&before.values));
         pairs.filter(|(_, (value, before))| value.0 != before.0).map(|(key, _)| key.path).collect()
+    }
+
+    /// What was not understood and is passed over, of keys that nobody else has set.
+    pub(super) fn ignored(&self) -> &[Mistake] {
+        &self.ignored
     }
 
     /// All keys with their values.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static Key, &Value, &Origin)> {
-        KEYS.iter().zip(&self.0).map(|(key, (value, origin))| (key, value, origin))
+        KEYS.iter().zip(&self.values).map(|(key, (value, origin))| (key, value, origin))
     }
 }
 
@@ -64,7 +74,7 @@ pub(super) fn read(sources: &Sources) -> (Effective, Mistakes) {
     let defaults = KEYS.iter().map(|key| (default(key), Origin::Default)).collect();
     let mut layers = Layers {
         sources,
-        effective: Effective(defaults),
+        effective: Effective { values: defaults, ignored: Vec::new() },
         mistakes: Mistakes::default(),
         referenced: BTreeSet::new(),
         broken: Vec::new(),
@@ -78,6 +88,7 @@ pub(super) fn read(sources: &Sources) -> (Effective, Mistakes) {
     layers.environment();
     layers.flags();
     layers.unknown_variables();
+    layers.forget_what_was_said_otherwise();
     (layers.effective, layers.mistakes)
 }
 
@@ -110,7 +121,11 @@ impl Layers<'_> {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let origin = place.at(error.span().unwrap_or_default());
-            self.mistakes.add(origin.clone(), None, error.message().trim_end());
+            let said = error.message().trim_end();
+            // A key that is there twice is not named, but it stands where the error does.
+            let twice = error.span().filter(|_| said == "duplicate key").and_then(|key| text.get(key));
+            let said = twice.map_or_else(|| said.to_owned(), |key| format!("{said} `{key}`: keep one of them"));
+            self.mistakes.add(origin.clone(), None, said);
             self.broken.push(origin);
         }
         self.section(table.get_ref(), "", &place);
@@ -166,7 +181,7 @@ impl Layers<'_> {
             match translate(text) {
                 Ok(Some(text)) => self.read_texts(key, std::iter::once(&*text), origin),
                 Ok(None) => {}
-                Err(text) => self.mistakes.add(origin, Some(key.path), text),
+                Err(text) => self.wrong(key, origin, text),
             }
         }
     }
@@ -242,9 +257,7 @@ impl Layers<'_> {
             match DeValue::parse(first) {
                 Ok(value) => self.read_toml(key, &value, &Place::Value(&origin), origin.clone()),
                 // The error's message alone: its full form would print the value, which may hold a token.
-                Err(error) => {
-                    self.mistakes.add(origin, Some(key.path), format!("not a list in TOML: {}", error.message()))
-                }
+                Err(error) => self.wrong(key, origin, format!("not a list in TOML: {}", error.message())),
             }
             return;
         }
@@ -270,9 +283,27 @@ impl Layers<'_> {
     fn set(&mut self, key: &'static Key, read: Result<Value, String>, origin: Origin) {
         let place = KEYS.iter().position(|other| other.path == key.path).expect("a key of the table");
         match read {
-            Ok(value) => self.effective.0[place] = (value, origin),
-            Err(text) => self.mistakes.add(origin, Some(key.path), text),
+            Ok(value) => self.effective.values[place] = (value, origin),
+            Err(text) => self.wrong(key, origin, text),
         }
+    }
+
+    fn wrong(&mut self, key: &'static Key, origin: Origin, text: String) {
+        if is_standard(&origin) {
+            self.effective.ignored.push(Mistake { origin, key: Some(key.path), text });
+        } else {
+            self.mistakes.add(origin, Some(key.path), text);
+        }
+    }
+
+    /// Whoever has said it to snapgate by name needs no warning.
+    fn forget_what_was_said_otherwise(&mut self) {
+        let mut ignored = std::mem::take(&mut self.effective.ignored);
+        ignored.retain(|ignored| {
+            let (_, origin) = self.effective.get(ignored.key.expect("they are of keys"));
+            *origin == Origin::Default || is_standard(origin)
+        });
+        self.effective.ignored = ignored;
     }
 
     fn tables(&mut self, key: &'static Key) -> Tables<'_> {
@@ -283,6 +314,11 @@ impl Layers<'_> {
             referenced: &mut self.referenced,
         }
     }
+}
+
+/// Whether a value stands in one of OpenTelemetry's variables.
+fn is_standard(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(name) if otlp::STANDARD.iter().any(|(variable, ..)| variable == name))
 }
 
 /// Kubernetes tells every pod of a namespace about its services through variables. For a service called `snapgate` or

@@ -260,6 +260,11 @@ impl Config {
         &self.shown
     }
 
+    /// Values of OpenTelemetry's own variables that are not understood and were passed over.
+    pub fn ignored(&self) -> &[Mistake] {
+        self.effective.ignored()
+    }
+
     /// The configuration in effect as TOML, one key per line, sorted; secrets are `<set>`. Replicas that are configured
     /// alike have the same text: a host name that was not configured is not in it.
     pub fn text(&self) -> String {
@@ -296,7 +301,14 @@ pub fn file_of_process(named: Option<&Path>) -> Option<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let failed = |error: io::Error| format!("cannot be read: {error}");
+    let failed = |error: io::Error| {
+        let advice = if error.kind() == io::ErrorKind::NotFound {
+            "name another one, or write it: `snapgate check --example` prints it with every key"
+        } else {
+            "the user that snapgate runs as has to be able to read it"
+        };
+        format!("cannot be read: {error}: {advice}")
+    };
     let mut bytes = Vec::new();
     // One byte more shows that there is more: pipes and devices do not say how much they have.
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(failed)?;

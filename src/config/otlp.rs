@@ -1,7 +1,7 @@
 //! The keys about traces and OTLP: what they mean together, and OpenTelemetry's own variables for them.
 //!
-//! Those stand between the defaults and the file, so that what is said to snapgate by name wins. `OTEL_SDK_DISABLED=true`
-//! makes them count for nothing.
+//! Those stand between the defaults and the file, so that what is said to snapgate by name wins, and what they say that is
+//! not understood is a warning. `OTEL_SDK_DISABLED=true` makes them count for nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -186,10 +186,11 @@ fn milliseconds(text: &str) -> Result<Option<String>, String> {
     Ok(Some(format!("{number}ms")))
 }
 
-/// Other exporters are not ours, so what is meant for them says nothing to us.
+/// Other exporters are not ours: what is meant for them is passed over beside ours.
 fn exporter(text: &str) -> Result<Option<String>, String> {
     let named = |name| text.split(',').any(|part| part.trim() == name);
-    Ok(if named("otlp") { Some("true".to_owned()) } else { named("none").then(|| "false".to_owned()) })
+    let known = (named("otlp") || named("none")).then(|| Some(named("otlp").to_string()));
+    known.ok_or_else(|| format!("\"{text}\" is no exporter that there is here: say otlp or none"))
 }
 
 /// A parent decides whatever the sampler is called: `trace.unsampled_parent` is for that.
@@ -198,9 +199,7 @@ fn sampler(text: &str) -> Result<Option<String>, String> {
         "always_on" => Ok(Some("1.0".to_owned())),
         "always_off" => Ok(Some("0.0".to_owned())),
         "traceidratio" => Ok(None),
-        _ => Err(format!(
-            "\"{text}\" is not a sampler that there is here: use parentbased_traceidratio or trace.sample_ratio"
-        )),
+        _ => Err(format!("\"{text}\" is no sampler here: use parentbased_traceidratio or trace.sample_ratio")),
     }
 }
 

@@ -193,7 +193,12 @@ impl Tables<'_> {
             if known.contains(&name) {
                 fields.insert(name, (value.get_ref(), origin));
             } else {
-                let proposal = did_you_mean(name, known.iter().copied());
+                let proposal = match (self.key, name) {
+                    ("discovery", "authorization" | "authorization_file") => {
+                        format!(": a source has none of its own: all its targets get upstream.{name}")
+                    }
+                    _ => did_you_mean(name, known.iter().copied()),
+                };
                 self.wrong(&origin, format!("unknown field `{name}`{proposal}"));
             }
         }

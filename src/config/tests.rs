@@ -52,7 +52,7 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.fleet.poll_target_share, 0.02);
     assert_eq!(config.store.as_ref().unwrap().retention_age, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.pipeline.queue_records, 65_536);
-    assert!(matches!(&config.gateway.routes, Routes::Only(paths) if paths.contains("/v1/chat/completions")));
+    assert!(matches!(&config.gateway.routes, Routes::Only { paths, .. } if paths.contains("/v1/chat/completions")));
     assert!(config.fleet.targets.is_empty() && config.lookup.tokens.is_empty());
 }
 
@@ -287,10 +287,39 @@ fn opentelemetrys_own_variables_stand_below_the_file() {
     assert!(otlp("otlp.endpoint = \"http://h:1\"", &[("OTEL_SDK_DISABLED", "true")]).is_on(), "the file has said so");
     assert!(otlp("", &[all[0], ("OTEL_TRACES_EXPORTER", "none")]).traces.is_none());
     assert_eq!(name("", &[("OTEL_SERVICE_NAME", "")]), "snapgate", "empty is not set");
-    for (variable, value) in [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), ("OTEL_TRACES_SAMPLER", "jaeger_remote")] {
-        let wrong = load(&environment(file(""), &[(variable, value)])).unwrap_err().to_string();
-        assert!(wrong.starts_with(&format!("{variable}: ")), "{wrong}");
+}
+
+/// Whole clusters are given them, so none keeps a gateway from starting.
+#[test]
+fn what_opentelemetrys_variables_say_in_vain_is_a_warning_and_ours_are_strict() {
+    let untouched = load(&file("")).unwrap().text();
+    for (variable, value, why) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "otlp.protocol: \"http/json\" is not one of"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "otlp.compression: \"zstd\" is not one of"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "otlp.timeout: "),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "120000", "otlp.timeout: "),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "otlp.timeout: \"soon\" is not a whole number of milliseconds"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "trace.sample_ratio: \"jaeger_remote\" is no sampler here"),
+        ("OTEL_TRACES_EXPORTER", "console", "otlp.traces: \"console\" is no exporter that there is here"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "[a", "otlp.resource: not a list in TOML"),
+        ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json", "otlp.logs_protocol: \"http/json\" is none of"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "otlp.traces_compression: \"zstd\" is none of"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "61000", "otlp.traces_timeout: 61000ms is not from 1ms to 1m"),
+    ] {
+        let config = load(&environment(file(""), &[(variable, value)])).unwrap();
+        let [ignored] = config.ignored() else { panic!("{variable}={value}: {:?}", config.ignored()) };
+        let ignored = ignored.to_string();
+        assert!(ignored.starts_with(&format!("{variable}: {why}")), "{ignored}");
+        assert_eq!(config.text(), untouched, "what was in effect stays");
     }
+    let json = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+    let named = load(&environment(file("otlp.protocol = \"grpc\""), &[json])).unwrap();
+    assert_eq!(named.ignored(), [], "whoever has named it needs no warning");
+    for ours in [file("otlp.protocol = \"http/json\""), environment(file(""), &[("SNAPGATE_OTLP_PROTOCOL", json.1)])] {
+        assert!(load(&ours).unwrap_err().to_string().contains("otlp.protocol: \"http/json\" is not one of"));
+    }
+    let both = load(&environment(file(""), &[("OTEL_TRACES_EXPORTER", "otlp,console")])).unwrap();
+    assert_eq!(both.ignored(), [], "one of them is ours");
 }
 
 #[test]
@@ -338,9 +367,6 @@ fn each_signal_may_have_a_receiver_of_its_own_and_what_it_does_not_say_is_common
     assert_eq!(protocols(&[of_both, of_logs]), [Protocol::Http, Protocol::Grpc]);
 
     for (variable, value, why) in [
-        ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json", "otlp.logs_protocol: \"http/json\" is none of"),
-        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "otlp.traces_compression: \"zstd\" is none of"),
-        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "61000", "otlp.traces_timeout: 61000ms is not from 1ms to 1m"),
         ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "/absent.pem", "/absent.pem"),
         ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", "/absent.pem", "otlp.logs_cert: needs otlp.logs_key as well"),
         ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/absent.pem", "otlp.traces_key: needs otlp.traces_cert as well"),
@@ -711,7 +737,17 @@ fn a_broken_file_says_where_and_other_layers_are_still_checked() {
     let found = mistakes(&sources);
     assert!(found[0].starts_with("f.toml:1: "), "{found:?}");
     assert!(found[1].starts_with("f.toml:2: admin: \":x\" is not"), "{found:?}");
-    assert_eq!(found[2], "SNAPGATE_THREADS: threads: \"-1\" is not a whole number");
+    assert_eq!(found[2], "SNAPGATE_THREADS: threads: \"-1\" is not a whole number from 0 to 1024");
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named() {
+    for (text, line, key) in [
+        ("policy = \"random\"\npolicy = \"random\"", 2, "policy"),
+        ("[lookup]\n[limits]\nin_flight = 1\nheaders = 20\nin_flight = 2", 5, "in_flight"),
+    ] {
+        assert_eq!(mistakes(&file(text))[0], format!("f.toml:{line}: duplicate key `{key}`: keep one of them"));
+    }
 }
 
 #[test]
@@ -737,6 +773,16 @@ fn single_mistakes_say_what_to_do() {
         ),
         ("listen = \":9\"\nadmin = \":9\"", "f.toml:2: listen (0.0.0.0:9) and admin (127.0.0.1:9) need two ports"),
         ("routes.allow = []", "f.toml:1: routes.allow: is empty: nothing would be forwarded"),
+        (
+            "routes.allow = [\"/v1/*/cancel\"]",
+            "f.toml:1: routes.allow: \"/v1/*/cancel\": a * stands at the end, such as /v1/models/* for every path below it, or \
+             alone for every path",
+        ),
+        (
+            "routes.allow = [\"/*\"]",
+            "f.toml:1: routes.allow: \"/*\": a * stands at the end, such as /v1/models/* for every path below it, or alone for \
+             every path",
+        ),
         ("routes.allow = [\"*\", \"/x\"]", "f.toml:1: routes.allow: \"*\" forwards everything: it stands alone"),
         (
             "routes.allow = \"*\"",
@@ -931,6 +977,7 @@ fn a_file_that_cannot_be_read_is_a_mistake_among_others() {
     );
     let found = load(&sources).unwrap_err();
     assert!(found.to_string().starts_with("/does/not/exist.toml: cannot be read: "), "{found}");
+    assert!(found.to_string().contains("(os error 2): name another one, or write it: `snapgate check"), "{found}");
     assert!(found.list().iter().any(|mistake| mistake.key == Some("admin")), "{found}");
 }
 

@@ -35,7 +35,16 @@ pub(super) fn request_path(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn route(text: &str) -> Result<String, String> {
-    if text == "*" { Ok(text.to_owned()) } else { request_path(text) }
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    // Of what stands before it, a path is the rest.
+    let path = text.strip_suffix("/*").unwrap_or(text);
+    if path.is_empty() && text == "/*" || path.contains('*') {
+        let where_to = "such as /v1/models/* for every path below it, or alone for every path";
+        return Err(format!("\"{text}\": a * stands at the end, {where_to}"));
+    }
+    request_path(path).map(|_| text.to_owned())
 }
 
 /// As browsers write it in the header `origin`: a scheme, a host in lower case and perhaps a port.

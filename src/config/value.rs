@@ -97,7 +97,9 @@ impl Kind {
         let value = match self {
             Self::Duration { .. } => Value::Duration(parse_duration(text)?),
             Self::Bytes { .. } => Value::Bytes(parse_bytes(text)?),
-            Self::Count { .. } => Value::Count(text.parse().map_err(|_| format!("\"{text}\" is not a whole number"))?),
+            Self::Count { min, max } => {
+                Value::Count(text.parse().map_err(|_| format!("\"{text}\" is not a whole number from {min} to {max}"))?)
+            }
             Self::Share => Value::Share(parse_share(text)?),
             Self::Ratio => Value::Share(parse_ratio(text)?),
             Self::Switch => Value::Switch(text.parse().map_err(|_| format!("\"{text}\" is neither true nor false"))?),

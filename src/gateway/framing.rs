@@ -92,7 +92,7 @@ pub(super) fn body(method: &Method, body: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a path that is compared with nothing means the same to everybody: no dot segments, also for those who take `%2F`
+/// Whether a path that is not compared whole means the same to everybody: no dot segments, also for those who take `%2F`
 /// for a separator, and nothing that turns into a dot, a backslash, a percent sign or a control character when it is decoded.
 pub(super) fn path(path: &str) -> Result<(), Refusal> {
     let bytes = path.as_bytes();

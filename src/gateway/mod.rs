@@ -26,6 +26,7 @@ pub mod recorder;
 mod request_peek;
 mod respond;
 mod retries;
+mod routes;
 pub mod scan;
 mod serve;
 mod silence;
@@ -37,7 +38,6 @@ mod tests;
 mod tunnel;
 mod upgrade;
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -54,6 +54,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 pub use load_reports::{LoadReports, ToClients};
 pub use request_peek::Prompt;
+pub use routes::Routes;
 pub use serve::{Hurry, Server, start};
 pub use steer::{ChoiceSettings, Steer, Undecided};
 
@@ -87,24 +88,6 @@ pub enum UpstreamRequestId {
     Client,
     /// Nothing.
     Off,
-}
-
-/// Which paths are forwarded; everything else an engine serves stays private.
-#[derive(Clone, Debug)]
-pub enum Routes {
-    /// Every path.
-    Any,
-    /// These, exactly.
-    Only(BTreeSet<String>),
-}
-
-impl Routes {
-    fn allow(&self, path: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Only(paths) => paths.contains(path),
-        }
-    }
 }
 
 /// The data path's settings. Each bound is explained in the example configuration. [`Gateway::reload`] changes them, except
@@ -398,16 +381,11 @@ impl Thread {
             let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-        framing::request(head, HeadMax::of(settings))?;
-        if !settings.routes.allow(head.uri.path()) {
+framing::request(head, HeadMax::of(settings))?;
+        settings.routes.admit(head.uri.path()).map_err(|wrong| {
             let message = "this path is not served here: it is not in routes.allow";
-            return Err(Refusal::rejected(StatusCode::NOT_FOUND, message));
-        }
-        // A path that was compared letter by letter has one reading.
-        match settings.routes {
-            Routes::Any => framing::path(head.uri.path()),
-            Routes::Only(_) => Ok(()),
-        }
+            wrong.unwrap_or_else(|| Refusal::rejected(StatusCode::NOT_FOUND, message))
+        })
     }
 }
 

@@ -67,18 +67,11 @@ pub(super) struct Lane {
     deadline: Sender<Instant>,
     /// Where the sink itself hears of it.
     stop_at: Option<watch::Sender<Option<Instant>>>,
-    ended: Receiver<Done>,
+    /// The lane's last cursor.
+    ended: Receiver<u64>,
     shared: Arc<Shared>,
     books: ExitBooks,
     thread: JoinHandle<()>,
-}
-
-/// How far a lane came.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Done {
-    pub(super) delivered: u64,
-    pub(super) left: u64,
-    pub(super) cursor: u64,
 }
 
 /// Starts a lane for `sink`. Its first record is the one after its stored cursor, or, for an exit nobody has seen
@@ -187,16 +180,16 @@ impl Lane {
         }
     }
 
-    /// Waits until the lane is done or `deadline`, of which it was told, has come. Its feed must be gone.
-    pub(super) fn join(self, deadline: Instant) -> Done {
-        if let Ok(done) = self.ended.recv_deadline(deadline + STUCK_AFTER) {
+    /// Waits until the lane is done or `deadline`, of which it was told, has come; answers with its cursor. Its feed must be
+    /// gone.
+    pub(super) fn join(self, deadline: Instant) -> u64 {
+        if let Ok(cursor) = self.ended.recv_deadline(deadline + STUCK_AFTER) {
             // It has sent its last word, so this does not wait; and it cannot have panicked any more.
             self.thread.join().ok();
-            return done;
+            return cursor;
         }
         tracing::error!(exit = self.name, "the exit is stuck in a delivery: what is left stays for the next start");
-        let left = self.books.pending();
-        Done { delivered: self.books.delivered(), left, cursor: self.shared.cursor.load(Relaxed) }
+        self.shared.cursor.load(Relaxed)
     }
 }
 
@@ -223,7 +216,7 @@ struct State {
 struct OutOfTime;
 
 impl State {
-    fn run(mut self) -> Done {
+    fn run(mut self) -> u64 {
         let mut pause = BACKOFF.0;
         // A panic is a bug in one batch's way, not a reason to lose the exit: go on with what was there.
         let ended = loop {
@@ -238,11 +231,11 @@ impl State {
                 }
             }
         };
-        let left = self.books.pending();
         if ended.is_err() {
+            let left = self.books.sums().pending;
             tracing::warn!(exit = self.sink.name(), left, "the exit ran out of time at shutdown");
         }
-        Done { delivered: self.books.delivered(), left, cursor: self.cursor }
+        self.cursor
     }
 
     fn work(&mut self) -> Result<(), OutOfTime> {

@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::sink::Sink;
 use crate::store::{CommitError, Reader, Writer};
-use crate::telemetry::{ExitBooks, Metrics};
+use crate::telemetry::{ExitBooks, Metrics, Sums};
 
 /// The name of the store in the books of the exits.
 pub const STORE_EXIT: &str = "store";
@@ -112,14 +112,8 @@ pub struct Balance {
 pub struct ExitBalance {
     /// Its name.
     pub name: &'static str,
-    /// Records it has taken.
-    pub delivered: u64,
-    /// Records it has refused for good.
-    pub rejected: u64,
-    /// Records it will never get.
-    pub dropped: u64,
-    /// Records left for its cursor.
-    pub left: u64,
+    /// What became of each record; what is pending is left for its cursor.
+    pub sums: Sums,
 }
 
 /// Starts the worker and a lane for each sink.
@@ -177,17 +171,10 @@ impl Pipeline {
         self.lanes.iter().for_each(|lane| lane.stop(deadline));
         for lane in self.lanes {
             let (name, books) = (lane.name(), lane.books());
-            let done = lane.join(deadline);
-            cursors.push((name, done.cursor));
-            exits.push(ExitBalance {
-                name,
-                delivered: done.delivered,
-                rejected: books.rejected(),
-                dropped: books.dropped(),
-                left: done.left,
-            });
+            cursors.push((name, lane.join(deadline)));
+            exits.push(ExitBalance { name, sums: books.sums() });
         }
         closing.close(&cursors);
-        Balance { offered: closing.offered, stored: closing.stored, dropped: self.books.dropped(), exits }
+        Balance { offered: closing.offered, stored: closing.stored, dropped: self.books.sums().dropped, exits }
     }
 }

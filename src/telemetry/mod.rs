@@ -10,5 +10,5 @@ pub(crate) mod registry;
 
 pub use causes::with_causes;
 pub use log::{Log, LogFilter, LogFormat, LogSettings, start_log};
-pub use metrics::{ExitBooks, Metrics, ReloadResult, Untold};
+pub use metrics::{ExitBooks, Metrics, ReloadResult, Sums, Untold};
 pub use reached::{Limit, Reached};

@@ -451,6 +451,34 @@ fn a_path_that_is_not_allowed_letter_by_letter_is_not_allowed() {
 }
 
 #[test]
+fn what_lies_below_an_allowed_path_leads_nowhere_else() {
+    let tap = Tap::start();
+    let gateway = Setup::before(&[tap.address]).set("routes.allow", "/v1/models/*").start();
+    let status = |path: &str| status_of(&gateway, format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes());
+    for (path, expected) in [
+        ("/v1/models", 404),
+        ("/v1/models/", 404),
+        ("/v1/models//m", 404),
+        ("/v1/modelsx", 404),
+        ("/v1/%6dodels/m", 404),
+        ("/metrics", 404),
+        ("/v1/models/../load_lora_adapter", 400),
+        ("/v1/models/..%2f..%2fmetrics", 400),
+        ("/v1/models/%2e%2e/load_lora_adapter", 400),
+        ("/v1/models/..;x/load_lora_adapter", 400),
+        ("/v1/models/m%00", 400),
+    ] {
+        assert_eq!(status(path), expected, "{path}");
+    }
+    assert!(tap.requests("paths").is_empty());
+    for path in ["/v1/models/m", "/v1/models/m/files/f"] {
+        assert_eq!(status(path), 200, "{path}");
+        let requests = tap.requests(path);
+        assert_eq!(requests.iter().map(|request| &*request.first[1]).collect::<Vec<_>>(), [path]);
+    }
+}
+
+#[test]
 fn a_request_never_grows_beyond_the_header_lines_that_are_allowed() {
     let tap = Tap::start();
     let gateway = Setup::before(&[tap.address]).set("limits.headers", 16).start();

@@ -67,22 +67,37 @@ enum Door {
     Closed(#[expect(dead_code, reason = "it is kept for its port")] TcpSocket),
 }
 
+impl Door {
+    async fn at(listen: SocketAddr, refuse: bool) -> io::Result<(SocketAddr, Self)> {
+        if !refuse {
+            let listener = TcpListener::bind(listen).await?;
+            return Ok((listener.local_addr()?, Self::Open(listener)));
+        }
+        let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(listen)?;
+        Ok((socket.local_addr()?, Self::Closed(socket)))
+    }
+}
+
+fn explained(what: String, error: io::Error, advice: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}: {advice}"))
+}
+
 impl Sim {
     /// Takes the address; port 0 takes a free one. Reads the page that it is to serve, if one was recorded.
+    ///
+    /// # Errors
+    /// Either fails. The error says which, and what to do.
     pub async fn bind(listen: SocketAddr, settings: SimSettings) -> io::Result<Self> {
         let read = |file: &PathBuf| {
-            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
-            std::fs::read(file).map(Bytes::from).map_err(named)
+            let unread =
+                |error| explained(format!("the page {} cannot be read", file.display()), error, "name another file");
+            std::fs::read(file).map(Bytes::from).map_err(unread)
         };
         let page = settings.page.as_ref().map(read).transpose()?;
-        let (address, door) = if settings.misbehaviour.refuse {
-            let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            socket.bind(listen)?;
-            (socket.local_addr()?, Door::Closed(socket))
-        } else {
-            let listener = TcpListener::bind(listen).await?;
-            (listener.local_addr()?, Door::Open(listener))
-        };
+        let taken = Door::at(listen, settings.misbehaviour.refuse).await;
+        let (address, door) =
+            taken.map_err(|error| explained(format!("cannot listen on {listen}"), error, "choose another address"))?;
         Ok(Self { address, door, pod: Arc::new(Pod::new(settings, page)) })
     }
 

@@ -493,3 +493,17 @@ async fn stopping_closes_every_connection() {
     };
     tokio::join!(sim.run(async { stopped.await.unwrap() }), client);
 }
+
+#[tokio::test]
+async fn who_cannot_start_says_which_of_both_is_wrong() {
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let lacking = SimSettings { page: Some("/does/not/exist".into()), ..instant() };
+    let wrong = Sim::bind(free, lacking).await.unwrap_err();
+    let text = "the page /does/not/exist cannot be read: No such file or directory (os error 2): name another file";
+    assert_eq!((wrong.kind(), wrong.to_string().as_str()), (ErrorKind::NotFound, text));
+
+    let first = Sim::bind(free, instant()).await.unwrap();
+    let wrong = Sim::bind(first.address(), instant()).await.unwrap_err().to_string();
+    assert!(wrong.starts_with(&format!("cannot listen on {}: ", first.address())), "{wrong}");
+    assert!(wrong.ends_with(": choose another address"), "{wrong}");
+}

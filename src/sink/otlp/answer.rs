@@ -194,6 +194,19 @@ pub(super) const REASONS: &[&str] = &[
     "grpc_status",
 ];
 
+/// What to look at when that is the reason; `None` where the receiver's own words have to do.
+pub(super) fn advice(reason: &str) -> Option<&'static str> {
+    match reason {
+        "connect" => Some("check that it listens there: otlp.endpoint"),
+        "broken" => Some("check otlp.protocol: this is how somebody answers who speaks another one"),
+        "http_401" | "http_403" | "grpc_unauthenticated" | "grpc_permission_denied" => Some("check otlp.headers"),
+        "http_404" | "http_405" | "http_415" | "grpc_unimplemented" => {
+            Some("check otlp.protocol, and the path in otlp.endpoint")
+        }
+        _ => None,
+    }
+}
+
 /// One of [`REASONS`].
 const fn http_reason(status: StatusCode) -> &'static str {
     match status.as_u16() {

@@ -83,6 +83,11 @@ impl Client {
         Self { pool, url: receiver.url.clone(), protocol, headers, gzip, timeout, clock }
     }
 
+    /// Where it goes: a URL holds no credentials.
+    pub(super) const fn url(&self) -> &Uri {
+        &self.url
+    }
+
     /// What goes over the wire for a request.
     pub(super) fn body(&self, request: &Export) -> Bytes {
         if !self.gzip {

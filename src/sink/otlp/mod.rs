@@ -216,15 +216,19 @@ impl Sink for Otlp {
         let exit = self.signal.exit();
         let mut taken = Taken::default();
         for (request, answer) in self.send(records) {
+            let receiver = self.client.url();
             match answer {
                 // What came after a refused one, if taken, is repeated: its receiver can tell by the IDs.
                 _ if taken.refused.is_some() => {}
                 Answer::Taken { rejected, message } => {
                     match (rejected, &*message) {
                         (0, "") => {}
-                        (0, _) => tracing::warn!(exit, said = message, "the receiver took a request and warns"),
+                        (0, _) => {
+                            tracing::warn!(exit, %receiver, said = message, "the receiver took a request and warns");
+                        }
                         _ => tracing::error!(
                             exit,
+                            %receiver,
                             rejected,
                             said = message,
                             "the receiver refused a part of a request for good"
@@ -236,7 +240,10 @@ impl Sink for Otlp {
                     taken.rejected += rejected.min(request.records as u64 - request.skipped);
                 }
                 Answer::Refused { refusal, message } => {
-                    tracing::warn!(exit, ?refusal, said = message, "the receiver did not take a request");
+                    let reason = refusal.reason();
+                    let advice = answer::advice(reason);
+                    let said = message;
+                    tracing::warn!(exit, %receiver, reason, said, advice, "the receiver did not take a request");
                     taken.refused = Some((refusal, request.records));
                 }
             }

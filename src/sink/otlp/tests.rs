@@ -1,6 +1,7 @@
 //! What is encoded, read back with the types of `opentelemetry-proto`, and held against the registry and the conventions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -12,6 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 
 use super::*;
+use crate::config::{Config, Machine, Sources, Targets};
 use crate::lookup::specimen;
 use crate::snapshot::{
     Document, Ending, Freshness, Moment, Operation, Outcome, Place, Reading, RemoteSpan, RunId, Sample, Source, SpanId,
@@ -454,4 +456,61 @@ fn an_operation_that_is_not_known_makes_no_claim_about_genai() {
     let spans = spans_of(&Arc::new(Record::closed(issued, outcome)));
     assert_eq!((&*spans[0].name, &*spans[1].name), ("POST", "POST"));
     assert_eq!(text(&spans[1].attributes, "gen_ai.operation.name"), None);
+}
+
+/// The log's only line while one record is offered to a receiver there.
+fn complaint(endpoint: &str, protocol: &str) -> serde_json::Value {
+    let text = format!("[otlp]\nendpoint = \"{endpoint}\"\nprotocol = \"{protocol}\"");
+    let sources = Sources::of_text("the test", &text, Machine { hostname: "test".into(), cores: 1 });
+    let settings = Config::load(&sources, Targets::Optional).unwrap().otlp;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut exits = Otlp::exits(&settings, &[], &Clock::start(), runtime.handle());
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&kept);
+    let line = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || Kept(Arc::clone(&writer)));
+    tracing::subscriber::with_default(line.finish(), || {
+        let taken = exits[0].deliver(&[exported(&named("completed_stream"))]).unwrap();
+        assert_eq!(taken.records, 0, "nobody took it");
+    });
+    let written = kept.lock().unwrap();
+    serde_json::from_slice(&written).unwrap_or_else(|_| panic!("not one line: {}", String::from_utf8_lossy(&written)))
+}
+
+/// What is written is kept.
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_receiver_that_takes_nothing_is_named_with_the_reason_and_what_to_look_at() {
+    use std::io::{Read as _, Write as _};
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let line = complaint(&format!("http://{nobody}"), "http/protobuf");
+    assert_eq!(line["receiver"], format!("http://{nobody}/v1/traces"), "{line}");
+    assert_eq!((&line["reason"], &line["exit"]), (&"connect".into(), &"otlp_traces".into()), "{line}");
+    assert!(line["advice"].as_str().unwrap().contains("otlp.endpoint"), "{line}");
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let speak_http1 = move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").unwrap();
+    };
+    let receiver = std::thread::Builder::new().name("receiver".into()).spawn(speak_http1).unwrap();
+    let line = complaint(&format!("http://{address}"), "grpc");
+    receiver.join().unwrap();
+    assert!(line["receiver"].as_str().unwrap().starts_with(&format!("http://{address}/")), "{line}");
+    assert_eq!(line["reason"], "broken", "{line}");
+    assert!(line["advice"].as_str().unwrap().contains("otlp.protocol"), "{line}");
 }

@@ -122,6 +122,11 @@ impl Log {
         self.queue.push(format!("{line}\n").as_bytes());
     }
 
+    /// Waits until all lines so far are written, if anybody reads them.
+    pub fn catch_up(&self) {
+        self.flush(FLUSH_MAX);
+    }
+
     /// Waits until all lines so far are written, but no longer than that.
     fn flush(&self, within: Duration) {
         self.repeats.close_all();
@@ -131,7 +136,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.flush(FLUSH_MAX);
+        self.catch_up();
     }
 }
 

@@ -32,6 +32,25 @@ struct Exit {
     queued: AtomicUsize,
 }
 
+/// What one exit's books say in all, whatever the reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Records of this run that it had to get.
+    pub offered: u64,
+    /// Those of earlier runs.
+    pub recovered: u64,
+    /// Records it has taken.
+    pub delivered: u64,
+    /// Records it has refused for good.
+    pub rejected: u64,
+    /// Records that were not meant for it.
+    pub skipped: u64,
+    /// Records it will never get.
+    pub dropped: u64,
+    /// Records it still has to get.
+    pub pending: u64,
+}
+
 /// What the page says of one exit.
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
@@ -140,24 +159,10 @@ impl ExitBooks {
         self.0.queued.store(records, Relaxed);
     }
 
-    /// Taken by the exit.
-    pub fn delivered(&self) -> u64 {
-        locked(&self.0.counts).delivered
-    }
-
-    /// Refused by the exit for good.
-    pub fn rejected(&self) -> u64 {
-        locked(&self.0.counts).rejected
-    }
-
-    /// Still to be taken.
-    pub fn pending(&self) -> u64 {
-        locked(&self.0.counts).pending
-    }
-
-    /// Lost to the exit, whatever the reason.
-    pub fn dropped(&self) -> u64 {
-        locked(&self.0.counts).dropped.values().sum()
+    /// All of the books at one moment: so the equation holds in the answer, too.
+    pub fn sums(&self) -> Sums {
+        let Counts { offered, recovered, delivered, rejected, skipped, pending, dropped, .. } = self.read();
+        Sums { offered, recovered, delivered, rejected, skipped, pending, dropped: dropped.values().sum() }
     }
 
     pub(super) fn name(&self) -> &'static str {

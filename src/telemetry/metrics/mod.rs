@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use books::ExitBooks;
+pub use books::{ExitBooks, Sums};
 pub use discovery::DiscoverySource;
 use gpus::GpuExporters;
 use histogram::Histogram;

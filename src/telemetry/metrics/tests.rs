@@ -318,5 +318,5 @@ fn what_is_offered_and_what_became_of_it_are_equal_on_every_page() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(books.pending(), 7);
+    assert_eq!(books.sums().pending, 7);
 }
