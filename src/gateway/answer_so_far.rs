@@ -13,7 +13,7 @@ use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, Timings};
 pub(super) struct AnswerSoFar {
     pub(super) status: u16,
     pub(super) first_byte_us: u64,
-    /// How long the engine says that the request waited in its queue.
+    /// How long the engine says in that head that the request waited in its queue.
     pub(super) engine_queue_us: Option<u64>,
     pub(super) scanner: Scanner,
     pub(super) bytes: u64,
@@ -64,7 +64,7 @@ impl AnswerSoFar {
                 inter_token_p50_us: scan.inter_token_p50_us,
                 inter_token_p99_us: scan.inter_token_p99_us,
                 inter_token_max_us: scan.inter_token_max_us,
-                engine_queue_us: self.engine_queue_us,
+                engine_queue_us: self.engine_queue_us.or(scan.engine_queue_us),
             },
             // Until all is known.
             trace_exported: None,
