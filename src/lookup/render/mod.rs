@@ -122,6 +122,9 @@ fn names(document: &Document<'_>, width: usize) -> String {
         asked.push_str(", ");
         asked.push_str(part);
     }
+    if request.body_unread {
+        asked.push_str("; its body was passed on unread: content-encoded, or no JSON object");
+    }
     let mut text = pair("snapshot", &document.id, width);
     let issued = format!(
         "{} by {} ({}), snapgate {}",
@@ -342,6 +345,18 @@ mod tests {
         let line = line(&document);
         assert!(line.contains("  503  failed  ") && !line.contains("first content"), "{line}");
         assert!(render(&document, 100).starts_with("failed in "));
+    }
+
+    #[test]
+    fn a_body_that_was_not_read_is_said_to_be_so() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        let line = "\n  request        POST /v1/chat/completions, llama-3.1-8b, streamed\n";
+        assert!(render(&document, 100).contains(line));
+        (document.request.body_unread, document.request.model, document.request.stream) = (true, None, None);
+        let text = render(&document, 100);
+        let line = "\n  request        POST /v1/chat/completions; its body was passed on unread: content-encoded, or no\n                 JSON object\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]
