@@ -6,7 +6,8 @@ use super::scan::Scanner;
 #[cfg(test)]
 use super::tests::Trap;
 use crate::snapshot::outcome::Answer;
-use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, Timings};
+use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, SnapshotId, Timings};
+use crate::telemetry::log::{Panic, last_panic};
 
 /// What is known of an answer that has not ended.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl AnswerSoFar {
 
     pub(super) fn outcome(
         self,
+        id: SnapshotId,
         ending: Ending,
         attempts: Vec<Attempt>,
         error: Option<Box<str>>,
@@ -44,7 +46,11 @@ impl AnswerSoFar {
             gateway.spring(Trap::ScanEnd);
             self.scanner.finish()
         })
-        .unwrap_or_else(|| Scanner::broken().finish());
+        .unwrap_or_else(|| {
+            let Panic { location, panic } = last_panic();
+            tracing::error!(snapshot_id = %id, location, panic, "a bug: what an answer said is left out");
+            Scanner::broken().finish()
+        });
         if scan.failed {
             gateway.metrics.scan_failed();
         }
