@@ -421,6 +421,19 @@ async fn the_fleet_is_shown_as_it_is_now() {
 }
 
 #[tokio::test]
+async fn the_fleet_has_no_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), Plan::default()).await;
+    assert_eq!(gateway.get("/v1/fleet?").await.status, 200);
+    for query in ["format=csv", "a", "&"] {
+        let reply = gateway.get(&format!("/v1/fleet?{query}")).await;
+        let problem = reply.json();
+        assert_eq!((reply.status, &problem["reason"]), (400, &json!("query")), "{query}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("no parameters"), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn the_command_lines_client_reads_every_answer() {
     let dir = tempfile::tempdir().unwrap();
     let links = Links { trace: Some("http://tempo/{trace_id}".parse().unwrap()), ..Links::default() };
