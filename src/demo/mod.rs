@@ -48,6 +48,7 @@ fn pod_settings(index: usize, seed: u64) -> SimSettings {
         kv_blocks,
         tokens: Some(POD_TOKENS),
         prompt_tokens_details: true,
+        per_request_metrics: true,
         gpus: 1,
         seed: Some(seed.wrapping_add(index as u64)),
         ..SimSettings::default()

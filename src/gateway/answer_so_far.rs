@@ -6,14 +6,15 @@ use super::scan::Scanner;
 #[cfg(test)]
 use super::tests::Trap;
 use crate::snapshot::outcome::Answer;
-use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, Timings};
+use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, SnapshotId, Timings};
+use crate::telemetry::log::{Panic, last_panic};
 
 /// What is known of an answer that has not ended.
 #[derive(Debug)]
 pub(super) struct AnswerSoFar {
     pub(super) status: u16,
     pub(super) first_byte_us: u64,
-    /// How long the engine says that the request waited in its queue.
+    /// How long the engine says in that head that the request waited in its queue.
     pub(super) engine_queue_us: Option<u64>,
     pub(super) scanner: Scanner,
     pub(super) bytes: u64,
@@ -33,6 +34,7 @@ impl AnswerSoFar {
 
     pub(super) fn outcome(
         self,
+        id: SnapshotId,
         ending: Ending,
         attempts: Vec<Attempt>,
         error: Option<Box<str>>,
@@ -44,7 +46,11 @@ impl AnswerSoFar {
             gateway.spring(Trap::ScanEnd);
             self.scanner.finish()
         })
-        .unwrap_or_else(|| Scanner::broken().finish());
+        .unwrap_or_else(|| {
+            let Panic { location, panic } = last_panic();
+            tracing::error!(snapshot_id = %id, location, panic, "a bug: what an answer said is left out");
+            Scanner::broken().finish()
+        });
         if scan.failed {
             gateway.metrics.scan_failed();
         }
@@ -64,7 +70,7 @@ impl AnswerSoFar {
                 inter_token_p50_us: scan.inter_token_p50_us,
                 inter_token_p99_us: scan.inter_token_p99_us,
                 inter_token_max_us: scan.inter_token_max_us,
-                engine_queue_us: self.engine_queue_us,
+                engine_queue_us: self.engine_queue_us.or(scan.engine_queue_us),
             },
             // Until all is known.
             trace_exported: None,

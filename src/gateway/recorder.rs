@@ -26,6 +26,7 @@ use crate::snapshot::{
     Request, Retry, Sample, SnapshotId, Target, Timings, TraceContext,
 };
 use crate::telemetry::Metrics;
+use crate::telemetry::log::{Panic, last_panic};
 
 /// Owns a request's draft; consumes it exactly once.
 #[derive(Debug)]
@@ -262,7 +263,8 @@ impl Recorder {
         let now = Instant::now();
         let id = draft.id;
         let read = guarded(|| orca::read(headers, rules)).unwrap_or_else(|| {
-            tracing::error!(snapshot_id = %id, "a bug: a load report is not read");
+            let Panic { location, panic } = last_panic();
+            tracing::error!(snapshot_id = %id, location, panic, "a bug: a load report is not read");
             Ok(None)
         });
         let Read { header, format, report, flaws } = match read {
@@ -314,7 +316,10 @@ impl Recorder {
         });
         let id = draft.id;
         let seen = scanned.unwrap_or_else(|| {
-            tracing::error!(snapshot_id = %id, "a bug: an answer is not read any further, only passed on");
+            let Panic { location, panic } = last_panic();
+            tracing::error!(
+                snapshot_id = %id, location, panic, "a bug: an answer is not read any further, only passed on"
+            );
             answer.scanner = Scanner::broken();
             Seen::default()
         });
@@ -362,6 +367,8 @@ impl Drop for Recorder {
             return;
         }
         let (ending, error) = if std::thread::panicking() {
+            let Panic { location, panic } = last_panic();
+            tracing::error!(snapshot_id = %self.id(), location, panic, "a bug in the gateway broke an answer off");
             (Ending::Internal, Some(PANICKED.into()))
         } else if self.gateway.is_cut_short() {
             (Ending::Shutdown, None)
@@ -396,7 +403,7 @@ impl Draft {
         let attempts = std::mem::take(&mut self.attempts);
         let counted = self.answer.as_ref().map_or(0, |answer| answer.tokens);
         let mut outcome = match self.answer.take() {
-            Some(answer) => answer.outcome(ending, attempts, error, end_offset_us, gateway),
+            Some(answer) => answer.outcome(self.id, ending, attempts, error, end_offset_us, gateway),
             None => Outcome {
                 ending,
                 status: status.or(Some(ending.status())),
@@ -421,7 +428,10 @@ impl Draft {
             current.settings.sampling.exports(&record.issued, &outcome)
         });
         outcome.trace_exported = trace_exported.unwrap_or_else(|| {
-            tracing::error!(snapshot_id = %self.id, "a bug: what follows from a request's end is left out");
+            let Panic { location, panic } = last_panic();
+            tracing::error!(
+                snapshot_id = %self.id, location, panic, "a bug: what follows from a request's end is left out"
+            );
             None
         });
         live.iter().for_each(|live| live.end());

@@ -282,6 +282,42 @@ fn a_panic_in_any_stage_fails_one_request_with_a_true_record() {
     path.stop(2 * Trap::ALL.len() as u64);
 }
 
+/// The log is the process's, and so is the hook that panics go through: both are set in a process of its own.
+#[test]
+fn a_bug_is_said_with_the_id_of_the_request_that_it_befell() {
+    let name = "gateway::tests::bugs_in_a_process_of_its_own";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args([name, "--exact", "--ignored", "--nocapture"]).output().unwrap();
+    let [said, log] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    let lines: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for trap in Trap::ALL {
+        let mark = format!("sprung {trap:?} ");
+        let id = said.lines().find_map(|line| line.strip_prefix(&mark)).unwrap_or_else(|| panic!("{said}{log}"));
+        let of_it: Vec<_> = lines.iter().filter(|line| line["snapshot_id"] == id && line["level"] == "ERROR").collect();
+        let [line] = &of_it[..] else { panic!("{trap:?}: {of_it:?}") };
+        assert_eq!(line["panic"], format!("as this test wants it: {trap:?}"), "{line}");
+        assert!(line["location"].as_str().is_some_and(|place| place.contains("src/gateway/tests.rs:")), "{line}");
+    }
+}
+
+#[test]
+#[ignore = "sets the log and the panic hook of its process: the test above runs it in one of its own"]
+fn bugs_in_a_process_of_its_own() {
+    use crate::telemetry::log::{LogFilter, LogFormat, LogSettings, log_panics, start_log};
+    let settings = LogSettings { format: LogFormat::Json, filter: LogFilter::parse("info").unwrap() };
+    let log = start_log(&settings).unwrap();
+    log_panics(&log);
+    let path = DataPath::start(pod().0);
+    // What the harness says of the test has no end yet.
+    println!();
+    for trap in Trap::ALL {
+        path.set(trap);
+        let (_, record) = if trap == Trap::Tunnel { path.send(WEBSOCKET) } else { path.ask() };
+        println!("sprung {trap:?} {}", record.id());
+    }
+    path.stop(Trap::ALL.len() as u64);
+}
+
 #[test]
 fn a_panic_in_the_finish_of_a_refused_request_leaves_its_record() {
     let path = DataPath::start(pod().0);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::render::{self, candidates, table, words};
 use crate::snapshot::document::{KubernetesPart, PerGpu, State};
-use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Watched};
+use crate::snapshot::{Excluded, FleetView, GpuExporter, GpuHealth, Health, Member, Moment, Quantity, Watched};
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -158,9 +158,15 @@ impl<'a> FleetPage<'a> {
             words::millis(self.view_age_ms)
         );
         let rows: Vec<_> = self.targets.iter().map(TargetPart::row).collect();
-        let mut text =
-            format!("{}\n{}", words::wrapped(&sentence, width), candidates::lay_out(&COLUMNS, 3, &rows, width));
-        let stale = candidates::legend_of_stale(3, &rows);
+        let table = candidates::lay_out_without_gpus(&COLUMNS, 3, &rows, width);
+        let mut text = format!("{}\n{table}", words::wrapped(&sentence, width));
+        // What engines and GPUs did has a table of its own: with it, one of a hundred columns would have no room for all.
+        let work: Vec<_> = self.targets.iter().map(TargetPart::work).collect();
+        if work.iter().any(|row| row[1..].iter().any(|cell| cell != candidates::UNKNOWN)) {
+            text.push_str(&format!("\n{}", table::lay_out(&WORK_COLUMNS, &work, width)));
+            text.push_str(&words::hanging("", WORK_LEGEND, 2, width));
+        }
+        let stale = candidates::legend_of_stale(3, &rows).or(candidates::legend_of_stale(1, &work));
         text.push_str(&stale.map_or_else(String::new, |legend| words::hanging("", legend, 2, width)));
         let exporters = self.gpu_exporters.iter();
         let exporters =
@@ -235,6 +241,24 @@ const COLUMNS: [table::Column; 14] = {
     ]
 };
 
+/// The columns of the table of what engines and GPUs did.
+const WORK_COLUMNS: [table::Column; 10] = [
+    table::Column::name("target"),
+    table::Column::number("rps", 0),
+    table::Column::number("tps", 0),
+    table::Column::number("gpus", 3),
+    table::Column::number("rps/gpu", 0),
+    table::Column::number("tps/gpu", 0),
+    table::Column::number("our rps/gpu", 1),
+    table::Column::number("our tps/gpu", 2),
+    table::Column::number("gpu %", 0),
+    table::Column::number("gpu mem %", 0),
+];
+
+/// What its columns mean.
+const WORK_LEGEND: &str =
+    "requests and tokens per second as the engines count them, and for each GPU; our: as this gateway does";
+
 impl<'a> TargetPart<'a> {
     fn of(member: &'a Member, eligible: bool, now: Moment) -> Self {
         let sample = &member.sample;
@@ -285,6 +309,24 @@ impl<'a> TargetPart<'a> {
             of("GPUs of", self.gpu_problem.map(words::clean)),
         ];
         troubles.into_iter().flatten()
+    }
+
+    /// Its row of [`WORK_COLUMNS`].
+    fn work(&self) -> Vec<String> {
+        let rate = |rate: Option<f64>| rate.map_or_else(|| candidates::UNKNOWN.to_owned(), words::number);
+        let value = |quantity, show| candidates::cell(&self.state, quantity, show);
+        vec![
+            words::clean(self.name),
+            value(Quantity::EngineRequestsPerSecond, words::number),
+            value(Quantity::EngineTokensPerSecond, words::number),
+            rate(self.gpus.map(f64::from)),
+            rate(self.per_gpu.engine_requests_per_second_per_gpu),
+            rate(self.per_gpu.engine_tokens_per_second_per_gpu),
+            rate(self.per_gpu.gateway_requests_per_second_per_gpu),
+            rate(self.per_gpu.gateway_tokens_per_second_per_gpu),
+            value(Quantity::GpuUtilization, words::percent),
+            value(Quantity::GpuMemoryUtilization, words::percent),
+        ]
     }
 
     fn row(&self) -> Vec<String> {

@@ -232,8 +232,12 @@ pub(super) fn laid_out(layout: Layout, complete: bool, body: Body) -> Response {
     ([(header::CONTENT_TYPE, layout.format.media_type()), (COMPLETE_HEADER, complete)], body).into_response()
 }
 
-/// `GET /v1/fleet`: what the gateway sees now.
-pub(super) async fn fleet(State(lookup): State<Arc<Lookup>>, headers: HeaderMap) -> Response {
+/// `GET /v1/fleet`: what the gateway sees now. It has no parameters, so that each is unknown and refused.
+pub(super) async fn fleet(State(lookup): State<Arc<Lookup>>, uri: Uri, headers: HeaderMap) -> Response {
+    if uri.query().is_some_and(|query| !query.is_empty()) {
+        let detail = "there are no parameters here: the answer is JSON, or text for `Accept: text/plain`";
+        return Problem::malformed_query(detail).answer(Form::wanted(&headers));
+    }
     let (view, gpus) = ((lookup.state.fleet)(), (lookup.state.gpus)());
     let page = FleetPage::of(&view, &gpus, (lookup.state.membership)(), lookup.state.clock.now());
     match Form::wanted(&headers) {

@@ -28,6 +28,7 @@ pub(crate) const PARSER: Parser = Parser {
         "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}",
         "\"finish_reason\":\"stop\"",
         "\"finish_reason\":null",
+        "\"metrics\":{\"queue_time_ms\":1.5}",
         "\"delta\":{\"content\":\"",
         "\"text\":\"",
         "\"choices\":[",
@@ -81,7 +82,7 @@ fn scan<'b>(content_type: &[u8], frames: impl Iterator<Item = &'b [u8]>) -> Scan
 fn kind(scan: &Scan) -> String {
     let answer = &scan.answer;
     let names = [&answer.finish_reason, &answer.response_id, &answer.response_model];
-    let numbers = [answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens];
+    let numbers = [answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, scan.engine_queue_us];
     let lengths = names.map(|name| name.as_ref().map(|name| name.len().ilog2()));
     let sizes = numbers.map(|number| number.map(|number| number.checked_ilog2()));
     format!("{lengths:?}{sizes:?}{:?}{}{}", scan.events.checked_ilog2(), scan.failed, answer.tokens_estimated)

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::ask::Operation;
+use super::generation::Known;
 use super::totals::FinishReason;
 use crate::demo::draws::hash_of;
 
@@ -97,6 +98,8 @@ pub(super) struct Answer {
     pub(super) continuous_usage: bool,
     /// Whether usage says how much of the prompt was cached.
     pub(super) prompt_tokens_details: bool,
+    /// Whether it says how long the request waited.
+    pub(super) per_request_metrics: bool,
     /// Draws the words.
     pub(super) text_seed: u64,
 }
@@ -173,19 +176,23 @@ impl Answer {
     }
 
     /// The event after the last token's, if usage was asked for.
-    pub(super) fn usage_event(&self, cached_tokens: u32) -> Bytes {
+    pub(super) fn usage_event(&self, Known { cached_tokens, queued }: Known) -> Bytes {
         let mut event = self.head();
         event.push_str(r#"],"usage":{"#);
         self.add_counts(&mut event, self.tokens);
         if self.prompt_tokens_details {
             add(&mut event, format_args!(r#","prompt_tokens_details":{{"cached_tokens":{cached_tokens}}}"#));
         }
-        add(&mut event, format_args!("}},\"system_fingerprint\":\"{}\"}}\n\n", self.fingerprint));
+        add(&mut event, format_args!("}},\"system_fingerprint\":\"{}\"", self.fingerprint));
+        if self.per_request_metrics {
+            add(&mut event, format_args!(r#","metrics":{{"queue_time_ms":{:?}}}"#, queued.as_secs_f64() * 1e3));
+        }
+        event.push_str("}\n\n");
         event.into()
     }
 
     /// The whole answer in one piece.
-    pub(super) fn json(&self, cached_tokens: u32) -> Bytes {
+    pub(super) fn json(&self, Known { cached_tokens, queued }: Known) -> Bytes {
         let mut json = String::with_capacity(1024 + self.tokens as usize * 6);
         let (id, created, model, finish) = (&self.id_json, self.created, &self.model_json, self.finish.name());
         match self.operation {
@@ -219,7 +226,17 @@ impl Answer {
         if self.operation == Operation::Chat {
             json.push_str(r#","prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null"#);
         }
-        json.push_str(r#","kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}"#);
+        json.push_str(r#","kv_transfer_params":null,"ec_transfer_params":null,"metrics":"#);
+        match self.per_request_metrics {
+            true => add(
+                &mut json,
+                format_args!(
+                    r#"{{"time_to_first_token_ms":null,"generation_time_ms":null,"queue_time_ms":{:?},"mean_itl_ms":null,"tokens_per_second":null,"speculative_decoding":null}}}}"#,
+                    queued.as_secs_f64() * 1e3
+                ),
+            ),
+            false => json.push_str("null}"),
+        }
         json.into()
     }
 
@@ -253,6 +270,8 @@ fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use serde_json::Value;
 
@@ -275,6 +294,7 @@ mod tests {
             include_usage: true,
             continuous_usage: false,
             prompt_tokens_details: false,
+            per_request_metrics: false,
             text_seed: 1,
         }
     }
@@ -286,7 +306,7 @@ mod tests {
         }
         events.extend((0..answer.tokens).map(|index| answer.token_event(index)));
         if answer.include_usage {
-            events.push(answer.usage_event(0));
+            events.push(answer.usage_event(Known::default()));
         }
         events.push(DONE.into());
         String::from_utf8(events.concat()).unwrap()
@@ -344,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_answer_in_one_piece_is_that_of_a_real_vllm_but_for_its_words() {
-        let ours = String::from_utf8(answer(Operation::Chat, 19, 12).json(0).to_vec()).unwrap();
+        let ours = String::from_utf8(answer(Operation::Chat, 19, 12).json(Known::default()).to_vec()).unwrap();
         assert_eq!(keys_in_order(&ours), keys_in_order(REAL_JSON));
         assert_eq!(normal(&ours), normal(REAL_JSON.trim_end()));
     }
@@ -361,11 +381,26 @@ mod tests {
     #[test]
     fn cached_tokens_are_told_when_the_pod_is_set_so() {
         let told = Answer { prompt_tokens_details: true, ..answer(Operation::Completion, 40, 2) };
-        let json: Value = serde_json::from_slice(&told.json(32)).unwrap();
+        let known = Known { cached_tokens: 32, ..Known::default() };
+        let json: Value = serde_json::from_slice(&told.json(known)).unwrap();
         assert_eq!(json["usage"]["prompt_tokens_details"]["cached_tokens"], 32);
-        let event = String::from_utf8(told.usage_event(32).to_vec()).unwrap();
+        let event = String::from_utf8(told.usage_event(known).to_vec()).unwrap();
         let event: Value = serde_json::from_str(event.trim().strip_prefix("data: ").unwrap()).unwrap();
         assert_eq!(event["usage"]["prompt_tokens_details"]["cached_tokens"], 32);
+    }
+
+    #[test]
+    fn a_wait_is_told_when_the_pod_is_set_so() {
+        let known = Known { queued: Duration::from_micros(1_250), ..Known::default() };
+        for per_request_metrics in [true, false] {
+            let told = Answer { per_request_metrics, ..answer(Operation::Chat, 40, 2) };
+            let json: Value = serde_json::from_slice(&told.json(known)).unwrap();
+            let event = String::from_utf8(told.usage_event(known).to_vec()).unwrap();
+            let event: Value = serde_json::from_str(event.trim().strip_prefix("data: ").unwrap()).unwrap();
+            let wait = |answer: &Value| answer.pointer("/metrics/queue_time_ms").and_then(Value::as_f64);
+            assert_eq!([wait(&json), wait(&event)], [per_request_metrics.then_some(1.25); 2]);
+            assert_eq!(event.get("metrics").is_some(), per_request_metrics, "a stream leaves out what it does not say");
+        }
     }
 
     #[test]
@@ -376,7 +411,7 @@ mod tests {
             let event: Value = serde_json::from_str(&format!("{{{line}")).unwrap();
             said += event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
         }
-        let json: Value = serde_json::from_slice(&same.json(0)).unwrap();
+        let json: Value = serde_json::from_slice(&same.json(Known::default())).unwrap();
         assert_eq!(json["choices"][0]["message"]["content"], said);
         assert_ne!(said, Answer { text_seed: 2, ..same }.text());
     }

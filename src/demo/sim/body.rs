@@ -200,7 +200,7 @@ impl Stream {
             }
             Step::Usage => {
                 self.next = Step::Done;
-                self.answer.usage_event(self.generation.cached_tokens())
+                self.answer.usage_event(self.generation.known())
             }
             Step::Done => {
                 self.next = Step::End;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -220,6 +220,14 @@ impl Ticket {
         match self.place {
             Place::Running(admitted) => admitted.cached_tokens,
             Place::Waiting(_) | Place::Left => 0,
+        }
+    }
+
+    /// How long it waited; known once the request runs.
+    pub(super) fn queued(&self) -> Duration {
+        match self.place {
+            Place::Running(admitted) => admitted.at - self.entered,
+            Place::Waiting(_) | Place::Left => Duration::ZERO,
         }
     }
 

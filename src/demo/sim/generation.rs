@@ -21,6 +21,15 @@ pub(super) struct Pace {
     pub(super) jitter: f64,
 }
 
+/// What the engine knows of a request once it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Prompt tokens that need not be computed.
+    pub(super) cached_tokens: u32,
+    /// How long the request waited before.
+    pub(super) queued: Duration,
+}
+
 /// Tokens as they become due, whether or not somebody takes them: a slow client does not slow the engine.
 #[derive(Debug)]
 pub(super) struct Generation {
@@ -30,7 +39,7 @@ pub(super) struct Generation {
     tokens: u32,
     finish: FinishReason,
     produced: u32,
-    cached_tokens: u32,
+    known: Known,
     /// When the next token is there; `None` until the request runs.
     due: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -38,7 +47,7 @@ pub(super) struct Generation {
 
 impl Generation {
     pub(super) fn new(ticket: Ticket, pace: Pace, draws: Draws, tokens: u32, finish: FinishReason) -> Self {
-        Self { ticket, pace, draws, tokens, finish, produced: 0, cached_tokens: 0, due: None, sleep: None }
+        Self { ticket, pace, draws, tokens, finish, produced: 0, known: Known::default(), due: None, sleep: None }
     }
 
     /// The number of the next token, from 0 on, once it is there; `None` after the last. With the last one the engine
@@ -64,14 +73,14 @@ impl Generation {
         Poll::Ready(Some(token))
     }
 
-    /// Prompt tokens that need not be computed; known with the first token.
-    pub(super) fn cached_tokens(&self) -> u32 {
-        self.cached_tokens
+    /// There with the first token.
+    pub(super) fn known(&self) -> Known {
+        self.known
     }
 
     fn first_due(&mut self) -> Instant {
-        self.cached_tokens = self.ticket.cached_tokens();
-        let cached = f64::from(self.cached_tokens) / f64::from(self.ticket.prompt_tokens());
+        self.known = Known { cached_tokens: self.ticket.cached_tokens(), queued: self.ticket.queued() };
+        let cached = f64::from(self.known.cached_tokens) / f64::from(self.ticket.prompt_tokens());
         let share = (1.0 - cached).max(CACHED_PREFILL_SHARE) * self.draws.around_one(self.pace.jitter);
         let due = Instant::now() + self.pace.ttft.mul_f64(share);
         self.due = Some(due);

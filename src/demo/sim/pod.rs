@@ -135,7 +135,7 @@ impl Pod {
             return Ok(response);
         }
         while poll_fn(|cx| generation.poll_token(cx)).await.is_some() {}
-        let body = SimBody::of_answer(answer.json(generation.cached_tokens()), fault, &reset);
+        let body = SimBody::of_answer(answer.json(generation.known()), fault, &reset);
         let mut response = response(StatusCode::OK, JSON, body);
         self.report(&head.headers, false, number, response.headers_mut());
         Ok(response)
@@ -164,6 +164,7 @@ impl Pod {
             include_usage: ask.include_usage,
             continuous_usage: ask.continuous_usage,
             prompt_tokens_details: self.settings.prompt_tokens_details,
+            per_request_metrics: self.settings.per_request_metrics,
             text_seed: self.seed ^ ask.text_hash,
         }
     }

@@ -56,6 +56,10 @@ pub struct SimSettings {
     #[arg(long = "enable-prompt-tokens-details")]
     pub prompt_tokens_details: bool,
 
+    /// Say in `metrics` how long the request waited, as vLLM does when asked by the same name; with a stream if it asks for usage
+    #[arg(long = "enable-per-request-metrics")]
+    pub per_request_metrics: bool,
+
     /// Share of requests answered with 500
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = share)]
     pub error_rate: f64,
@@ -179,6 +183,7 @@ impl Default for SimSettings {
             kv_blocks: 4096,
             tokens: None,
             prompt_tokens_details: false,
+            per_request_metrics: false,
             error_rate: 0.0,
             seed: None,
             keep_alive: None,

@@ -1,4 +1,5 @@
-//! How long a request waited in an engine's queue, from the header in which the engine says so with its answer.
+//! How long a request waited in an engine's queue, from the header in which the engine says so with its answer. vLLM says it in
+//! the answer's body, which the gateway's scanner reads.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -49,14 +50,18 @@ impl TimeUnit {
             Self::Seconds => 1e6,
         }
     }
+
+    /// A wait of so many, in microseconds; `None` if it is no time, or one that cannot be true.
+    pub fn wait_us(self, count: f64) -> Option<u64> {
+        let us = count * self.us();
+        (0.0..=QUEUE_US_MAX).contains(&us).then(|| us.round() as u64)
+    }
 }
 
 impl QueueTime {
     /// In microseconds; `None` if it is no time, or one that cannot be true.
     fn read(&self, value: &HeaderValue) -> Option<u64> {
-        let count: f64 = value.to_str().ok()?.trim().parse().ok()?;
-        let us = count * self.unit.us();
-        (0.0..=QUEUE_US_MAX).contains(&us).then(|| us.round() as u64)
+        self.unit.wait_us(value.to_str().ok()?.trim().parse().ok()?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads usage, finish reason, ids and token times from an answer that passes by untouched.
+//! Reads usage, finish reason, ids, token times and the wait in the engine from an answer that passes by untouched.
 //!
 //! The scanner only looks at the frames of the body. It does no IO, has no clock and cannot fail: what it does not
 //! understand it leaves out, and says so in `failed`. Its memory is bounded for each answer and for all together, whatever comes.
@@ -56,6 +56,8 @@ pub struct Scan {
     pub inter_token_p99_us: Option<u64>,
     /// The longest pause.
     pub inter_token_max_us: Option<u64>,
+    /// How long the engine says that the request waited in its queue.
+    pub engine_queue_us: Option<u64>,
     /// Something in it could not be read. That an answer ended early is no such thing.
     pub failed: bool,
 }
@@ -176,7 +178,12 @@ impl OnePiece {
     fn scan(&self, reading: &Reading<'_>, failed: bool) -> Scan {
         let mut said = Said::default();
         said.take_over(reading);
-        Scan { first_content_offset_us: self.first_byte_offset_us, failed, ..Scan::of(said.answer()) }
+        Scan {
+            first_content_offset_us: self.first_byte_offset_us,
+            engine_queue_us: said.usage.queue_us,
+            failed,
+            ..Scan::of(said.answer())
+        }
     }
 }
 
@@ -190,6 +197,7 @@ impl Scan {
             inter_token_p50_us: None,
             inter_token_p99_us: None,
             inter_token_max_us: None,
+            engine_queue_us: None,
             failed: false,
         }
     }
@@ -318,9 +326,10 @@ impl Understood {
         self.failed |= !valid;
         self.said.take_over(&reading);
         // An event with a finish reason stands for no other, because the last one counts; of ids and models it is the
-        // first.
+        // first. Nor does one with a wait: whether a number is one that can be true is not seen by its digits.
         if valid
             && reading.finish_reason().is_none()
+            && !reading.has_wait
             && let Some(text) = reading.only_text()
         {
             self.pattern_has_usage = self.pattern.learn(data, text) && !reading.usage.is_empty();
@@ -339,6 +348,7 @@ impl Understood {
 
     fn finish(mut self) -> Scan {
         self.settle_usage();
+        let engine_queue_us = self.said.usage.queue_us;
         let mut answer = self.said.answer();
         if answer.completion_tokens.is_none() && self.content_events > 0 {
             answer.completion_tokens = Some(self.content_events);
@@ -352,6 +362,7 @@ impl Understood {
             inter_token_p50_us: gaps.map(|gaps| gaps.p50_us),
             inter_token_p99_us: gaps.map(|gaps| gaps.p99_us),
             inter_token_max_us: gaps.map(|gaps| gaps.max_us),
+            engine_queue_us,
             failed: self.failed,
             ..Scan::of(answer)
         }

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::pattern::DIGITS_MAX;
+use crate::fleet::TimeUnit;
 
 /// What one event, or one whole answer, says. Borrows from it.
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub(super) struct Reading<'de> {
     pub(super) id: Option<Cow<'de, str>>,
     pub(super) model: Option<Cow<'de, str>>,
     pub(super) usage: Usage,
+    /// A number says how long the request waited in the engine's queue, be it believed or not.
+    pub(super) has_wait: bool,
     finish_reason: Option<Cow<'de, str>>,
     /// Responses: `completed`, `incomplete`, `failed`, `in_progress` …
     status: Option<Cow<'de, str>>,
@@ -37,7 +40,7 @@ pub(super) struct Reading<'de> {
 /// A larger count of tokens is no count: no model reads or writes so much, and sums of such could overflow.
 const TOKENS_MAX: u64 = 10_u64.pow(DIGITS_MAX as u32) - 1;
 
-/// Token counts, each as far as it was given.
+/// Token counts and the wait before them, each as far as it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     prompt: Option<u64>,
@@ -47,6 +50,8 @@ pub(super) struct Usage {
     cache_read: Option<u64>,
     /// Anthropic: prompt tokens written to the cache, not among `prompt` either.
     cache_creation: Option<u64>,
+    /// vLLM, which says it with the usage: the wait in its queue, in microseconds.
+    pub(super) queue_us: Option<u64>,
 }
 
 /// Only what makes a difference.
@@ -73,6 +78,7 @@ impl Usage {
         self.cached = later.cached.or(self.cached);
         self.cache_read = later.cache_read.or(self.cache_read);
         self.cache_creation = later.cache_creation.or(self.cache_creation);
+        self.queue_us = later.queue_us.or(self.queue_us);
     }
 
     /// All tokens of the prompt. Anthropic counts cached ones apart, where others count them in.
@@ -152,6 +158,8 @@ enum Place {
     CachedTokens,
     CacheReadTokens,
     CacheCreationTokens,
+    Metrics,
+    QueueMs,
 }
 
 impl Place {
@@ -189,6 +197,9 @@ impl Place {
             (Self::UsageDetails, "cached_tokens") => Self::CachedTokens,
             (Self::Usage, "cache_read_input_tokens") => Self::CacheReadTokens,
             (Self::Usage, "cache_creation_input_tokens") => Self::CacheCreationTokens,
+            // vLLM with --enable-per-request-metrics.
+            (Self::Top | Self::Body, "metrics") => Self::Metrics,
+            (Self::Metrics, "queue_time_ms") => Self::QueueMs,
             _ => return None,
         })
     }
@@ -244,7 +255,17 @@ impl<'de> At<'_, 'de> {
         }
     }
 
+    fn wait(self, number: f64) {
+        if self.place == Place::QueueMs {
+            self.reading.has_wait = true;
+            self.reading.usage.queue_us = TimeUnit::Milliseconds.wait_us(number);
+        }
+    }
+
     fn number(self, number: u64) {
+        if self.place == Place::QueueMs {
+            return self.wait(number as f64);
+        }
         if number > TOKENS_MAX {
             return;
         }
@@ -290,11 +311,13 @@ impl<'de> Visitor<'de> for At<'_, 'de> {
         Ok(())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.wait(number as f64);
         Ok(())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.wait(number);
         Ok(())
     }
 
@@ -454,8 +477,40 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_counts_where_vllm_says_it_and_if_it_can_be_true() {
+        let cases: &[(&str, Option<u64>)] = &[
+            (r#"{"metrics":{"queue_time_ms":37.25}}"#, Some(37_250)),
+            (r#"{"metrics":{"time_to_first_token_ms":9.5,"queue_time_ms":0.0,"mean_itl_ms":null}}"#, Some(0)),
+            (r#"{"metrics":{"queue_time_ms":37}}"#, Some(37_000)),
+            (r#"{"response":{"metrics":{"queue_time_ms":1e2}}}"#, Some(100_000)),
+            (r#"{"metrics":{"queue_time_ms":86400000}}"#, Some(86_400_000_000)),
+            (r#"{"metrics":{"queue_time_ms":86400001.0}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":18446744073709551615}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":1e300}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":-0.5}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":-3}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":"37"}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":[37]}}"#, None),
+            (r#"{"metrics":{"queue_time_ms":null}}"#, None),
+            (r#"{"metrics":[{"queue_time_ms":37}]}"#, None),
+            (r#"{"metrics":null}"#, None),
+            (r#"{"usage":{"metrics":{"queue_time_ms":37}},"queue_time_ms":37}"#, None),
+            (r#"{"choices":[{"metrics":{"queue_time_ms":37}}],"metrics":37}"#, None),
+        ];
+        for (answer, queue_us) in cases {
+            let (reading, valid) = Reading::of(answer.as_bytes());
+            assert!(valid, "{answer}");
+            assert_eq!(reading.usage.queue_us, *queue_us, "{answer}");
+        }
+    }
+
+    #[test]
     fn a_fault_costs_the_numbers_only() {
-        for broken in [r#"{"id":"a","usage":{"prompt_tokens":12"#, r#"{"id":"a","usage":{"prompt_tokens":12}} x"#] {
+        for broken in [
+            r#"{"id":"a","metrics":{"queue_time_ms":12"#,
+            r#"{"id":"a","usage":{"prompt_tokens":12"#,
+            r#"{"id":"a","usage":{"prompt_tokens":12}} x"#,
+        ] {
             let (reading, valid) = Reading::of(broken.as_bytes());
             assert!(!valid);
             assert_eq!(reading.id.as_deref(), Some("a"));

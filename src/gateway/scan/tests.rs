@@ -290,6 +290,44 @@ fn answers_in_one_piece() {
 }
 
 #[test]
+fn a_wait_in_the_engine_is_read_where_vllm_says_it() {
+    let metrics =
+        |ms: &str| format!(r#""metrics":{{"time_to_first_token_ms":9.5,"queue_time_ms":{ms},"mean_itl_ms":null}}"#);
+    let chat = std::str::from_utf8(CHAT_JSON).unwrap();
+    let last = |body: &str, metrics: &str| {
+        let end = body.rfind("}\n\ndata: [DONE]").expect("the fixture ends with its usage");
+        format!("{},{metrics}{}", &body[..end], &body[end..])
+    };
+    let responses =
+        RESPONSES.replace(r#""status":"completed","#, &format!(r#""status":"completed",{},"#, metrics("37.25")));
+    // Were these events told apart by their digits only, the one that says nothing would hide the one before.
+    let each = ["1.5", "37.25", "99999999.5"]
+        .map(|ms| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}],{}}}\n\n", metrics(ms)));
+    let cases: &[(&str, Scanner, String, Option<u64>)] = &[
+        ("without", one_piece(), chat.to_owned(), None),
+        ("whole", one_piece(), chat.replace("\"metrics\":null", &metrics("37.25")), Some(37_250)),
+        ("absurd", one_piece(), chat.replace("\"metrics\":null", &metrics("86400000.5")), None),
+        ("stream, without", stream(), CHAT.to_owned(), None),
+        ("chat", stream(), last(CHAT, &metrics("37.25")), Some(37_250)),
+        ("continuous usage", stream(), last(CONTINUOUS, &metrics("0.0")), Some(0)),
+        ("completions", stream(), last(COMPLETIONS, &metrics("37.25")), Some(37_250)),
+        ("responses", stream(), responses, Some(37_250)),
+        ("each event", stream(), each.concat(), Some(37_250)),
+        ("cut", one_piece(), chat.replace("\"metrics\":null}", r#""metrics":{"queue_time_ms":37"#), None),
+    ];
+    for (name, scanner, body, queue_us) in cases {
+        let form = || match scanner.form {
+            Form::OnePiece(_) => one_piece(),
+            _ => stream(),
+        };
+        for frame_bytes in [1, 250, body.len()] {
+            let (scan, _) = scan(form(), body.as_bytes().chunks(frame_bytes));
+            assert_eq!((scan.engine_queue_us, scan.failed), (*queue_us, false), "{name}, frames of {frame_bytes}");
+        }
+    }
+}
+
+#[test]
 fn headers_choose_the_form() {
     #[derive(Debug, PartialEq)]
     enum Chosen {
@@ -337,7 +375,7 @@ fn an_opaque_answer_is_not_looked_at() {
 fn any_event() -> impl Strategy<Value = Json> {
     let text = prop_oneof![Just(String::new()), "[a-z \"\\\\\n{}é]{0,8}", any::<String>()];
     let number = prop_oneof![0..20u64, any::<u64>()];
-    (0..9u8, text, number.clone(), number).prop_map(|(shape, text, a, b)| match shape {
+    (0..10u8, text, number.clone(), number).prop_map(|(shape, text, a, b)| match shape {
         0 => json!({"id": "c", "model": "m", "choices": [{"index": a, "delta": {"content": text}, "finish_reason": null}]}),
         1 => json!({"choices": [{"delta": {"content": text}, "finish_reason": null}],
                     "usage": {"prompt_tokens": a, "completion_tokens": b, "prompt_tokens_details": {"cached_tokens": 1}}}),
@@ -346,6 +384,7 @@ fn any_event() -> impl Strategy<Value = Json> {
         4 => json!({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": text}}]}}]}),
         5 => json!({"type": "response.output_text.delta", "sequence_number": a, "delta": text}),
         6 => json!({"type": "message_delta", "delta": {"stop_reason": text}, "usage": {"output_tokens": b}}),
+        8 => json!({"choices": [{"text": text}], "metrics": {"queue_time_ms": a as f64 / 4.0}, "usage": {"prompt_tokens": b}}),
         7 => json!({"type": "content_block_delta", "index": a, "delta": {"type": "text_delta", "text": text}}),
         _ => json!({"id": text, "usage": text, "choices": [text], "delta": [a], "model": {"usage": b}}),
     })
@@ -413,13 +452,14 @@ proptest! {
             said.take_over(&reading);
             content_events += u64::from(reading.has_content());
         }
+        let engine_queue_us = said.usage.queue_us;
         let mut expected = said.answer();
         if expected.completion_tokens.is_none() && content_events > 0 {
             expected.completion_tokens = Some(content_events);
             expected.tokens_estimated = true;
         }
         let (scan, seen) = scan(stream(), cut_at(body.as_bytes(), &cuts));
-        prop_assert_eq!(scan.answer, expected);
+        prop_assert_eq!((scan.answer, scan.engine_queue_us), (expected, engine_queue_us));
         prop_assert_eq!((scan.events, seen, scan.failed), (events.len() as u64, content_events, false));
     }
 
@@ -441,6 +481,7 @@ proptest! {
         let mut said = Said::default();
         said.take_over(&reading);
         let (scan, _) = scan(one_piece(), cut_at(&bytes, &cuts));
+        prop_assert_eq!(scan.engine_queue_us, said.usage.queue_us);
         prop_assert_eq!(scan.answer, said.answer());
         prop_assert!(!scan.failed);
     }

@@ -36,7 +36,7 @@ pub(in crate::lookup) fn legend_of_stale(state_at: usize, rows: &[Vec<String>]) 
 }
 
 /// In the place of a value that is not known.
-const UNKNOWN: &str = "-";
+pub(in crate::lookup) const UNKNOWN: &str = "-";
 
 const COLUMNS: [Column; 15] = {
     let [in_flight, rps, tps, waiting, running, kv, hit, gpu, memory, age, freshness] = STATE_COLUMNS;
@@ -97,7 +97,14 @@ pub(super) fn state_of(candidate: &CandidatePart<'_>) -> State {
     serde_json::from_str(candidate.state.get()).unwrap_or_default()
 }
 
-/// The cells of [`STATE_COLUMNS`]. A value that is not known is a hyphen, never 0; one that is stale is marked.
+/// The cell of one quantity. A value that is not known is a hyphen, never 0; one that is stale is marked.
+pub(in crate::lookup) fn cell(state: &State, quantity: Quantity, show: fn(f64) -> String) -> String {
+    let reading = state.reading(quantity);
+    let shown = reading.value.map_or_else(|| UNKNOWN.to_owned(), show);
+    if reading.value.is_some() && reading.freshness == Some(Freshness::Stale) { shown + STALE } else { shown }
+}
+
+/// The cells of [`STATE_COLUMNS`].
 pub(in crate::lookup) fn state_cells(
     in_flight: u64,
     requests_per_second: f64,
@@ -105,11 +112,7 @@ pub(in crate::lookup) fn state_cells(
     state: &State,
     trust: Trust,
 ) -> [String; 11] {
-    let value = |quantity, show: fn(f64) -> String| {
-        let reading = state.reading(quantity);
-        let shown = reading.value.map_or_else(|| UNKNOWN.to_owned(), show);
-        if reading.value.is_some() && reading.freshness == Some(Freshness::Stale) { shown + STALE } else { shown }
-    };
+    let value = |quantity, show| cell(state, quantity, show);
     [
         in_flight.to_string(),
         words::number(requests_per_second),
@@ -132,6 +135,17 @@ pub(in crate::lookup) fn lay_out(columns: &[Column], state_at: usize, rows: &[Ve
     if rows.iter().any(|row| row[gpus.clone()].iter().any(|cell| cell != UNKNOWN)) {
         return table::lay_out(columns, rows, width);
     }
+    lay_out_without_gpus(columns, state_at, rows, width)
+}
+
+/// The same without the columns about GPUs, whatever is known.
+pub(in crate::lookup) fn lay_out_without_gpus(
+    columns: &[Column],
+    state_at: usize,
+    rows: &[Vec<String>],
+    width: usize,
+) -> String {
+    let gpus = state_at + GPUS_AT..state_at + GPUS_AT + 2;
     let without = |row: &Vec<String>| [&row[..gpus.start], &row[gpus.end..]].concat();
     let columns = [&columns[..gpus.start], &columns[gpus.end..]].concat();
     table::lay_out(&columns, &rows.iter().map(without).collect::<Vec<_>>(), width)

@@ -5,8 +5,8 @@
 //! move the cursor of an operator's terminal; nothing but ASCII and box-drawing characters comes out, and no line is
 //! wider than asked for.
 
-use crate::snapshot::document::{BackendReportPart, DecisionPart, KubernetesPart, State};
-use crate::snapshot::{Document, Quantity};
+use crate::snapshot::document::{BackendReportPart, ChosenState, DecisionPart, KubernetesPart, State};
+use crate::snapshot::{Document, Freshness, Quantity};
 
 use super::around::Around;
 use super::links::Offered;
@@ -122,6 +122,9 @@ fn names(document: &Document<'_>, width: usize) -> String {
         asked.push_str(", ");
         asked.push_str(part);
     }
+    if request.body_unread {
+        asked.push_str("; its body was passed on unread: content-encoded, or no JSON object");
+    }
     let mut text = pair("snapshot", &document.id, width);
     let issued = format!(
         "{} by {} ({}), snapgate {}",
@@ -142,6 +145,9 @@ fn names(document: &Document<'_>, width: usize) -> String {
     }
     if let Some(pod) = pod(&document.decision) {
         text.push_str(&pair("pod", &pod, width));
+    }
+    if let Some(engine) = engine(&document.decision.state, width) {
+        text.push_str(&pair("engine", &engine, width));
     }
     if let Some(gpus) = gpus(&document.decision.state.state, width) {
         text.push_str(&pair("gpus", &gpus, width));
@@ -165,6 +171,40 @@ fn pod(decision: &DecisionPart<'_>) -> Option<String> {
         text.push_str(&format!("{what} {value}"));
     }
     (!text.is_empty()).then_some(text)
+}
+
+/// What the chosen target's engine did, by whose word and how old that is, and what each GPU did; `None` if nobody said.
+fn engine(chosen: &ChosenState<'_>, width: usize) -> Option<String> {
+    let state = &chosen.state;
+    let units = ["requests/s", "tokens/s"];
+    let quantities = [Quantity::EngineRequestsPerSecond, Quantity::EngineTokensPerSecond];
+    let said = quantities.into_iter().zip(units).filter_map(|(quantity, unit)| {
+        let reading = state.reading(quantity);
+        let (value, source, age) = (reading.value?, reading.source?, reading.age_ms?);
+        let age = words::line(&words::millis(age), width);
+        let stale = if reading.freshness == Some(Freshness::Stale) { ", stale" } else { "" };
+        Some((format!("{} {unit}", words::number(value)), format!("({}, {age} old{stale})", source.name())))
+    });
+    let said: Vec<_> = said.collect();
+    let mut text = match &said[..] {
+        [] => return None,
+        [(requests, of_requests), (tokens, of_tokens)] if of_requests == of_tokens => {
+            format!("{requests}, {tokens} {of_tokens}")
+        }
+        said => said.iter().map(|(rate, of_rate)| format!("{rate} {of_rate}")).collect::<Vec<_>>().join(", "),
+    };
+    let per_gpu = state.per_gpu([chosen.gateway_requests_per_second, chosen.gateway_tokens_per_second]);
+    let engines = [per_gpu.engine_requests_per_second_per_gpu, per_gpu.engine_tokens_per_second_per_gpu];
+    let gateways = [per_gpu.gateway_requests_per_second_per_gpu, per_gpu.gateway_tokens_per_second_per_gpu];
+    for (whose, rates) in [("", engines), ("this gateway's ", gateways)] {
+        let rates =
+            rates.into_iter().zip(units).filter_map(|(rate, unit)| Some(format!("{} {unit}", words::number(rate?))));
+        let rates = rates.collect::<Vec<_>>().join(", ");
+        if !rates.is_empty() {
+            text.push_str(&format!("; {whose}per GPU {rates}"));
+        }
+    }
+    Some(text)
 }
 
 /// The chosen target's GPUs, how busy and how full they were, and whose word that is; `None` if nobody said.
@@ -308,6 +348,18 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_was_not_read_is_said_to_be_so() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        let line = "\n  request        POST /v1/chat/completions, llama-3.1-8b, streamed\n";
+        assert!(render(&document, 100).contains(line));
+        (document.request.body_unread, document.request.model, document.request.stream) = (true, None, None);
+        let text = render(&document, 100);
+        let line = "\n  request        POST /v1/chat/completions; its body was passed on unread: content-encoded, or no\n                 JSON object\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
     fn stale_values_are_marked_and_explained() {
         let mut json = Vec::new();
         Document::of(&specimen::completed()).write(&mut json);
@@ -350,6 +402,58 @@ mod tests {
         document.decision.kubernetes = KubernetesPart { pod: Some("p\u{1b}".into()), ..KubernetesPart::default() };
         let text = render(&document, 100);
         assert!(text.contains("\n  pod            p\\u{1b}\n"), "{text}");
+    }
+
+    #[test]
+    fn what_the_engine_says_of_its_rates_has_a_line_as_far_as_it_is_known() {
+        let engine = |change: &dyn Fn(&mut Value)| {
+            let mut json = Vec::new();
+            Document::of(&specimen::completed()).write(&mut json);
+            let mut root: Value = serde_json::from_slice(&json).unwrap();
+            change(&mut root["decision"]["state"]);
+            let json = root.to_string();
+            let text = render(&serde_json::from_str(&json).unwrap(), 100);
+            let (_, line) = text.split_once("\n  engine         ")?;
+            let lines: Vec<_> = line
+                .split_inclusive('\n')
+                .enumerate()
+                .take_while(|(n, line)| *n == 0 || line.starts_with("    "))
+                .collect();
+            Some(lines.iter().map(|(_, line)| line.trim()).collect::<Vec<_>>().join(" "))
+        };
+        let tokens = "1472 tokens/s (scrape, 41 ms old)";
+        let ours = "this gateway's per GPU 4.60 requests/s, 740 tokens/s";
+        for (change, expected) in [
+            (
+                &(|state: &mut Value| state["gpus"] = json!(2)) as &dyn Fn(&mut Value),
+                Some(format!("9 requests/s, {tokens}; per GPU 4.50 requests/s, 736 tokens/s; {ours}")),
+            ),
+            (&|state| state["gpus"] = json!(null), Some(format!("9 requests/s, {tokens}"))),
+            (
+                &|state| {
+                    state["engine_requests_per_second_freshness"] = json!("stale");
+                    state["engine_requests_per_second_age_ms"] = json!(9_000);
+                    state["gpus"] = json!(null);
+                },
+                Some(format!("9 requests/s (scrape, 9.00 s old, stale), {tokens}")),
+            ),
+            (
+                &|state| {
+                    state["engine_requests_per_second"] = json!(null);
+                    state["gpus"] = json!(2);
+                },
+                Some(format!("{tokens}; per GPU 736 tokens/s; {ours}")),
+            ),
+            (
+                &|state| {
+                    state["engine_requests_per_second"] = json!(null);
+                    state["engine_tokens_per_second"] = json!(null);
+                },
+                None,
+            ),
+        ] {
+            assert_eq!(engine(change), expected);
+        }
     }
 
     /// Whether a terminal shows it as one column and does nothing else.

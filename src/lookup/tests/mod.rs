@@ -409,10 +409,28 @@ async fn the_fleet_is_shown_as_it_is_now() {
         text.lines().all(|line| line.chars().count() <= 100) && text.contains("vllm-1 unhealthy 10.0.3.1:8000"),
         "{text}"
     );
+    let work = "
+  target  rps   tps  gpus  rps/gpu  tps/gpu  our rps/gpu  our tps/gpu  gpu %  gpu mem %
+  vllm-0    9  1472     1        9     1472         9.50         1480      -          -
+";
+    assert!(text.contains(work), "{text}");
     let troubles = "  metrics of vllm-0: read every 20.6 s, and fresh for 15.0 s\n  probe of vllm-1: cannot connect\n  metrics of \
                     vllm-1: no complete answer within 2s\n  GPUs of vllm-1: no exporter has told of its GPUs yet\n  metrics of vllm-2: read \
                     every 20.6 s, and fresh for 15.0 s\n  GPU exporter of node-2: cannot connect\n";
     assert!(text.ends_with(troubles), "{text}");
+}
+
+#[tokio::test]
+async fn the_fleet_has_no_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(dir.path(), Plan::default()).await;
+    assert_eq!(gateway.get("/v1/fleet?").await.status, 200);
+    for query in ["format=csv", "a", "&"] {
+        let reply = gateway.get(&format!("/v1/fleet?{query}")).await;
+        let problem = reply.json();
+        assert_eq!((reply.status, &problem["reason"]), (400, &json!("query")), "{query}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("no parameters"), "{problem}");
+    }
 }
 
 #[tokio::test]

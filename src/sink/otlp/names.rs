@@ -147,11 +147,10 @@ pub(super) mod events {
     pub(in super::super) const SNAPSHOT: &str = "snapgate.snapshot";
 }
 
-/// The names of one quantity: value, age, source and freshness of the chosen target, and value, age and freshness of a
-/// candidate.
+/// The names of one quantity: value, age, source and freshness, of the chosen target and of a candidate.
 pub(super) struct QuantityNames {
     pub(super) state: [&'static str; 4],
-    pub(super) candidate: [&'static str; 3],
+    pub(super) candidate: [&'static str; 4],
 }
 
 /// Makes the names of a quantity of its name in the document.
@@ -167,6 +166,7 @@ macro_rules! quantity {
             candidate: [
                 concat!("snapgate.candidate.", $name),
                 concat!("snapgate.candidate.", $name, "_age_ms"),
+                concat!("snapgate.candidate.", $name, "_source"),
                 concat!("snapgate.candidate.", $name, "_freshness"),
             ],
         }

@@ -409,9 +409,10 @@ fn considered(to: &mut Attributes<'_>, decision: &Decision, index: usize, candid
 fn candidate_state(to: &mut Attributes<'_>, sample: &Sample) {
     to.text(own::CANDIDATE_TARGET, &*sample.target.name);
     for (names, reading) in QUANTITIES.iter().zip(&sample.readings) {
-        let [value, age, freshness] = names.candidate;
+        let [value, age, source, freshness] = names.candidate;
         to.double(value, reading.value);
         to.int(age, reading.age_ms(sample.published));
+        to.text(source, reading.source.map(|source| source.name()));
         let notable = matches!(reading.freshness, Freshness::Stale | Freshness::Missing);
         to.text(freshness, notable.then_some(reading.freshness.name()));
     }

@@ -329,6 +329,7 @@ fn a_candidate_is_an_event_with_its_state() {
         assert_eq!((said(0, "target").as_deref(), said(0, "rank").as_deref()), (Some("vllm-2"), Some("1")));
         assert_eq!((said(1, "target").as_deref(), said(1, "waiting").as_deref()), (Some("vllm-0"), Some("1")));
         assert_eq!((said(0, "waiting_age_ms").as_deref(), said(0, "waiting_freshness")), (Some("20"), None));
+        assert_eq!((said(0, "waiting_source").as_deref(), said(0, "gpu_utilization_source")), (Some("scrape"), None));
         let missing = (said(1, "prefix_cache_hit_ratio"), said(1, "prefix_cache_hit_ratio_freshness"));
         assert_eq!(missing, (None, Some("missing".into())), "missing is never 0");
     }

@@ -35,7 +35,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::metrics::Counter;
-pub use panics::log_panics;
+pub use panics::{Panic, last_panic, log_panics};
 use queue::Queue;
 use repeats::{Limited, Repeats};
 
