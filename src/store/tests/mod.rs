@@ -29,6 +29,9 @@ use arbitrary::{NOW, TAG};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A data directory, and the number of the run that is next.
 struct Place {
     temp: TempDir,
