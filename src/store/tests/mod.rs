@@ -55,7 +55,8 @@ impl Place {
         let config_text = "listen = \"…\"".into();
         let run = Run { started: now, config_text, ..(*arbitrary::run(self.runs)).clone() };
         let dir = self.dir.get_or_insert_with(|| DataDir::open(self.temp.path()).unwrap());
-        Store::open(dir, settings, Arc::new(run), now).unwrap()
+        let (writer, reader) = Store::open(dir, settings, Arc::new(run), now).unwrap();
+        (writer, reader.patient())
     }
 
     fn open(&mut self) -> (Writer, Reader) {
