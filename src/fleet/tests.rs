@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -18,7 +18,10 @@ const BUSY: &str = include_str!("../../tests/fixtures/vllm-0.32.0/metrics-busy.t
 pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// Longer than anything here takes, even on a busy machine.
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longer than any test.
+pub(super) const AGES: Duration = Duration::from_secs(3_600);
 
 /// What a pod does with a request.
 #[derive(Clone, Debug)]
@@ -165,7 +168,7 @@ pub(super) fn start(addresses: &[&str], change: impl FnOnce(&mut Settings)) -> R
         poll_cpu_share: 100.0,
         publish_interval: 5 * MS,
         probe_interval: 10 * MS,
-        fresh_within: DEADLINE,
+        fresh_within: AGES,
         ..Settings::new(addresses.iter().enumerate().map(target).collect())
     };
     change(&mut settings);
@@ -209,7 +212,7 @@ impl Running {
 pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "{what}: did not happen");
+        assert!(start.elapsed() < PATIENCE, "{what}: did not happen");
         tokio::time::sleep(MS).await;
     }
 }
@@ -243,7 +246,7 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
     let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
     let cases = [
         (Reply::Hang, "timeout", "no complete answer within"),
-        (Reply::Late(DEADLINE, GOOD_LINE.into()), "timeout", "no complete answer within"),
+        (Reply::Late(AGES, GOOD_LINE.into()), "timeout", "no complete answer within"),
         (ok(&GOOD_LINE.repeat(100)), "too_large", "longer than 1000 bytes"),
         (Reply::Endless, "too_large", "longer than 1000 bytes"),
         (Reply::Answer(500, GOOD_LINE.into()), "status", "status 500"),
@@ -260,8 +263,10 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
     for (reply, ..) in &cases {
         pods.push(Pod::start(reply.clone(), ok("")).await);
     }
-    // Nobody listens where somebody has just stopped.
-    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // Nobody listens there, and nobody can while the port is held.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = held.local_addr().unwrap().to_string();
     let mut addresses: Vec<_> = pods.iter().map(|pod| pod.address.as_str()).collect();
     addresses.push(&refused);
     let mut expected: Vec<_> = cases.iter().map(|(_, reason, words)| (*reason, *words)).collect();
@@ -272,14 +277,17 @@ async fn every_way_to_fail_is_told_apart_and_leaves_values_missing() {
         settings.poll_bytes_max = 1000;
     });
     for (target, (reason, words)) in expected.into_iter().enumerate() {
-        until(&format!("{reason} of {target}"), || running.watched(target).scrape_failures >= 2).await;
-        let watched = running.watched(target);
-        let error = watched.scrape_error.as_ref().unwrap();
-        assert!(error.contains(words), "{target}: {error}");
+        // While this machine is busy, an answer may come too late and be a timeout, too.
+        until(&format!("{reason} of {target}: {words}"), || {
+            let watched = running.watched(target);
+            watched.scrape_failures >= 2 && watched.scrape_error.as_ref().is_some_and(|error| error.contains(words))
+        })
+        .await;
         let counted = format!("snapgate_scrape_failures_total{{target=\"t{target}\",reason=\"{reason}\"}}");
         let page = running.metrics.page();
         assert!(page.contains(&counted), "{counted} is not in {page}");
         assert_eq!(running.reading(target, Quantity::Waiting), Reading::MISSING, "{target}");
+        let watched = running.watched(target);
         assert!(watched.scrape_duration.is_some() && watched.scrape_interval.is_some());
     }
 }
@@ -328,8 +336,10 @@ async fn whatever_becomes_of_a_page_its_last_values_age_and_everybody_can_see_wh
         until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
         assert_eq!(running.reading(0, Quantity::Waiting).value, Some(3.0), "{words}: the last value stays");
         assert_eq!(running.reading(0, Quantity::Running).value, Some(5.0), "{words}");
+        // While this machine is busy, an answer may come too late and be a timeout, too.
+        until(words, || running.watched(0).scrape_error.as_ref().is_some_and(|error| error.contains(words))).await;
         let watched = running.watched(0);
-        assert!(watched.scrape_failures > 0 && watched.scrape_error.as_ref().unwrap().contains(words), "{watched:?}");
+        assert!(watched.scrape_failures > 0, "{watched:?}");
         assert_eq!(watched.engine.as_deref(), Some("vllm"), "{words}: what it was is known");
     }
 }
@@ -449,20 +459,6 @@ async fn a_slow_page_is_asked_for_less_often() {
     .await;
 }
 
-/// Looks on until a target's page has been read so many times more; answers how often its value was stale at a look.
-async fn stale_during(running: &Running, pages: usize) -> usize {
-    let (mut seen, mut stale, mut observed) = (0, 0, running.reading(0, Quantity::Waiting).observed);
-    until("its page is read again and again", || {
-        let reading = running.reading(0, Quantity::Waiting);
-        seen += usize::from(reading.observed != observed);
-        observed = reading.observed;
-        stale += usize::from(reading.freshness == Freshness::Stale);
-        seen >= pages
-    })
-    .await;
-    stale
-}
-
 #[tokio::test]
 async fn a_page_that_is_read_seldom_stays_fresh_until_it_is_read_again_and_a_frozen_one_does_not() {
     const PAGE: &str = "vllm:num_requests_waiting 3\n";
@@ -473,19 +469,38 @@ async fn a_page_that_is_read_seldom_stays_fresh_until_it_is_read_again_and_a_fro
         settings.fresh_within = 200 * MS;
     });
     let interval = || running.watched(0).scrape_interval.unwrap_or_default();
-    until("it is read seldom", || interval() >= 500 * MS).await;
-    assert_eq!(stale_during(&running, 4).await, 0, "between two pages of the same pace");
-    let (fresh_within, seldom) = (running.watched(0).fresh_within.unwrap(), running.fleet.seldom());
-    assert!(fresh_within >= 1_250 * MS && seldom == 0, "{fresh_within:?}, {seldom} seldom");
+    let told = || running.watched(0).fresh_within.unwrap_or_default();
+    until("it is read seldom", || interval() >= 500 * MS && told() >= 1_250 * MS).await;
+    assert!(told() >= interval().mul_f64(2.49), "{:?}: two pages may fail to come", running.watched(0));
+    // How old it was when it went stale, if it is. That may be between two pages, too, if this machine stands still.
+    let stale = || {
+        let sample = running.member(0).sample;
+        let reading = sample.reading(Quantity::Waiting);
+        let age = Duration::from_millis(reading.age_ms(sample.published).unwrap());
+        (reading.freshness == Freshness::Stale).then_some(age)
+    };
+    let observed = || running.reading(0, Quantity::Waiting).observed;
+    let (mut pages, mut last, mut within) = (0, observed(), told());
+    until("its page is read again and again", || {
+        // What is published is as old as the view, which may be from before the last page.
+        let least = told().min(std::mem::replace(&mut within, told()));
+        assert!(stale().is_none_or(|age| age >= least), "{:?} and not {least:?}", stale());
+        pages += usize::from(std::mem::replace(&mut last, observed()) != last);
+        pages >= 4
+    })
+    .await;
+    assert_eq!(running.fleet.seldom(), 0, "{:?}", running.watched(0));
 
     pod.metrics(Reply::Hang);
-    until("stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
-    let sample = running.member(0).sample;
-    let age = Duration::from_millis(sample.reading(Quantity::Waiting).age_ms(sample.published).unwrap());
-    let watched = running.watched(0);
+    let asked = pod.script.pages.load(Relaxed);
+    until("no page is on its way any more", || pod.script.pages.load(Relaxed) >= asked + 2).await;
+    let last = told();
+    until("stale", || stale().is_some()).await;
+    assert!(stale().unwrap() >= last, "{:?} of {last:?}", stale());
     // A failure takes time, and an interval that it makes longer makes nothing fresh for longer.
-    assert!(watched.scrape_failures > 0 && age + MS >= watched.fresh_within.unwrap(), "{age:?}: {watched:?}");
-    assert!(age < 5_000 * MS, "{age:?}: {watched:?}");
+    let failures = running.watched(0).scrape_failures;
+    until("it fails again", || running.watched(0).scrape_failures >= failures + 2).await;
+    assert!(told() == last && stale().is_some(), "{:?}", running.watched(0));
 }
 
 #[tokio::test]
@@ -498,7 +513,11 @@ async fn a_page_that_is_read_too_seldom_to_stay_fresh_is_told_of() {
     });
     until("it is read too seldom", || running.fleet.seldom() == 1).await;
     assert_eq!(running.watched(0).fresh_within, Some(300 * MS));
-    assert!(stale_during(&running, 2).await > 0, "it is never stale, though nothing is there for so long");
+    // There are 200 ms of each interval to see it in.
+    until("it is stale", || running.reading(0, Quantity::Waiting).freshness == Freshness::Stale).await;
+    let observed = running.reading(0, Quantity::Waiting).observed;
+    until("fresh when it is read again", || running.reading(0, Quantity::Waiting).fresh() == Some(3.0)).await;
+    assert!(running.reading(0, Quantity::Waiting).observed > observed);
 }
 
 #[tokio::test]
@@ -622,7 +641,7 @@ async fn a_thousand_targets_are_read_within_the_share_of_a_processor() {
     let running = start(&addresses, |settings| {
         settings.poll_cpu_share = SHARE;
         settings.probe_interval = Duration::from_secs(600);
-        settings.poll_timeout = DEADLINE;
+        settings.poll_timeout = PATIENCE;
     });
     let known = |running: &Running| (0..TARGETS).all(|n| running.reading(n, Quantity::Waiting).value.is_some());
     until("all are known", || known(&running)).await;
@@ -653,7 +672,7 @@ async fn who_leaves_with_requests_is_listed_until_they_end_and_counted_until_its
         running.fleet.replace_targets(&[TargetSettings::new("other", &pod.address)]);
         (running, live)
     };
-    let (running, live) = leave(DEADLINE).await;
+    let (running, live) = leave(AGES).await;
     let leaving = running.fleet.leaving();
     assert_eq!((leaving.len(), &*leaving[0].name, leaving[0].in_flight), (1, "t0", 1));
     assert!(running.metrics.page().contains("snapgate_target_decisions_total{target=\"t0\"}"), "it is still counted");

@@ -382,7 +382,7 @@ impl Thread {
             let message = "CONNECT and TRACE are not served here: this is no tunnel, and no echo of credentials";
             return Err(Refusal::rejected(StatusCode::METHOD_NOT_ALLOWED, message));
         }
-framing::request(head, HeadMax::of(settings))?;
+        framing::request(head, HeadMax::of(settings))?;
         settings.routes.admit(head.uri.path()).map_err(|wrong| {
             let message = "this path is not served here: it is not in routes.allow";
             wrong.unwrap_or_else(|| Refusal::rejected(StatusCode::NOT_FOUND, message))

@@ -494,7 +494,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_there_and_what_cannot_be_sent_are_said_plainly() {
-        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody listens there, and nobody can while the port is held.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let unused = held.local_addr().unwrap();
         let plain = ClientSettings::default();
         let admin = Admin::new(&unused.to_string(), None, &plain).unwrap();
         let error = fetch(&admin, "k", None).await.unwrap_err();

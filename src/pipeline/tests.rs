@@ -1,14 +1,15 @@
 //! The hand-off with a real store and scripted exits: what each has to get, in which order, and that the books balance.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc;
+use std::sync::{Condvar, Mutex};
 use std::thread::sleep;
 
 use arc_swap::ArcSwapOption;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::erase::{BARRED_LOOK, BARRED_MAX, BARRED_MIN, Erasures};
 use super::intake::Drained;
@@ -27,7 +28,7 @@ use crate::store::{DataDir, Erased, Erasure, NotErased, Resolution, Store, Subje
 const EXIT: &str = "scripted";
 
 /// How long anything may take that should take no time.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The record of this number makes the worker panic as often as it is committed.
 const TRAP: u64 = 666_666;
@@ -65,6 +66,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 struct Scripted<F> {
     name: &'static str,
     taken: Taken,
+    stop_at: Option<watch::Sender<Option<Instant>>>,
     rule: F,
 }
 
@@ -89,7 +91,7 @@ impl Taken {
     where
         F: FnMut(&[u64]) -> Result<Done, Refusal> + Send + 'static,
     {
-        vec![Box::new(Scripted { name: EXIT, taken: self.clone(), rule })]
+        vec![Box::new(Scripted { name: EXIT, taken: self.clone(), stop_at: None, rule })]
     }
 }
 
@@ -106,6 +108,10 @@ impl<F: FnMut(&[u64]) -> Result<Done, Refusal> + Send> Sink for Scripted<F> {
 
     fn reasons(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    fn stop_at(&self) -> Option<watch::Sender<Option<Instant>>> {
+        self.stop_at.clone()
     }
 
     fn deliver(&mut self, records: &[Arc<Record>]) -> Result<Done, Refusal> {
@@ -472,15 +478,20 @@ fn who_refuses_everything_is_not_asked_about_every_record() {
     let (place, taken) = (Place::new(), Taken::default());
     let calls = Arc::new(AtomicU32::new(0));
     let called = Arc::clone(&calls);
+    let (open, gate) = mpsc::sync_channel::<()>(1);
     let running = start(
         Some(&place),
         1_000,
         taken.sink(move |numbers| {
+            // Opened by being dropped, when all are there: each lot is a search of its own.
+            gate.recv().ok();
             called.fetch_add(1, Relaxed);
             if numbers[0] < 5_000 { Err(Refusal::Hopeless("forbidden")) } else { Ok(()) }
         }),
     );
     running.offer(0..5_000);
+    running.until_settled();
+    drop(open);
     eventually("all are rejected", || count(&running.metrics, "rejected_total", EXIT) == 5_000);
     let asked = calls.load(Relaxed);
     assert!(asked > REFUSED_IN_A_ROW_MAX && asked < 500, "{asked} times for 5,000");
@@ -683,25 +694,26 @@ fn what_waits_in_the_store_comes_in_lots_as_large_as_from_memory() {
     assert_eq!(*lots.lock().unwrap(), [LOT_RECORDS, all.len() - LOT_RECORDS]);
 }
 
-/// A receiver of OTLP over HTTP that takes its time.
+/// A receiver of OTLP over HTTP that takes its time, and answers nobody before so many have waited at once.
 #[derive(Default)]
 struct SlowReceiver {
     /// Requests that wait for their answers now, and at most.
     waiting: Mutex<(usize, usize)>,
+    changed: Condvar,
     /// The sizes of those that it has answered.
     answered: Mutex<Vec<u64>>,
 }
 
 impl SlowReceiver {
     /// It ends with the tests.
-    fn start(answer_after: Duration) -> (std::net::SocketAddr, Arc<Self>) {
+    fn start(at_once: usize, answer_after: Duration) -> (std::net::SocketAddr, Arc<Self>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, receiver) = (listener.local_addr().unwrap(), Arc::<Self>::default());
         let own = Arc::clone(&receiver);
         let accept = move || {
             std::thread::scope(|scope| {
                 for connection in listener.incoming().flatten() {
-                    scope.spawn(|| own.serve(connection, answer_after));
+                    scope.spawn(|| own.serve(connection, at_once, answer_after));
                 }
             });
         };
@@ -710,7 +722,7 @@ impl SlowReceiver {
     }
 
     /// Answers one request after the other, until the client closes the connection.
-    fn serve(&self, connection: std::net::TcpStream, answer_after: Duration) -> Option<()> {
+    fn serve(&self, connection: std::net::TcpStream, at_once: usize, answer_after: Duration) -> Option<()> {
         use std::io::{BufRead as _, BufReader, Read as _, Write as _};
         let mut reader = BufReader::new(connection.try_clone().ok()?);
         let (mut line, mut length) = (String::new(), 0);
@@ -724,22 +736,26 @@ impl SlowReceiver {
             }
             if line == "\r\n" {
                 io::copy(&mut reader.by_ref().take(length), &mut io::sink()).ok()?;
-                self.wait(answer_after);
+                self.wait(at_once, answer_after);
                 self.answered.lock().unwrap().push(length);
                 (&connection).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()?;
             }
         }
     }
 
-    fn wait(&self, answer_after: Duration) {
+    fn wait(&self, at_once: usize, answer_after: Duration) {
         let change = |by: isize| {
             let mut waiting = self.waiting.lock().unwrap();
             waiting.0 = waiting.0.checked_add_signed(by).unwrap();
             waiting.1 = waiting.1.max(waiting.0);
+            self.changed.notify_all();
+            waiting
         };
-        change(1);
+        // If they never come, the test says so.
+        drop(self.changed.wait_timeout_while(change(1), PATIENCE, |waiting| waiting.1 < at_once));
+        // Time for more than may come.
         sleep(answer_after);
-        change(-1);
+        drop(change(-1));
     }
 }
 
@@ -760,8 +776,10 @@ fn what_waits_in_the_store_goes_in_full_requests_side_by_side_with_the_default_s
         Otlp::exits(&settings, &[], &clock, runtime.handle()).into_iter().map(|it| Box::new(it) as _).collect()
     };
     let place = Place::new();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let behind = start(Some(&place), 500, exit(nobody));
+    // Nobody listens there, and nobody can while the port is held.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let behind = start(Some(&place), 500, exit(held.local_addr().unwrap()));
     let all = numbers(0..20_000);
     for some in all.chunks(settings(0).queue_records / 2) {
         behind.offer(some.iter().copied());
@@ -769,7 +787,7 @@ fn what_waits_in_the_store_goes_in_full_requests_side_by_side_with_the_default_s
     }
     behind.stop(Duration::ZERO);
 
-    let (address, receiver) = SlowReceiver::start(Duration::from_millis(300));
+    let (address, receiver) = SlowReceiver::start(4, Duration::from_millis(300));
     let running = start(Some(&place), 500, exit(address));
     eventually("it has caught up", || count(&running.metrics, "delivered_total", EXPORTED) == all.len() as u64);
     assert_eq!(count(&running.metrics, "dropped_total", EXPORTED), 0);
@@ -808,30 +826,31 @@ fn what_an_exit_had_no_time_for_is_delivered_by_the_next_start() {
 fn a_deadline_ends_an_exit_that_takes_everything_slowly() {
     let (place, taken) = (Place::new(), Taken::default());
     let (begin, begun) = mpsc::channel();
-    let (step, steps) = mpsc::sync_channel::<()>(0);
-    let running = start(
-        Some(&place),
-        10,
-        taken.partly(move |numbers| {
-            // Nobody listens once the test is over.
-            begin.send(()).ok();
-            steps.recv().ok();
-            // How many the worker hands on at once is its own affair: one is always there.
-            Ok(Done::all(numbers.len().min(1)))
-        }),
-    );
+    let (stop_at, mut stopped) = watch::channel(None);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut deliveries = 0;
+    let rule = move |_: &[u64]| {
+        deliveries += 1;
+        // Nobody listens once the test is over.
+        begin.send(()).ok();
+        if deliveries > 1 {
+            // It is told after the lane was.
+            runtime.block_on(stopped.wait_for(Option::is_some)).unwrap();
+        }
+        // How many the worker hands on at once is its own affair: one is always there.
+        Ok(Done::all(1))
+    };
+    let sink = Scripted { name: EXIT, taken: taken.clone(), stop_at: Some(stop_at), rule };
+    let running = start(Some(&place), 10, vec![Box::new(sink)]);
     running.offer(0..50);
     running.until_settled();
     begun.recv().unwrap();
-    step.send(()).unwrap();
     begun.recv().unwrap();
-    // The delivery under way may end well after the deadline, and no other ends.
-    let last = std::thread::Builder::new().name("last-step".into());
-    let last = last.spawn(move || step.send(()).map(|()| step)).unwrap();
+    // The delivery under way ends after the deadline, and no other begins.
     let (balance, _) = running.stop(Duration::ZERO);
     assert_eq!(balance.exits, [balanced(2, 48)], "the rest stays for the next start");
     assert_eq!(taken.numbers(), numbers(0..2));
-    drop(last.join().unwrap());
+    assert!(begun.try_recv().is_err());
 }
 
 #[test]
@@ -855,7 +874,7 @@ fn all_exits_hear_of_the_deadline_at_once() {
         Ok(Done::all(numbers.len()))
     };
     let mut sinks = taken.partly(first);
-    sinks.push(Box::new(Scripted { name: "patient", taken: taken.clone(), rule: second }));
+    sinks.push(Box::new(Scripted { name: "patient", taken: taken.clone(), stop_at: None, rule: second }));
     let running = start(Some(&place), 10, sinks);
     running.offer([7]);
     is_refused.recv().unwrap();
@@ -946,17 +965,24 @@ fn a_store_that_refuses_costs_the_exits_nothing() {
     running.until_settled();
     let reasons: Vec<_> = (20..50).filter_map(|number| running.ledger.dropped(id(number))).collect();
     assert_eq!(reasons, [DropReason::StoreFailed; 30]);
-    assert!(running.problem.load().as_ref().is_some_and(|text| text.contains("refused")), "/readyz can say so");
+    // A heartbeat is not refused and says that all is well, until the next record.
+    let mut end = 50;
+    eventually("/readyz can say so", || {
+        running.offer([end]);
+        end += 1;
+        running.until_settled();
+        running.problem.load().as_ref().is_some_and(|text| text.contains("refused"))
+    });
     place.sql("DROP TRIGGER refuse");
-    running.offer(50..60);
+    running.offer(end..end + 10);
     running.until_settled();
     eventually("the problem is over", || running.problem.load().is_none());
-    let expected: Vec<_> = (0..20).chain(50..60).collect();
+    let expected: Vec<_> = (0..20).chain(end..end + 10).collect();
     assert_eq!(running.stored(), expected);
     let (balance, metrics) = running.stop(PATIENCE);
-    assert_eq!((balance.offered, balance.stored, balance.exits[0].sums.delivered), (60, 30, 60));
-    assert_eq!(taken.numbers(), numbers(0..60));
-    assert_eq!(dropped(&metrics, STORE_EXIT, "store_failed"), 30);
+    assert_eq!((balance.offered, balance.stored, balance.exits[0].sums.delivered), (end + 10, 30, end + 10));
+    assert_eq!(taken.numbers(), numbers(0..end + 10));
+    assert_eq!(dropped(&metrics, STORE_EXIT, "store_failed"), end - 20);
 }
 
 #[test]

@@ -15,9 +15,6 @@ use crate::snapshot::{Ending, InstanceTag, SnapshotId};
 /// Rows read for one question.
 const ROWS_MAX: usize = 100_000;
 
-/// Time that it may take, and with the last step a little more.
-const TIME_MAX: Duration = Duration::from_millis(200);
-
 /// Rows of one step, which is a transaction of its own: a few milliseconds.
 const ROWS_PER_STEP: usize = 1_000;
 
@@ -87,7 +84,7 @@ impl Reader {
         let mut tally = Tally::default();
         let started = Instant::now();
         self.pool.read(|session| {
-            while sides.iter().any(|side| !side.done) && tally.rows < ROWS_MAX && started.elapsed() < TIME_MAX {
+            while sides.iter().any(|side| !side.done) && tally.rows < ROWS_MAX && started.elapsed() < self.answer_time {
                 for side in sides.iter_mut().filter(|side| !side.done) {
                     step(&session.connection, target, side, &mut tally)?;
                 }

@@ -89,7 +89,7 @@ pub(super) struct Site {
     pub(super) file: Arc<File>,
 }
 
-/// The bounds of the log.
+/// The bounds of the log, and of what commits wait for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Bytes of one page.
@@ -98,6 +98,10 @@ pub(super) struct Bounds {
     pub(super) from_bytes: u64,
     /// More is a problem.
     pub(super) max_bytes: u64,
+    /// For so long at most is a commit held back for the last pass: [`HOLD_MAX`].
+    pub(super) hold_max: Duration,
+    /// For so long at most for a pass while the log is too large: [`FULL_HOLD_MAX`].
+    pub(super) full_hold_max: Duration,
 }
 
 /// Why the log is larger than it may be.
@@ -253,7 +257,7 @@ impl Checkpointer {
         if !self.is_idle() {
             if full {
                 self.overflow = Some(Overflow::Disk);
-                self.stage = Stage::Holding { until: now + FULL_HOLD_MAX };
+                self.stage = Stage::Holding { until: now + self.bounds.full_hold_max };
             }
             return Ok(extent);
         }
@@ -278,6 +282,12 @@ impl Checkpointer {
         passed.map(|_| true)
     }
 
+    /// For tests in which what a commit waits for comes as late as it comes.
+    #[cfg(test)]
+    pub(super) fn bounds(&mut self) -> &mut Bounds {
+        &mut self.bounds
+    }
+
     /// For tests that disturb the passes.
     #[cfg(test)]
     pub(super) fn hook(&self) -> Hook {
@@ -296,7 +306,7 @@ impl Checkpointer {
         thread.jobs.as_ref().map(|jobs| jobs.try_send(job).ok());
         self.stage = match job {
             Job::Pass => Stage::Passing,
-            Job::LastPass => Stage::Holding { until: Instant::now() + HOLD_MAX },
+            Job::LastPass => Stage::Holding { until: Instant::now() + self.bounds.hold_max },
         };
     }
 
@@ -318,7 +328,7 @@ impl Checkpointer {
         self.note(&report.result);
         tracing::debug!(job = ?report.job, took = ?report.took, result = ?report.result, "the store's log was taken over");
         // The next one may hold commits back only if this disk would be done in time.
-        self.rehearsed = report.job == Job::Pass && report.took <= HOLD_MAX && report.result.is_ok();
+        self.rehearsed = report.job == Job::Pass && report.took <= self.bounds.hold_max && report.result.is_ok();
         report.result.map(Some)
     }
 

@@ -19,9 +19,6 @@ use crate::snapshot::{InstanceTag, Record, SnapshotId};
 /// Rows that are looked at for one page.
 const ROWS_PER_PAGE: usize = 100_000;
 
-/// Time that is spent on one page.
-const PAGE_TIME: Duration = Duration::from_millis(200);
-
 /// The clock is read for every row that is wanted, and once for so many that are not.
 const ROWS_PER_LOOK: usize = 64;
 
@@ -51,7 +48,7 @@ impl Reader {
             if let Some(page) = by_alias(session, filter, below, limit)? {
                 return Ok(page);
             }
-            let mut scan = Scan::new(filter, limit, (0, below));
+            let mut scan = Scan::new(filter, limit, (0, below), self.answer_time);
             while scan.end.is_none() {
                 scan.slice(session, SQL, (scan.last.1.to_bytes(), from.to_bytes()))?;
             }
@@ -71,7 +68,7 @@ impl Reader {
     pub fn stored_after(&self, filter: &Filter, after: u64, limit: usize) -> Result<Page<u64>, ReadError> {
         const SQL: &str = "FROM records WHERE seq > ?1 ORDER BY seq";
         self.pool().read(|session| {
-            let mut scan = Scan::new(filter, limit, (after, SnapshotId::from_u128(0)));
+            let mut scan = Scan::new(filter, limit, (after, SnapshotId::from_u128(0)), self.answer_time);
             while scan.end.is_none() {
                 scan.slice(session, SQL, [int(scan.last.0)])?;
             }
@@ -110,14 +107,14 @@ pub(super) struct Scan<'f> {
     /// Sequence number and ID of the last row that need not be looked at again.
     pub(super) last: (u64, SnapshotId),
     pub(super) rows_left: usize,
-    started: Instant,
+    until: Instant,
     pub(super) end: Option<End>,
 }
 
 impl<'f> Scan<'f> {
-    pub(super) fn new(filter: &'f Filter, limit: usize, last: (u64, SnapshotId)) -> Self {
-        let (found, started) = (Vec::new(), Instant::now());
-        Self { filter, limit, found, last, rows_left: ROWS_PER_PAGE, started, end: None }
+    pub(super) fn new(filter: &'f Filter, limit: usize, last: (u64, SnapshotId), time: Duration) -> Self {
+        let (found, until) = (Vec::new(), Instant::now() + time);
+        Self { filter, limit, found, last, rows_left: ROWS_PER_PAGE, until, end: None }
     }
 
     pub(super) fn page<P>(self, next: Option<P>) -> Page<P> {
@@ -144,7 +141,7 @@ impl<'f> Scan<'f> {
             self.last = (seq, id);
             self.rows_left -= 1;
             let look = wanted || self.rows_left.is_multiple_of(ROWS_PER_LOOK);
-            if self.rows_left == 0 || (look && self.started.elapsed() > PAGE_TIME) {
+            if self.rows_left == 0 || (look && Instant::now() > self.until) {
                 self.end = Some(End::Spent);
                 return Ok(());
             }

@@ -35,6 +35,9 @@ pub(super) const LOST_AFTER_HEARTBEAT: Duration = Duration::from_secs(3);
 /// A read transaction begins anew after this, well before it could hold up the log.
 pub(super) const TRANSACTION_MAX: Duration = Duration::from_millis(50);
 
+/// Time that is spent on one answer that has to look at many rows, and with the last step a little more.
+const ANSWER_TIME: Duration = Duration::from_millis(200);
+
 /// Rows a catching-up lane gets in one transaction, at most.
 const ROWS_PER_TRANSACTION: usize = 500;
 
@@ -42,6 +45,8 @@ const ROWS_PER_TRANSACTION: usize = 500;
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub(super) pool: Arc<Pool>,
+    /// [`ANSWER_TIME`].
+    pub(super) answer_time: Duration,
     tag: InstanceTag,
     whose: Whose,
 }
@@ -58,7 +63,7 @@ enum Whose {
 impl Reader {
     pub(super) fn of_run(dir: &DataDir, writer: &Writer) -> Self {
         let pool = Pool::new(database_file(dir.path()), Some(writer.file()));
-        Self { pool: Arc::new(pool), tag: dir.tag(), whose: Whose::Run(writer.run()) }
+        Self { pool: Arc::new(pool), answer_time: ANSWER_TIME, tag: dir.tag(), whose: Whose::Run(writer.run()) }
     }
 
     /// For the command line: reads the store of a gateway that may be running. Makes nothing.
@@ -75,7 +80,13 @@ impl Reader {
         // Found out now rather than at the first question.
         drop(pool::connect(&file)?);
         let whose = Whose::Outside(Arc::new(dir.to_owned()));
-        Ok(Self { pool: Arc::new(Pool::new(file, None)), tag, whose })
+        Ok(Self { pool: Arc::new(Pool::new(file, None)), answer_time: ANSWER_TIME, tag, whose })
+    }
+
+    /// For tests that want whole answers, however busy the machine is.
+    #[cfg(test)]
+    pub(crate) fn patient(self) -> Self {
+        Self { answer_time: Duration::from_secs(3_600), ..self }
     }
 
     pub(super) fn pool(&self) -> &Pool {

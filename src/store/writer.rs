@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::alias::Alias;
 use super::ballast::Ballast;
 use super::begin::{Begun, SEQ_RESERVE, begin_run, reserve};
-use super::checkpoint::{Bounds, Checkpointer, Overflow, Site, refused};
+use super::checkpoint::{Bounds, Checkpointer, FULL_HOLD_MAX, HOLD_MAX, Overflow, Site, refused};
 use super::codes::Coded as _;
 use super::data_dir::{ballast_file, database_file, make_file};
 use super::encode::{Encoder, insert_sql};
@@ -263,6 +263,12 @@ impl Writer {
         }
     }
 
+    /// For tests in which what a commit waits for comes as late as it comes.
+    #[cfg(test)]
+    pub(super) fn checkpoint_bounds(&mut self) -> &mut Bounds {
+        self.checkpointer.bounds()
+    }
+
     /// For tests that make the checkpoint slow or end its thread.
     #[cfg(test)]
     pub(super) fn checkpoint_hook(&self) -> super::checkpoint::Hook {
@@ -459,7 +465,13 @@ fn tune(connection: &Connection, durability: Durability, cache_kib: i64) -> rusq
 
 fn start_checkpointer(path: &Path, settings: &Settings, page_bytes: u64) -> Result<Checkpointer, OpenError> {
     let failed = |source| OpenError::Sqlite { file: path.to_owned(), source };
-    let bounds = Bounds { page_bytes, from_bytes: settings.wal_checkpoint_bytes, max_bytes: settings.wal_max_bytes };
+    let bounds = Bounds {
+        page_bytes,
+        from_bytes: settings.wal_checkpoint_bytes,
+        max_bytes: settings.wal_max_bytes,
+        hold_max: HOLD_MAX,
+        full_hold_max: FULL_HOLD_MAX,
+    };
     let file = File::options()
         .read(true)
         .write(true)

@@ -23,7 +23,7 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 
 /// How long a test waits for what must come, and how long for what must not.
-const SOON: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_millis(150);
 
 /// A pod that serves until it is dropped, and a client.
@@ -66,7 +66,7 @@ impl Served {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        timeout(SOON, self.client.request(request.body(body.to_string().into()).unwrap())).await.unwrap()
+        timeout(PATIENCE, self.client.request(request.body(body.to_string().into()).unwrap())).await.unwrap()
     }
 
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl ToString) -> (HeaderMap, StatusCode, String) {
@@ -77,7 +77,7 @@ impl Served {
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
         let uri = format!("http://{}{path}", self.address).parse().unwrap();
-        let response = timeout(SOON, self.client.get(uri)).await.unwrap().unwrap();
+        let response = timeout(PATIENCE, self.client.get(uri)).await.unwrap().unwrap();
         let status = response.status();
         (status, String::from_utf8(response.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
@@ -92,7 +92,7 @@ impl Served {
     async fn until(&self, series: &str, wanted: f64) {
         let start = Instant::now();
         while self.metric(series).await != wanted {
-            assert!(start.elapsed() < SOON, "{series} is {} and not {wanted}", self.metric(series).await);
+            assert!(start.elapsed() < PATIENCE, "{series} is {} and not {wanted}", self.metric(series).await);
             sleep(Duration::from_millis(2)).await;
         }
     }
@@ -107,7 +107,7 @@ impl Served {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut received = Vec::new();
-        let end = timeout(SOON, stream.read_to_end(&mut received)).await.unwrap();
+        let end = timeout(PATIENCE, stream.read_to_end(&mut received)).await.unwrap();
         (received, end.map(|_| ()))
     }
 }
@@ -211,7 +211,7 @@ async fn beyond_capacity_a_request_waits_until_a_client_leaves() {
     let slow = SimSettings { capacity: 1, kv_blocks: 100, token_time: Duration::from_secs(60), ..instant() };
     let pod = served(slow).await;
     let mut first = pod.try_post(CHAT, &[], streamed()).await.unwrap();
-    timeout(SOON, first.frame()).await.unwrap().unwrap().unwrap();
+    timeout(PATIENCE, first.frame()).await.unwrap().unwrap().unwrap();
     assert_eq!(pod.metric("num_requests_running{").await, 1.0);
     assert_eq!(pod.metric("kv_cache_usage_perc{").await, 0.01, "ten prompt tokens and one of the answer");
     // A stream's head does not wait for a slot, its events do.
@@ -221,7 +221,7 @@ async fn beyond_capacity_a_request_waits_until_a_client_leaves() {
     assert_eq!(pod.metric(capacity).await, 1.0);
     assert!(timeout(SILENCE, second.frame()).await.is_err());
     drop(first);
-    let event = timeout(SOON, second.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
+    let event = timeout(PATIENCE, second.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
     assert!(event.starts_with(b"data: "));
     assert_eq!(pod.metric("num_requests_waiting{").await, 0.0);
     assert_eq!(pod.metric(r#"request_success_total{engine="0",finished_reason="abort""#).await, 1.0);
@@ -294,7 +294,7 @@ async fn a_stream_is_reset_hangs_or_carries_garbage_after_so_many_events() {
         let mut hung = pod.try_post(CHAT, &[("x-sim-fault", &fault)], streamed()).await.unwrap();
         let mut received = Vec::new();
         while events(&received) < after {
-            let frame = timeout(SOON, hung.frame()).await.unwrap().unwrap().unwrap();
+            let frame = timeout(PATIENCE, hung.frame()).await.unwrap().unwrap().unwrap();
             received.extend_from_slice(frame.data_ref().unwrap());
         }
         assert!(timeout(SILENCE, hung.frame()).await.is_err(), "nothing more comes, not even the end");
@@ -326,13 +326,18 @@ async fn before_the_head_a_request_hangs_or_is_reset() {
     let (received, end) = pod.raw("x-sim-fault: reset\r\n", &question()).await;
     assert_eq!((received.len(), end.unwrap_err().kind()), (0, ErrorKind::ConnectionReset));
 
-    let hung = pod.client.request(
-        Request::post(format!("http://{}{CHAT}", pod.address))
-            .header("x-sim-fault", "hang")
-            .body(question().to_string().into())
-            .unwrap(),
+    let mut hung = JoinSet::new();
+    hung.spawn(
+        pod.client.request(
+            Request::post(format!("http://{}{CHAT}", pod.address))
+                .header("x-sim-fault", "hang")
+                .body(question().to_string().into())
+                .unwrap(),
+        ),
     );
-    assert!(timeout(SILENCE, hung).await.is_err());
+    pod.until("num_requests_running{", 1.0).await;
+    assert!(timeout(SILENCE, hung.join_next()).await.is_err());
+    hung.shutdown().await;
     pod.until(r#"request_success_total{engine="0",finished_reason="abort""#, 1.0).await;
 }
 
@@ -474,7 +479,7 @@ async fn an_idle_connection_is_closed_when_the_pod_is_set_so() {
     let mut stream = TcpStream::connect(pod.address).await.unwrap();
     stream.write_all(b"GET /health HTTP/1.1\r\nhost: sim\r\n\r\n").await.unwrap();
     let mut received = Vec::new();
-    timeout(SOON, stream.read_to_end(&mut received)).await.expect("it is closed").unwrap();
+    timeout(PATIENCE, stream.read_to_end(&mut received)).await.expect("it is closed").unwrap();
     assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"));
 }
 
@@ -489,7 +494,7 @@ async fn stopping_closes_every_connection() {
         stream.read_u8().await.unwrap();
         stop.send(()).unwrap();
         let mut rest = Vec::new();
-        timeout(SOON, stream.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
+        timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
     };
     tokio::join!(sim.run(async { stopped.await.unwrap() }), client);
 }

@@ -246,7 +246,7 @@ mod tests {
     async fn a_gateway_that_is_not_there_is_not_an_error_of_the_traffic() {
         let gateway = Authority::from_static("127.0.0.1:1");
         let settings = TrafficSettings { gateway, rate: 1_000.0, seed: 5, models: vec!["m".to_owned()] };
-        let report = run(settings, tokio::time::sleep(Duration::from_millis(100))).await;
+        let report = run_until(settings, tokio::time::sleep(PATIENCE), |report| report.broken > 0).await;
         assert_eq!(report.broken + report.open, report.sent, "{report:?}");
         assert!(report.broken > 0, "{report:?}");
     }

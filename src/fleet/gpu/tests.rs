@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::super::tests::{DEADLINE, MS, Pod, Reply, Running, ok, start, until};
+use super::super::tests::{AGES, MS, Pod, Reply, Running, ok, start, until};
 use super::super::{ExporterSettings, GpuId, GpusOf, PodGpus, Settings, TargetSettings};
 use super::MISSED_AFTER;
 use crate::demo::sim::{Sim, SimSettings};
@@ -47,7 +47,7 @@ fn fleet(gpus_of: &[Option<GpusOf>], exporters: Vec<ExporterSettings>, change: i
         settings.targets = gpus_of.iter().enumerate().map(target).collect();
         settings.gpu_exporters = exporters;
         settings.gpu_poll_interval = 10 * MS;
-        settings.gpu_fresh_within = DEADLINE;
+        settings.gpu_fresh_within = AGES;
         change(settings);
     })
 }
@@ -151,7 +151,7 @@ async fn every_way_an_exporter_fails_is_told_apart() {
     let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: 990\r\n\r\n{good}");
     let cases = [
         (Reply::Hang, "timeout", "no complete answer within"),
-        (Reply::Late(DEADLINE, good.clone()), "timeout", "no complete answer within"),
+        (Reply::Late(AGES, good.clone()), "timeout", "no complete answer within"),
         (Reply::Endless, "too_large", "longer than 1000 bytes"),
         (Reply::Answer(404, good.clone()), "status", "status 404"),
         (Reply::Raw(cut), "broken", "broke within the answer"),
@@ -169,9 +169,12 @@ async fn every_way_an_exporter_fails_is_told_apart() {
         settings.poll_bytes_max = 1000;
     });
     for (place, (_, reason, words)) in cases.iter().enumerate() {
-        until(reason, || running.exporter(place).failures >= 2).await;
-        let error = running.exporter(place).error.unwrap();
-        assert!(error.contains(words), "{place}: {error}");
+        // While this machine is busy, an answer may come too late and be a timeout, too.
+        until(&format!("{reason} of {place}: {words}"), || {
+            let exporter = running.exporter(place);
+            exporter.failures >= 2 && exporter.error.is_some_and(|error| error.contains(words))
+        })
+        .await;
         let counted = format!("snapgate_gpu_exporter_scrape_failures_total{{node=\"n{place}\",reason=\"{reason}\"}}");
         assert!(running.metrics.page().contains(&counted), "{counted}");
     }

@@ -72,7 +72,7 @@ impl Gateway {
         let state = LookupState {
             run,
             ledger: Arc::clone(&ledger),
-            reader: Some(reader),
+            reader: Some(reader.patient()),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
             fleet: Arc::new(move || Arc::clone(&view)),

@@ -29,6 +29,9 @@ use arbitrary::{NOW, TAG};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A data directory, and the number of the run that is next.
 struct Place {
     temp: TempDir,
@@ -52,7 +55,8 @@ impl Place {
         let config_text = "listen = \"…\"".into();
         let run = Run { started: now, config_text, ..(*arbitrary::run(self.runs)).clone() };
         let dir = self.dir.get_or_insert_with(|| DataDir::open(self.temp.path()).unwrap());
-        Store::open(dir, settings, Arc::new(run), now).unwrap()
+        let (writer, reader) = Store::open(dir, settings, Arc::new(run), now).unwrap();
+        (writer, reader.patient())
     }
 
     fn open(&mut self) -> (Writer, Reader) {
