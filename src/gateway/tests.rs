@@ -302,6 +302,7 @@ fn a_bug_is_said_with_the_id_of_the_request_that_it_befell() {
 
 #[test]
 #[ignore = "sets the log and the panic hook of its process: the test above runs it in one of its own"]
+#[expect(clippy::print_stdout, reason = "the test above reads it")]
 fn bugs_in_a_process_of_its_own() {
     use crate::telemetry::log::{LogFilter, LogFormat, LogSettings, log_panics, start_log};
     let settings = LogSettings { format: LogFormat::Json, filter: LogFilter::parse("info").unwrap() };

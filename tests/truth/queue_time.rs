@@ -75,10 +75,10 @@ fn the_wait_that_vllm_states_is_recorded_with_streams_too() {
         let body = format!(r#"{{"messages":[{{"role":"user","content":"Hi"}}]{more}}}"#);
         let answer = gateway.ask(&Request::post("/v1/chat/completions", body));
         let whole = Some(answer.text()).filter(|_| more.is_empty());
-        let said = answer.events().into_iter().chain(whole).filter_map(|text| {
+        let mut said = answer.events().into_iter().chain(whole).filter_map(|text| {
             serde_json::from_str::<Value>(text).expect("JSON").pointer("/metrics/queue_time_ms")?.as_f64()
         });
-        let said = said.last().map(|ms| (ms * 1e3).round() as u64);
+        let said = said.next_back().map(|ms| (ms * 1e3).round() as u64);
         assert_eq!(said.is_some(), stated, "vLLM says it with the usage");
         assert_eq!(*gateway.ended(&answer.id()).at("/timings/engine_queue_us"), json!(said), "{more}");
     }
