@@ -472,11 +472,12 @@ async fn a_page_that_is_read_seldom_stays_fresh_until_it_is_read_again_and_a_fro
     let told = || running.watched(0).fresh_within.unwrap_or_default();
     until("it is read seldom", || interval() >= 500 * MS && told() >= 1_250 * MS).await;
     assert!(told() >= interval().mul_f64(2.49), "{:?}: two pages may fail to come", running.watched(0));
-    // How old it was when it went stale, if it is. That may be between two pages, too, if this machine stands still.
+    // How old it was when it went stale, if it is, to the next millisecond. That may be between two pages, too, if this
+    // machine stands still.
     let stale = || {
         let sample = running.member(0).sample;
         let reading = sample.reading(Quantity::Waiting);
-        let age = Duration::from_millis(reading.age_ms(sample.published).unwrap());
+        let age = Duration::from_millis(reading.age_ms(sample.published).unwrap()) + MS;
         (reading.freshness == Freshness::Stale).then_some(age)
     };
     let observed = || running.reading(0, Quantity::Waiting).observed;
