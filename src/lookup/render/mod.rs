@@ -226,6 +226,7 @@ fn gpus(state: &State, width: usize) -> Option<String> {
 
 /// GPUs that are shown by name: a node has no more, but a document may come from anywhere.
 const GPUS_MAX: usize = 16;
+
 /// What the target said of its load, and when.
 fn reported(report: &BackendReportPart<'_>, width: usize) -> Option<String> {
     let (source, phase, at) = (report.source.as_ref()?, report.phase.as_ref()?, report.received_offset_us?);
@@ -325,6 +326,15 @@ mod tests {
         let json = root.to_string();
         let text = render(&serde_json::from_str(&json).unwrap(), 100);
         assert!(text.contains("(250 ms old)") && text.contains("250 ms  fresh") && !text.contains("249 ms"), "{text}");
+    }
+
+    #[test]
+    fn a_wait_that_the_engine_states_is_told() {
+        let record = specimen::completed();
+        let mut document = Document::of(&record);
+        document.timings.engine_queue_us = Some(1_500);
+        let text = render(&document, 100);
+        assert!(text.contains("\n  in the engine's queue: 1.50 ms, as it says itself\n"), "{text}");
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub(super) fn picture(document: &Document<'_>, width: usize) -> String {
     if let Some(pauses) = pauses(document) {
         text.push_str(&words::hanging("", &pauses, 2, width));
     }
+    if let Some(wait) = document.timings.engine_queue_us {
+        let said = format!("in the engine's queue: {}, as it says itself", words::micros(wait));
+        text.push_str(&words::hanging("", &said, 2, width));
+    }
     text
 }
 
