@@ -38,9 +38,8 @@ pub(super) fn route(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
-    // Of what stands before it, a path is the rest.
     let path = text.strip_suffix("/*").unwrap_or(text);
-    if path.is_empty() && text == "/*" || path.contains('*') {
+    if text == "/*" || path.contains('*') {
         let where_to = "such as /v1/models/* for every path below it, or alone for every path";
         return Err(format!("\"{text}\": a * stands at the end, {where_to}"));
     }

@@ -7,7 +7,7 @@ use super::scan::Scanner;
 use super::tests::Trap;
 use crate::snapshot::outcome::Answer;
 use crate::snapshot::{Attempt, BackendReport, Ending, Outcome, SnapshotId, Timings};
-use crate::telemetry::log::{Panic, last_panic};
+use crate::telemetry::log::tell_of_bug;
 
 /// What is known of an answer that has not ended.
 #[derive(Debug)]
@@ -47,8 +47,7 @@ impl AnswerSoFar {
             self.scanner.finish()
         })
         .unwrap_or_else(|| {
-            let Panic { location, panic } = last_panic();
-            tracing::error!(snapshot_id = %id, location, panic, "a bug: what an answer said is left out");
+            tell_of_bug!(id, "a bug: what an answer said is left out");
             Scanner::broken().finish()
         });
         if scan.failed {

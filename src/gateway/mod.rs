@@ -63,7 +63,7 @@ use crate::fleet::{Change, Fleet, TargetSettings};
 use crate::ledger::Ledger;
 use crate::pipeline::Intake;
 use crate::snapshot::{Ending, ReportFormat, ReportPhase, Run, Sampling, SnapshotId};
-use crate::telemetry::log::{Panic, last_panic};
+use crate::telemetry::log::tell_of_bug;
 use crate::telemetry::{Limit, Metrics};
 use crate::tenant::Tenants;
 use crate::tls::{Acceptor, Connector, Credential, Credentials, Stream};
@@ -465,8 +465,7 @@ async fn caught<T>(stages: impl Future<Output = T>) -> Option<T> {
 const PANICKED: &str = "the gateway panicked: its log says where";
 
 fn panicked(id: SnapshotId) -> Refusal {
-    let Panic { location, panic } = last_panic();
-    tracing::error!(snapshot_id = %id, location, panic, "a bug in the gateway ended a request");
+    tell_of_bug!(id, "a bug in the gateway ended a request");
     let message = "the gateway failed, which is a bug: please report it";
     Refusal::failed(Ending::Internal, message, Some(PANICKED.into()))
 }

@@ -26,7 +26,7 @@ use crate::snapshot::{
     Request, Retry, Sample, SnapshotId, Target, Timings, TraceContext,
 };
 use crate::telemetry::Metrics;
-use crate::telemetry::log::{Panic, last_panic};
+use crate::telemetry::log::tell_of_bug;
 
 /// Owns a request's draft; consumes it exactly once.
 #[derive(Debug)]
@@ -263,8 +263,7 @@ impl Recorder {
         let now = Instant::now();
         let id = draft.id;
         let read = guarded(|| orca::read(headers, rules)).unwrap_or_else(|| {
-            let Panic { location, panic } = last_panic();
-            tracing::error!(snapshot_id = %id, location, panic, "a bug: a load report is not read");
+            tell_of_bug!(id, "a bug: a load report is not read");
             Ok(None)
         });
         let Read { header, format, report, flaws } = match read {
@@ -316,10 +315,7 @@ impl Recorder {
         });
         let id = draft.id;
         let seen = scanned.unwrap_or_else(|| {
-            let Panic { location, panic } = last_panic();
-            tracing::error!(
-                snapshot_id = %id, location, panic, "a bug: an answer is not read any further, only passed on"
-            );
+            tell_of_bug!(id, "a bug: an answer is not read any further, only passed on");
             answer.scanner = Scanner::broken();
             Seen::default()
         });
@@ -367,8 +363,7 @@ impl Drop for Recorder {
             return;
         }
         let (ending, error) = if std::thread::panicking() {
-            let Panic { location, panic } = last_panic();
-            tracing::error!(snapshot_id = %self.id(), location, panic, "a bug in the gateway broke an answer off");
+            tell_of_bug!(self.id(), "a bug in the gateway broke an answer off");
             (Ending::Internal, Some(PANICKED.into()))
         } else if self.gateway.is_cut_short() {
             (Ending::Shutdown, None)
@@ -428,10 +423,7 @@ impl Draft {
             current.settings.sampling.exports(&record.issued, &outcome)
         });
         outcome.trace_exported = trace_exported.unwrap_or_else(|| {
-            let Panic { location, panic } = last_panic();
-            tracing::error!(
-                snapshot_id = %self.id, location, panic, "a bug: what follows from a request's end is left out"
-            );
+            tell_of_bug!(self.id, "a bug: what follows from a request's end is left out");
             None
         });
         live.iter().for_each(|live| live.end());

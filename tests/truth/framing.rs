@@ -156,29 +156,50 @@ fn with_each_byte(name: &str, value: &str) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// What became of the mutations of a list.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    refused: usize,
+}
+
+impl Tally {
+    /// Sends one, which is passed on as one request or refused. Answers the request.
+    #[track_caller]
+    fn ask(&mut self, tap: &Tap, gateway: &Gateway, name: &str, bytes: &[u8]) -> Option<Message> {
+        let status = status_of(gateway, bytes);
+        let requests = tap.requests(name);
+        match status {
+            200 => self.passed += 1,
+            400 => self.refused += 1,
+            other => panic!("{name}: {other}"),
+        }
+        assert_eq!(requests.len(), usize::from(status == 200), "{name}: {requests:?}");
+        requests.into_iter().next()
+    }
+
+    #[track_caller]
+    fn assert_bites(&self) {
+        let Self { passed, refused } = self;
+        assert!(*passed > 0 && refused > passed, "{passed} passed, {refused} refused: the list still bites");
+    }
+}
+
 #[test]
 fn no_mutation_of_the_transfer_coding_reaches_the_target_in_two_readings() {
     let tap = Tap::start();
     let gateway = Setup::before(&[tap.address]).start();
     let length = SMUGGLED.len();
-    let (mut passed, mut refused) = (0, 0);
+    let mut tally = Tally::default();
     for (name, line) in mutations() {
         let head = b"POST /v1/completions HTTP/1.1\r\n".as_slice();
         let rest = format!("\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{SMUGGLED}");
-        let status = status_of(&gateway, &[head, &line, rest.as_bytes()].concat());
-        let requests = tap.requests(&name);
-        match status {
-            200 => passed += 1,
-            400 => refused += 1,
-            other => panic!("{name}: {other}"),
-        }
-        assert_eq!(requests.len(), usize::from(status == 200), "{name}: {requests:?}");
-        for request in requests {
+        if let Some(request) = tally.ask(&tap, &gateway, &name, &[head, &line, rest.as_bytes()].concat()) {
             assert!(request.values("x-smuggled").is_empty(), "{name}: what was smuggled has become a request");
             assert!(request.body == b"hello" || request.body == SMUGGLED.as_bytes(), "{name}: {request:?}");
         }
     }
-    assert!(passed > 0 && refused > passed, "{passed} passed, {refused} refused: the list still bites");
+    tally.assert_bites();
 }
 
 #[test]
@@ -193,25 +214,17 @@ fn no_mutation_of_the_length_reaches_the_target_in_two_readings() {
         let line = [b"Content-Length: ", &length.as_bytes()[..1], &[byte], &length.as_bytes()[1..]].concat();
         mutations.push((format!("within-{byte:02x}"), line));
     }
-    let (mut passed, mut refused) = (0, 0);
+    let mut tally = Tally::default();
     for (name, line) in mutations {
         let bytes = [HOST.as_bytes(), &line, b"\r\n\r\n", body.as_bytes()].concat();
-        let status = status_of(&gateway, &bytes);
-        let requests = tap.requests(&name);
-        match status {
-            200 => passed += 1,
-            400 => refused += 1,
-            other => panic!("{name}: {other}"),
-        }
-        assert_eq!(requests.len(), usize::from(status == 200), "{name}: {requests:?}");
-        let Some(request) = requests.first() else { continue };
+        let Some(request) = tally.ask(&tap, &gateway, &name, &bytes) else { continue };
         match strict(&bytes, Side::Requests) {
             Ok(read) => assert_eq!(Some(&request.body), read.map(|(message, _)| message.body).as_ref(), "{name}"),
             // A bare LF ends a line, or the head (RFC 9112 section 2.2): nothing else is read more kindly than strictly.
             Err(why) => assert!(line.contains(&b'\n'), "{name}: {why}"),
         }
     }
-    assert!(passed > 0 && refused > passed, "{passed} passed, {refused} refused: the list still bites");
+    tally.assert_bites();
 }
 
 /// What is expected of a case: a status, and whether the target hears of it.

@@ -176,7 +176,8 @@ impl Answer {
     }
 
     /// The event after the last token's, if usage was asked for.
-    pub(super) fn usage_event(&self, Known { cached_tokens, queued }: Known) -> Bytes {
+    pub(super) fn usage_event(&self, known: Known) -> Bytes {
+        let cached_tokens = known.cached_tokens;
         let mut event = self.head();
         event.push_str(r#"],"usage":{"#);
         self.add_counts(&mut event, self.tokens);
@@ -185,14 +186,15 @@ impl Answer {
         }
         add(&mut event, format_args!("}},\"system_fingerprint\":\"{}\"", self.fingerprint));
         if self.per_request_metrics {
-            add(&mut event, format_args!(r#","metrics":{{"queue_time_ms":{:?}}}"#, queued.as_secs_f64() * 1e3));
+            add(&mut event, format_args!(r#","metrics":{{"queue_time_ms":{:?}}}"#, known.queue_time_ms()));
         }
         event.push_str("}\n\n");
         event.into()
     }
 
     /// The whole answer in one piece.
-    pub(super) fn json(&self, Known { cached_tokens, queued }: Known) -> Bytes {
+    pub(super) fn json(&self, known: Known) -> Bytes {
+        let cached_tokens = known.cached_tokens;
         let mut json = String::with_capacity(1024 + self.tokens as usize * 6);
         let (id, created, model, finish) = (&self.id_json, self.created, &self.model_json, self.finish.name());
         match self.operation {
@@ -227,16 +229,14 @@ impl Answer {
             json.push_str(r#","prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null"#);
         }
         json.push_str(r#","kv_transfer_params":null,"ec_transfer_params":null,"metrics":"#);
-        match self.per_request_metrics {
-            true => add(
-                &mut json,
-                format_args!(
-                    r#"{{"time_to_first_token_ms":null,"generation_time_ms":null,"queue_time_ms":{:?},"mean_itl_ms":null,"tokens_per_second":null,"speculative_decoding":null}}}}"#,
-                    queued.as_secs_f64() * 1e3
-                ),
-            ),
-            false => json.push_str("null}"),
+        if self.per_request_metrics {
+            json.push_str(r#"{"time_to_first_token_ms":null,"generation_time_ms":null,"#);
+            add(&mut json, format_args!(r#""queue_time_ms":{:?},"#, known.queue_time_ms()));
+            json.push_str(r#""mean_itl_ms":null,"tokens_per_second":null,"speculative_decoding":null}"#);
+        } else {
+            json.push_str("null");
         }
+        json.push('}');
         json.into()
     }
 

@@ -30,6 +30,13 @@ pub(super) struct Known {
     pub(super) queued: Duration,
 }
 
+impl Known {
+    /// The wait as vLLM says it.
+    pub(super) fn queue_time_ms(self) -> f64 {
+        self.queued.as_secs_f64() * 1e3
+    }
+}
+
 /// Tokens as they become due, whether or not somebody takes them: a slow client does not slow the engine.
 #[derive(Debug)]
 pub(super) struct Generation {

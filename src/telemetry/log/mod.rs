@@ -35,6 +35,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::metrics::Counter;
+pub(crate) use panics::tell_of_bug;
 pub use panics::{Panic, last_panic, log_panics};
 use queue::Queue;
 use repeats::{Limited, Repeats};

@@ -13,6 +13,16 @@ use super::Log;
 /// A panic may be the last that this process does, so its line is waited for; shortly, because it may also be one request's.
 const FLUSH_MAX: Duration = Duration::from_millis(50);
 
+/// Says which bug befell a request: what the panic said that this thread has caught last, or is unwinding from. Each place that
+/// says so is one of its own to who counts repeats.
+macro_rules! tell_of_bug {
+    ($id:expr, $what:literal) => {{
+        let $crate::telemetry::log::Panic { location, panic } = $crate::telemetry::log::last_panic();
+        tracing::error!(snapshot_id = %$id, location, panic, $what)
+    }};
+}
+pub(crate) use tell_of_bug;
+
 /// What there is to say of a panic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Panic {
