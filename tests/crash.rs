@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Client, Engine, Gateway, binary, completion};
+use crate::process::{self, Client, Engine, Gateway, completion};
 
 /// What had ended so long before the kill must be stored: the promise is of a release build on its own. A debug build in the
 /// midst of the suite may not get a core for however long, and is held to what it has told only.
@@ -63,10 +63,8 @@ fn number_from<T: FromStr>(variable: &str, default: T) -> T {
 }
 
 fn serve(dir: &Path, engine: SocketAddr) -> Gateway {
-    let mut command = Command::new(binary());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.args(["--target", &format!("engine=http://{engine}")]);
-    command.arg("--data-dir").arg(dir.join("data")).arg("--json-log").arg(dir.join("logs/log.jsonl"));
+    let mut command = Command::new("env");
+    process::serve(&mut command, engine, &dir.join("data"), &dir.join("logs/log.jsonl"));
     // Several files a second, so that a kill may come in the middle of a change.
     command.envs([("SNAPGATE_JSON_LOG_MAX_BYTES", "1MiB"), ("SNAPGATE_JSON_LOG_KEEP", "0")]);
     let gateway = Gateway::start(command);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Answer, Client, Engine, Gateway, ask_once, binary, completion};
+use crate::process::{self, Answer, Client, Engine, Gateway, ask_once, completion};
 use crate::schema::checked;
 use crate::wait::until;
 
@@ -81,9 +81,8 @@ impl Scene {
         fs::write(&config, CONFIG).expect("likewise");
         let mut command = Command::new("unshare");
         command.args(namespace).args(["sh", "-c", ON_SMALL_DISK, "sh"]).arg(&data_dir);
-        command.arg(binary()).args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.args(["--target", &format!("engine=http://{}", engine.address)]);
-        command.arg("--config").arg(&config).arg("--data-dir").arg(&data_dir).arg("--json-log").arg(&log);
+        process::serve(&mut command, engine.address, &data_dir, &log);
+        command.arg("--config").arg(&config);
         let gateway = Gateway::start(command);
         gateway.until_ready();
         let root = PathBuf::from(format!("/proc/{}/root", gateway.pid()));
@@ -181,10 +180,8 @@ impl Scene {
 /// A gateway whose files are where there is room.
 fn serve_with_room(dir: &Path, engine: &Engine) -> Gateway {
     fs::create_dir(dir).expect("the temporary directory can be written");
-    let mut command = Command::new(binary());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.args(["--target", &format!("engine=http://{}", engine.address)]);
-    command.arg("--data-dir").arg(dir.join("data")).arg("--json-log").arg(dir.join("log.jsonl"));
+    let mut command = Command::new("env");
+    process::serve(&mut command, engine.address, &dir.join("data"), &dir.join("log.jsonl"));
     let gateway = Gateway::start(command);
     gateway.until_ready();
     gateway
@@ -312,9 +309,8 @@ impl Disk {
         if !rustix::process::geteuid().is_root() {
             command.args(["--user", "--preserve-credentials"]);
         }
-        command.arg(binary()).args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        command.args(["--target", &format!("engine=http://{}", self.engine.address)]).arg("--config").arg(&self.config);
-        command.arg("--data-dir").arg(self.path.join("data")).arg("--json-log").arg(self.path.join("log"));
+        process::serve(&mut command, self.engine.address, &self.path.join("data"), &self.path.join("log"));
+        command.arg("--config").arg(&self.config);
         command
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
@@ -27,6 +27,13 @@ const OWN_VARIABLES: [&str; 3] = ["SNAPGATE_BIN", "SNAPGATE_CRASH_ROUNDS", "SNAP
 /// The binary under test: this build's, or the one that `SNAPGATE_BIN` names, such as a release build.
 pub(crate) fn binary() -> PathBuf {
     std::env::var_os("SNAPGATE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_snapgate").into(), PathBuf::from)
+}
+
+/// Has `command` (`env`, `unshare`, `nsenter`) become a gateway on free ports before the engine, which writes to these places.
+pub(crate) fn serve(command: &mut Command, engine: SocketAddr, data_dir: &Path, log: &Path) {
+    command.arg(binary()).args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.args(["--target", &format!("engine=http://{engine}")]);
+    command.arg("--data-dir").arg(data_dir).arg("--json-log").arg(log);
 }
 
 fn spawned(mut command: Command, stdout: Stdio) -> (Child, ChildStderr) {
